@@ -1,0 +1,1 @@
+"""Networks and layouts to checkpoints."""

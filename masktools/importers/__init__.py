@@ -1,0 +1,1 @@
+"""Masks and weights out of the files of pruning tools."""

@@ -1,0 +1,1 @@
+"""Run a checkpoint of masktools, with numpy alone or faster."""
