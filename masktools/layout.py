@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def as_saliency(weight: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32
     if array.shape != shape:
         raise MaskError(f"expected weights of shape {shape}, got {array.shape}")
     saliency: NDArray[np.float32] = np.abs(array.astype(np.float32)).reshape(
-        shape[0], int(np.prod(shape[1:]))
+        shape[0], prod(shape[1:])
     )
     if not np.isfinite(saliency).all():
         at = np.unravel_index(int(np.argmin(np.isfinite(array))), shape)
@@ -186,6 +187,8 @@ class BlockLayout:
         object.__setattr__(self, "groups", int(groups))
         if len(self.shape) not in (2, 3, 4) or min(self.shape) < 0:
             raise MaskError(f"{self.shape} is not the shape of a weight")
+        if max(self.rows, self.columns) > np.iinfo(np.int32).max:
+            raise MaskError(f"{self.shape} is larger than 32-bit indices reach")
         check_groups(self.shape, self.groups)
         self.check()
 
@@ -197,7 +200,7 @@ class BlockLayout:
     @property
     def columns(self) -> int:
         """Flattened (input channel within its group, y, x)."""
-        return int(np.prod(self.shape[1:]))
+        return prod(self.shape[1:])
 
     @cached_property
     def stored(self) -> int:
@@ -251,7 +254,7 @@ class BlockLayout:
         if min_rows < 1:
             raise MaskError(f"min_rows must be at least 1, got {min_rows}")
         check_groups(keep.shape, groups)
-        matrix = keep.reshape(keep.shape[0], -1)
+        matrix = keep.reshape(keep.shape[0], prod(keep.shape[1:]))
         rows_per_group = len(matrix) // groups
         patterns: dict[tuple[int, bytes], list[int]] = {}
         packed = np.packbits(matrix, axis=1)
@@ -312,8 +315,8 @@ class BlockLayout:
         ----------
         full : bool, default False
             Always checked: indices in range, rows of a block in one convolution group, stored
-            weights no more than there are. In full, also that no position is stored twice,
-            which takes time and memory of the mask's size.
+            weights no more than there are. In full, also that no position is stored twice;
+            O(indices) where no row lies in two blocks.
 
         Raises
         ------
@@ -339,16 +342,23 @@ class BlockLayout:
             self._check_disjoint()
 
     def _check_disjoint(self) -> None:
-        seen = np.zeros((self.rows, self.columns), np.bool_)
+        blocks_of_row: dict[int, list[int]] = {}
         for number, block in enumerate(self.blocks):
-            at = np.ix_(block.rows, block.columns)
-            if seen[at].any():
-                i, j = np.argwhere(seen[at])[0]
+            for row in block.rows.tolist():
+                blocks_of_row.setdefault(row, []).append(number)
+        # Rows that share their blocks share the verdict; most rows lie in one block alone.
+        row_of_blocks = {tuple(numbers): row for row, numbers in blocks_of_row.items()}
+        for numbers, row in row_of_blocks.items():
+            if len(numbers) == 1:
+                continue
+            columns = np.sort(np.concatenate([self.blocks[n].columns for n in numbers]))
+            twice = columns[1:][columns[1:] == columns[:-1]]
+            if twice.size:
+                column = twice[0]
+                last = max(n for n in numbers if column in self.blocks[n].columns)
                 raise MaskError(
-                    f"block {number}: row {block.rows[i]}, column {block.columns[j]} is stored "
-                    "by an earlier block too"
+                    f"block {last}: row {row}, column {column} is stored by an earlier block too"
                 )
-            seen[at] = True
 
     def _fitting(self, mask: ArrayLike) -> BoolArray:
         keep = as_mask(mask)
