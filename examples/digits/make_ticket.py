@@ -74,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=sorted(NETWORKS), default="digitsnet")
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--rounds", type=int, default=8, help="pruning rounds of 20 %% each")
+    parser.add_argument("--rounds", type=int, default=7, help="pruning rounds of 20 %% each")
     parser.add_argument("--keep", type=int, nargs="*", help="rounds to write; the last by default")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--rewind", type=int, default=2, help="epochs before the rewinding step")
