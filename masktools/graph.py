@@ -1,4 +1,4 @@
-"""The network as nodes in ONNX's operator vocabulary."""
+"""The network as nodes in ONNX's operator vocabulary; docs/format.md gives their meaning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Node:
-    """One operator; an input that is left out is the empty string, as in ONNX."""
+    """One operator; optional inputs that are absent are left off the end."""
 
     name: str
     op: str

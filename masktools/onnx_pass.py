@@ -1,0 +1,306 @@
+"""One pass over the nodes of an ONNX graph: what is constant is folded, the rest rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.errors import GraphError
+from masktools.graph import Graph, Node, Value
+from masktools.layers import layer_name
+from masktools.shapes import Shape, output_shapes
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+# What a network may compute of its constants and shapes while it is read.
+_FOLDED = """
+    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Equal
+    Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less LessOrEqual
+    Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt Squeeze Sub Sum
+    Tile Transpose Unsqueeze Where
+"""
+FOLDED = frozenset(_FOLDED.split())
+FOLDED_SIZE = 2**28  # Elements: a few bytes of a file may ask for any size.
+
+
+@dataclass
+class Source:
+    """A node as the file has it; what is taken from its attributes is used up.
+
+    Parameters
+    ----------
+    name, op : str
+    inputs : list of str
+        Without removed nodes in between; "" where left out.
+    outputs : list of str
+    attributes : dict
+    """
+
+    name: str
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The node in an error."""
+        return f"node {self.name!r} ({self.op})"
+
+    def take(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - of several types
+        """Return an attribute and use it up."""
+        return self.attributes.pop(name, default)
+
+    def input(self, index: int) -> str:
+        """Return the name of an input, "" where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def refuse(self, why: str) -> GraphError:
+        """Return the error that names the node."""
+        return GraphError(f"{self.where}: {why}")
+
+    def finish(self) -> None:
+        """Raise if an attribute was not used."""
+        for name, value in self.attributes.items():
+            raise self.refuse(f"attribute {name}={value!r} is not supported")
+
+
+class Pass:
+    """The network at one batch size, and what rewriting an operator needs while it is made.
+
+    Parameters
+    ----------
+    proto : GraphProto
+        Not changed.
+    opset : int
+    weights : mapping of str to ndarray
+        The initializers.
+    inputs : mapping of str to tuple of int
+        The inputs' shapes.
+    batch : int or None
+        The batch size that the file itself fixes, which its constants may repeat.
+
+    Attributes
+    ----------
+    graph : Graph
+        In the normal form, with the shapes of this batch size.
+    shapes : dict of str to tuple of int
+        Of every tensor that depends on the inputs.
+
+    Raises
+    ------
+    GraphError
+        If an operator, an attribute or a shape is not supported.
+    """
+
+    def __init__(
+        self,
+        proto: GraphProto,
+        opset: int,
+        weights: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Shape],
+        batch: int | None,
+    ) -> None:
+        self.opset = opset
+        self.shapes: dict[str, Shape] = dict(inputs)
+        self._batches = {batch, *(shape[0] for shape in inputs.values())}
+        self._constants = dict(weights)  # All that is known while reading, integers too.
+        self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
+        self._alias: dict[str, str] = {}
+        self._origin: dict[str, str] = {}
+        self._taken = {name for node in proto.node for name in node.output} | set(inputs)
+        self._nodes: list[Node] = []
+        self._node_names: set[str] = set()
+        for node in proto.node:
+            self._read(node)
+        self.graph = self._finish([v.name for v in proto.output], inputs)
+
+    # --- what the rewriting of operators asks ---------------------------------------------------
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Return the value of a tensor that does not depend on the inputs, else None."""
+        return self._constants.get(name)
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of a tensor at this batch size."""
+        constant = self._constants.get(name)
+        return self.shapes[name] if constant is None else constant.shape
+
+    def is_batch(self, size: int) -> bool:
+        """Return whether a size that stands in the batch's place is the batch's."""
+        return size in self._batches
+
+    def layer(self, source: Source, index: int) -> str:
+        """Return the name of the layer whose weights are input `index` of a node."""
+        name = source.inputs[index]
+        return layer_name(self._origin.get(name, name), source.name)
+
+    # --- and what it makes ----------------------------------------------------------------------
+
+    def fresh(self, wish: str) -> str:
+        """Return a tensor name that nothing has yet: `wish`, if that is free."""
+        name, number = wish, 1
+        while name in self._taken or name in self._kept or name in self._constants:
+            name, number = f"{wish}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def keep(self, array: NDArray[Any], wish: str) -> str:
+        """Store a constant in float32 for the nodes to read, and return its name."""
+        kept = np.asarray(array, np.float32, order="C")
+        name, number = wish, 1
+        while (name in self._taken and name not in self._constants) or (
+            name in self._kept and not np.array_equal(self._kept[name], kept)
+        ):
+            name, number = f"{wish}_{number}", number + 1
+        self._kept[name] = kept
+        return name
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        outputs: str | Sequence[str],
+        name: str,
+        **attributes: Any,  # noqa: ANN401 - of several types
+    ) -> None:
+        """Append a node of the normal form, and derive the shapes of its outputs."""
+        unique, number = name, 1
+        while unique in self._node_names:
+            unique, number = f"{name}_{number}", number + 1
+        self._node_names.add(unique)
+        made = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        node = Node(unique, op, tuple(inputs), made, attributes)
+        known = {i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in inputs}
+        self._nodes.append(node)
+        self.shapes.update(zip(made, output_shapes(node, known), strict=True))
+
+    def remove(self, source: Source) -> None:
+        """Let a node's output be its first input."""
+        self._alias[source.outputs[0]] = source.inputs[0]
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _read(self, proto: NodeProto) -> None:
+        from masktools.onnx_operators import REWRITES
+
+        source = self._source(proto)
+        values = [self._constants.get(name) for name in source.inputs]
+        if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
+            # Only the shape is looked at: one zero, repeated, has it at no cost.
+            values = [np.broadcast_to(np.float32(0), self.shapes[source.inputs[0]])]
+        if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
+            self._fold(proto, source, values)
+        elif source.op in REWRITES:
+            REWRITES[source.op](self, source)
+            source.finish()
+        else:
+            raise GraphError(f"{source.where}: operator {source.op!r} is not supported")
+
+    def _source(self, proto: NodeProto) -> Source:
+        from onnx import helper
+
+        op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        name = proto.name or next((name for name in proto.output if name), "")
+        source = Source(name, op, [], list(proto.output))
+        for given in proto.input:
+            found = self._alias.get(given, given)
+            if found and found not in self.shapes and found not in self._constants:
+                raise source.refuse(f"input {given!r} is made by nothing before it")
+            source.inputs.append(found)
+        for attribute in proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            if isinstance(value, list):
+                value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+            source.attributes[attribute.name] = (
+                value.decode() if isinstance(value, bytes) else value
+            )
+        return source
+
+    def _fold(
+        self, proto: NodeProto, source: Source, values: Sequence[NDArray[Any] | None]
+    ) -> None:
+        """Evaluate a node whose inputs are known."""
+        from onnx.reference import ReferenceEvaluator
+
+        if source.op not in FOLDED:
+            raise source.refuse(f"operator {source.op!r} on constants is not supported")
+        _check_size(source, values)
+        feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
+        try:
+            made = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, feeds)
+        except Exception as error:
+            raise source.refuse(f"its constants cannot be computed: {error}") from error
+        largest = max(feeds, key=lambda name: feeds[name].size, default="")
+        for name, value in zip(proto.output, made, strict=False):
+            self._constants[name] = np.asarray(value)
+            if largest in self._constants:
+                self._origin[name] = self._origin.get(largest, largest)
+
+    def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
+        for name in outputs:
+            found = self._alias.get(name, name)
+            if found not in self.shapes:
+                raise GraphError(f"output {name!r} does not depend on the inputs")
+            if found != name:
+                self.emit("Identity", [found], name, f"Identity_{name}")
+        nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        read = {name for node in nodes for name in node.inputs}
+        return Graph(
+            tuple(Value(name, shape) for name, shape in inputs.items()),
+            tuple(Value(name, self.shapes[name]) for name in outputs),
+            tuple(nodes),
+            {name: array for name, array in self._kept.items() if name in read},
+        )
+
+
+def _check_size(source: Source, values: Sequence[NDArray[Any] | None]) -> None:
+    """Refuse a folded tensor of absurd size before it is made."""
+    first, last = (values[0], values[-1]) if values else (None, None)
+    size = 0.0
+    if source.op == "ConstantOfShape" and first is not None:
+        size = float(np.prod(first, dtype=float))
+    elif source.op in ("Expand", "Tile") and first is not None and last is not None:
+        size = first.size * float(np.prod(last, dtype=float))
+    elif source.op == "Range" and None not in (first, last):
+        start, limit, delta = (float(v) for v in values if v is not None)
+        size = abs((limit - start) / delta) if delta else 0.0
+    elif source.op == "Pad" and len(values) > 1 and values[1] is not None and first is not None:
+        size = float(np.prod(np.add(first.shape, np.abs(values[1]).sum()), dtype=float))
+    if size > FOLDED_SIZE:
+        raise source.refuse(f"it makes a constant of {size:.0f} elements")
+
+
+def _live(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
+    """Return the nodes that an output depends on."""
+    wanted, live = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            live.append(node)
+    return live[::-1]
+
+
+def _without_copies(nodes: list[Node], border: set[str]) -> list[Node]:
+    """Let a node write an output itself where only an Identity stands between."""
+    for copy in [node for node in nodes if node.op == "Identity"]:
+        source, target = copy.inputs[0], copy.outputs[0]
+        if source in border:
+            continue
+        border.add(source)
+        nodes = [
+            replace(
+                node,
+                inputs=tuple(target if name == source else name for name in node.inputs),
+                outputs=tuple(target if name == source else name for name in node.outputs),
+            )
+            for node in nodes
+            if node is not copy
+        ]
+    return nodes

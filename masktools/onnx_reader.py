@@ -1,0 +1,196 @@
+"""Read a network from ONNX, operator set 9 to the newest, into the form of docs/format.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.errors import FormatError, GraphError
+from masktools.graph import Graph, Node
+from masktools.onnx_pass import FOLDED_SIZE, Pass
+from masktools.operators import check_graph
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+OLDEST_OPSET = 9
+
+# Two sizes to try an open batch with: a size in the file equals them by chance less easily than 1.
+BATCHES = (7, 11)
+
+
+def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
+    """Read a network from an ONNX file.
+
+    Parameters
+    ----------
+    src : path-like or onnx.ModelProto
+        Of operator set 9 or newer. Not changed.
+
+    Returns
+    -------
+    Graph
+        In the normal form of docs/format.md. The weight of a layer is named ``<layer>.weight``,
+        its bias ``<layer>.bias`` (see `masktools.layers.layer_name`). The first axis of every
+        input is open (None) where the network means the same for any batch size, even if the file
+        was exported with a fixed one.
+
+    Raises
+    ------
+    FormatError
+        If it is no ONNX file, or older than operator set 9.
+    GraphError
+        If an operator, an attribute or a shape is not supported: naming the node, the operator
+        and the attribute. The sizes of an image must be fixed.
+    OSError
+        If the file cannot be opened.
+
+    Notes
+    -----
+    Constants and the arithmetic of shapes are folded by onnx's own evaluator. Differences between
+    operator sets are resolved, so that each operator has one meaning: pads are explicit, integer
+    inputs become attributes, matrix products with constants become Gemm with weights of shape
+    (out, in), Dropout and Identity disappear.
+
+    An open batch is proved, not assumed: the file is read at two batch sizes, and both must give
+    the same nodes and constants.
+    """
+    model = load_onnx(src)
+    opset = _opset(model)
+    weights = dict(_initializers(model.graph))
+    inputs = _inputs(model.graph, weights)
+    sizes = {shape[0] for shape in inputs.values()}
+    fixed = next(iter(sizes - {None}), None)
+
+    def read(batch: int | None, everywhere: bool = False) -> Pass:
+        shapes = {
+            name: (batch if everywhere or shape[0] is None else shape[0], *shape[1:])
+            for name, shape in inputs.items()
+        }
+        return Pass(model.graph, opset, weights, shapes, fixed)  # type: ignore[arg-type]
+
+    first = read(BATCHES[0])
+    graph = first.graph
+    if fixed is None:
+        second = read(BATCHES[1])
+        wrong = _difference(first, second)
+        if wrong:
+            raise GraphError(f"{wrong}, but the inputs leave the batch open")
+        graph = _opened(graph)
+    elif len(sizes) == 1 and not any(map(_mixes_images, graph.nodes)):
+        # Where it is no network at all at another size, the file's own size stays.
+        with suppress(GraphError):
+            graph = graph if _difference(first, read(BATCHES[1], True)) else _opened(graph)
+    check_graph(graph)
+    return graph
+
+
+def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
+    """Return the model of a file, its local functions written out.
+
+    Raises
+    ------
+    FormatError
+        If it is no ONNX file.
+    OSError
+        If it cannot be opened.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from onnx.inliner import inline_local_functions
+
+    model = src
+    if not isinstance(model, onnx.ModelProto):
+        try:
+            model = onnx.load(os.fspath(model))
+        except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+            raise FormatError(f"{src}: not an ONNX file: {error}") from error
+        if not model.graph.node:
+            raise FormatError(f"{src}: not an ONNX file: it holds no network")
+    return inline_local_functions(model) if model.functions else model
+
+
+def _opset(model: ModelProto) -> int:
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        raise FormatError(f"operator set {opset} is too old: {OLDEST_OPSET} or newer is needed")
+    return int(opset)
+
+
+def _initializers(graph: GraphProto) -> Iterable[tuple[str, NDArray[Any]]]:
+    from onnx import numpy_helper
+
+    for tensor in graph.initializer:
+        yield tensor.name, numpy_helper.to_array(tensor)
+    for sparse in graph.sparse_initializer:
+        name, dims = sparse.values.name, tuple(sparse.dims)
+        values = numpy_helper.to_array(sparse.values)
+        at = numpy_helper.to_array(sparse.indices)
+        if min(dims, default=1) < 0 or np.prod(dims, dtype=float) > FOLDED_SIZE:
+            raise GraphError(f"sparse initializer {name!r}: {dims} is no shape that can be read")
+        dense = np.zeros(dims, values.dtype)
+        try:
+            dense[np.unravel_index(at, dims) if at.ndim == 1 else tuple(at.T)] = values
+        except (ValueError, IndexError) as error:
+            raise GraphError(f"sparse initializer {name!r}: {error}") from error
+        yield name, dense
+
+
+def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[int | None, ...]]:
+    """Return the inputs' shapes; the first size is None where the file leaves it open."""
+    from onnx import TensorProto
+
+    inputs = {}
+    for value in graph.input:
+        if value.name in weights:
+            continue
+        tensor = value.type.tensor_type
+        if tensor.elem_type != TensorProto.FLOAT:
+            kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+            raise GraphError(f"input {value.name!r}: dtype {kind}, but only float32 is supported")
+        shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
+        if not shape or None in shape[1:]:
+            raise GraphError(
+                f"input {value.name!r}: shape {shape} leaves more open than the batch; "
+                "export the network with the image's size fixed"
+            )
+        inputs[value.name] = shape
+    return inputs
+
+
+def _difference(first: Pass, second: Pass) -> str | None:
+    """Return what depends on the batch size, or None: only the tensors' first axes do."""
+    for ours, theirs in zip(first.graph.nodes, second.graph.nodes, strict=False):
+        if ours != theirs:
+            return f"node {ours.name!r} ({ours.op}) depends on the batch size"
+    a, b = (p.shapes[p.graph.inputs[0].name][0] for p in (first, second))
+    for name in (output for node in first.graph.nodes for output in node.outputs):
+        one, other = first.shapes[name], second.shapes[name]
+        if not one or one[1:] != other[1:] or one[0] * b != other[0] * a:
+            return f"tensor {name!r} does not grow with the batch size"
+    for name, array in first.graph.constants.items():
+        if not np.array_equal(array, second.graph.constants[name]):
+            return f"constant {name!r} depends on the batch size"
+    return None
+
+
+def _mixes_images(node: Node) -> bool:
+    """Return whether a node works along the first axis."""
+    axes = node.attributes.get("axes", node.attributes.get("axis"))
+    if node.op in ("Flatten", "Unsqueeze"):
+        return False  # What they do to the batch shows in the shapes.
+    return axes == 0 or (isinstance(axes, tuple) and 0 in axes)
+
+
+def _opened(graph: Graph) -> Graph:
+    inputs, outputs = (
+        tuple(replace(value, shape=(None, *value.shape[1:])) for value in values)
+        for values in (graph.inputs, graph.outputs)
+    )
+    return replace(graph, inputs=inputs, outputs=outputs)
