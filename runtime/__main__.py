@@ -1,0 +1,224 @@
+"""Command line: ``python -m runtime run|bench|profile``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runtime.model import Model, StepProfile
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run, time and profile a checkpoint.",
+)
+
+Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors).")]
+Backend = Annotated[str, typer.Option(help="auto, or a backend by name.")]
+Dtype = Annotated[str, typer.Option(help="The type to compute in.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples at once.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@app.command()
+def run(
+    checkpoint: Checkpoint,
+    source: Annotated[Path, typer.Argument(metavar="IN.npy", help="The input, float32.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.npy", help="Where the output goes.")],
+    backend: Backend = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Run a network of one input and one output on an array."""
+    import runtime
+    from runtime.errors import InputError
+
+    model = runtime.load(checkpoint, backend, dtype)
+    if len(model.inputs) > 1 or len(model.outputs) > 1:
+        raise InputError(
+            f"{checkpoint}: run takes networks of one input and one output, this has "
+            f"{len(model.inputs)} and {len(model.outputs)}; use runtime.load in Python"
+        )
+    _save(target, model(_load(source)))
+
+
+@app.command()
+def bench(
+    checkpoint: Checkpoint,
+    batch: Batch,
+    shape: Annotated[
+        str | None, typer.Option(metavar="C,H,W", help="The shape of a sample, to be sure of it.")
+    ] = None,
+    backend: Backend = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Time whole runs on random input; the first run is not counted."""
+    import numpy as np
+
+    import runtime
+
+    model = runtime.load(checkpoint, backend, dtype, threads)
+    inputs = _random_inputs(model, batch, shape)
+    seconds = _timed(lambda: _wait(model, inputs), repeat)
+    p10, median, p90 = (float(np.percentile(seconds, q)) * 1e3 for q in (10, 50, 90))
+    figures = {
+        "backend": model.backend.name,
+        "dtype": dtype,
+        "batch": batch,
+        "repeat": repeat,
+        "median_ms": median,
+        "p10_ms": p10,
+        "p90_ms": p90,
+    }
+    if as_json:
+        _print_json(figures)
+    else:
+        _table(list(figures), [list(figures.values())])
+
+
+@app.command()
+def profile(
+    checkpoint: Checkpoint,
+    batch: Batch,
+    backend: Backend = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time every step on random input."""
+    import runtime
+
+    model = runtime.load(checkpoint, backend)
+    rows = model.profile(_random_inputs(model, batch, None))
+    if as_json:
+        _print_json(
+            {
+                "backend": model.backend.name,
+                "batch": batch,
+                "peak_bytes": model.plan.peak_bytes(batch),
+                "steps": [asdict(row) for row in rows],
+            }
+        )
+    else:
+        _table(
+            ["step", "operator", "inputs", "output", "density", "multiplications", "ms"],
+            [_cells(row) for row in rows],
+        )
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401
+    """Return the array of a .npy file; one that would execute code is refused."""
+    import numpy as np
+
+    from runtime.errors import InputError
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: not an array of numbers in .npy format: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an .npz archive; give one array in .npy format")
+    return array
+
+
+def _save(path: Path, array: Any) -> None:  # noqa: ANN401
+    """Write an array beside its place and rename it there."""
+    import numpy as np
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _random_inputs(model: Model, batch: int, shape: str | None) -> dict[str, Any]:
+    """Return seeded normal numbers for every input."""
+    import numpy as np
+
+    from runtime.errors import InputError
+
+    sample = tuple(model.inputs[0].shape[1:])
+    if shape is not None and tuple(shape.split(",")) != tuple(map(str, sample)):
+        raise InputError(f"--shape {shape}: the network takes {','.join(map(str, sample))}")
+    random = np.random.default_rng(0)
+    inputs = {}
+    for value in model.inputs:
+        sizes = tuple(batch if n is None else n for n in value.shape)
+        if sizes[0] != batch:
+            raise InputError(f"--batch {batch}: input {value.name!r} takes {sizes[0]} alone")
+        inputs[value.name] = random.standard_normal(sizes, np.float32)
+    return inputs
+
+
+def _wait(model: Model, inputs: dict[str, Any]) -> None:
+    model(inputs)
+    model.backend.synchronize()
+
+
+def _timed(call: Callable[[], None], repeat: int) -> list[float]:
+    call()
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _cells(row: StepProfile) -> list[object]:
+    return [
+        row.name,
+        row.operator,
+        " ".join("x".join(map(str, shape)) for shape in row.inputs),
+        "x".join(map(str, row.output)),
+        "" if row.density is None else f"{row.density:.3f}",
+        row.multiplications or "",
+        f"{row.seconds * 1e3:.3f}",
+    ]
+
+
+def _table(header: list[str], rows: list[list[object]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else str(c) for c in row))
+    # A pipe has no width: tables must not be cut there.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result))
+
+
+def main() -> NoReturn:
+    """Run the command line: exit status 0 done, 1 refused with one line, 2 usage."""
+    from masktools.errors import MasktoolsError
+    from runtime.errors import ExecutionError
+
+    try:
+        app(standalone_mode=True)
+    except (MasktoolsError, ExecutionError, OSError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()
