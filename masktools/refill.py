@@ -129,8 +129,10 @@ def remaining(mask: BoolArray, weight: ArrayLike | None) -> NDArray[np.float64]:
     """
     matrix = mask.reshape(mask.shape[0], math.prod(mask.shape[1:]))
     if weight is None:
-        return matrix.sum(axis=1, dtype=np.float64)
-    return (as_saliency(weight, mask.shape) * matrix).sum(axis=1, dtype=np.float64)
+        kept: NDArray[np.float64] = matrix.sum(axis=1, dtype=np.float64)
+        return kept
+    left: NDArray[np.float64] = (as_saliency(weight, mask.shape) * matrix).sum(1, np.float64)
+    return left
 
 
 def rows_kept(density: float | Fraction, rows: int) -> int:

@@ -1,0 +1,245 @@
+"""The command line: ``masktools inspect``, ``convert`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from masktools.errors import FormatError, MasktoolsError
+
+if TYPE_CHECKING:
+    from masktools.convert import Conversion
+    from masktools.importers.frontdoor import Names
+
+app = typer.Typer(
+    help="A mask from any pruning tool goes in; a network that is really faster comes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MASK_FILES = (".safetensors", ".npz", ".pt")
+
+File = Annotated[Path, typer.Argument(help="A mask file of any tool, or a result folder.")]
+Tool = Annotated[
+    str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
+]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(help="JSON file: {name in the file: layer}, or the layers in the file's order."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@app.command()
+def inspect(file: File, tool: Tool = None, names: NamesFile = None, as_json: Json = False) -> None:
+    """Show what a file holds: tool, layers, shapes, densities, and what was assumed."""
+    with _refusing():
+        from masktools.result import Conversion, is_result
+
+        if is_result(file):
+            result = Conversion.load(file)
+            _show_result(result, {"path": str(file)}, as_json)
+            return
+        from masktools.importers import inspect_masks
+        from masktools.tables import masks_lines, masks_table
+
+        found = inspect_masks(file, tool, _read_names(names))
+        if as_json:
+            print(json.dumps({**asdict(found), "density": found.density}))
+        else:
+            head, *rest = masks_lines(found)
+            _print(head, masks_table(found), *rest)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A mask file of any tool.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="A folder; or masks alone, ending in .safetensors, .npz or .pt."),
+    ],
+    method: Annotated[
+        Literal["regroup", "refill", "refill-plus"],
+        typer.Option(help="Dense blocks, whole rows, or whole rows and --extra of the others."),
+    ],
+    density: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of all converted layers; each one's own by default."),
+    ] = None,
+    by: Annotated[
+        Literal["weights", "multiplications"], typer.Option(help="What the density is a share of.")
+    ] = "weights",
+    graph: Annotated[
+        Path | None,
+        typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
+    ] = None,
+    extra: Annotated[
+        float, typer.Option(min=0, max=1, help="refill-plus: share of the dropped rows to keep.")
+    ] = 0.0,
+    criterion: Annotated[
+        Literal["l1", "count"], typer.Option(help="refill: what makes a row good.")
+    ] = "l1",
+    target: Annotated[
+        Literal["cpu", "cuda", "cuda-tensor"],
+        typer.Option(help="Where it is to run: row groups of 8, 32 or 64."),
+    ] = "cpu",
+    group_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a group, whatever the target.")
+    ] = None,
+    partitioner: Annotated[
+        Literal["kahypar", "mtkahypar", "spectral", "best"],
+        typer.Option(help="What divides the rows into groups."),
+    ] = "kahypar",
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER", help="Leave this layer dense.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Convert this layer although it would stay dense."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A file to take the weights from; IN by default.")
+    ] = None,
+    tool: Tool = None,
+    names: NamesFile = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the partitioner and the search.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn the masks of a network into dense blocks, or into whole rows."""
+    options: dict[str, Any] = {
+        "method": method,
+        "density": density,
+        "by": by,
+        "extra": extra,
+        "criterion": criterion,
+        "target": target,
+        "group_rows": group_rows,
+        "partitioner": partitioner,
+        "seed": seed,
+    }
+    kept = out.with_name(out.name + ".unfinished") if _is_mask_file(out) else out
+    with _refusing(kept):
+        from masktools.convert import Options
+        from masktools.convert import convert as convert_network
+        from masktools.finished import FOLDER, discard
+        from masktools.importers import save_masks
+        from masktools.result import check_place
+
+        try:
+            Options(**options).check(None, graph)
+        except TypeError as error:
+            raise typer.BadParameter(str(error)) from error
+        _check_out(out, [source, weights, graph])
+        check_place(kept)
+        if not resume:
+            discard(kept / FOLDER)
+        masks, saliency, notes = _load(source, weights, tool, _read_names(names))
+        result = convert_network(
+            masks,
+            saliency,
+            **options,
+            graph=graph,
+            skip=skip or (),
+            include=include or (),
+            resume=kept,
+        )
+        if _is_mask_file(out):
+            save_masks(out, result.masks)
+            discard(kept / FOLDER)
+            if kept.is_dir():
+                kept.rmdir()
+        else:
+            result.save(out)
+        for note in notes:
+            print(f"masktools: {note}", file=sys.stderr)
+        _show_result(result, {"out": str(out)}, as_json)
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0 done, 1 refused, 2 usage, 130 interrupted."""
+    app(prog_name="masktools")
+
+
+@contextmanager
+def _refusing(kept: Path | None = None) -> Iterator[None]:
+    """End with one line and a status where something cannot be done, or is interrupted."""
+    try:
+        yield
+    except (MasktoolsError, OSError) as error:
+        print(f"masktools: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        from masktools.finished import FOLDER
+
+        done = len(list((kept / FOLDER).glob("*.safetensors"))) if kept else 0
+        hint = f"; {done} layers are done, --resume goes on from there" if done else ""
+        print(f"masktools: interrupted{hint}", file=sys.stderr)
+        raise typer.Exit(130) from error
+
+
+def _is_mask_file(out: Path) -> bool:
+    return out.suffix in MASK_FILES
+
+
+def _check_out(out: Path, inputs: list[Path | None]) -> None:
+    """Refuse to write over what is being read."""
+    for path in inputs:
+        if path is not None and path.exists() and out.exists() and path.samefile(out):
+            raise FormatError(f"{out}: it is an input as well; write the result elsewhere")
+
+
+def _load(
+    source: Path, weights: Path | None, tool: str | None, names: Names
+) -> tuple[dict[str, Any], dict[str, Any] | None, list[str]]:
+    """Return masks, weights where there are any, and what to tell about them."""
+    from masktools.importers import inspect_masks, load_masks, load_weights
+
+    masks = load_masks(source, tool, names)
+    if weights is not None:
+        return masks, load_weights(weights), []
+    if "trained" in inspect_masks(source, tool, names).weights:
+        return masks, load_weights(source, tool, names), []
+    return masks, None, [f"{source} holds no weights: each kept one counts the same"]
+
+
+def _read_names(path: Path | None) -> Names:
+    if path is None:
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: it is not JSON: {error}") from error
+    if not isinstance(names, (dict, list)):
+        raise FormatError(f"{path}: expected an object or an array of layer names")
+    return names
+
+
+def _show_result(result: Conversion, head: dict[str, str], as_json: bool) -> None:
+    from masktools.tables import conversion_lines, conversion_table
+
+    if as_json:
+        print(json.dumps({**head, **result.report.as_dict()}))
+    else:
+        lines = conversion_lines(result.report)
+        _print(conversion_table(result.report), *lines)
+
+
+def _print(*parts: object) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(*parts, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Row groups that an interrupted conversion has already found, a file per layer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.errors import FormatError
+from masktools.regroup import RowGroups
+
+FOLDER = "layers"
+_VERSION = 1
+_NAME = re.compile(r"[0-9a-f]{64}\.safetensors(\.part)?")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The files of layers that are done, under `folder`; None keeps nothing.
+
+    A file's name is the hash of all that its content depends on: mask, saliency, options, seed.
+    Another mask or option therefore finds no file, and never a wrong one.
+    """
+
+    folder: Path | None
+    damaged: list[str] = field(default_factory=list)
+
+    def load(self, key: str, layer: str) -> RowGroups | None:
+        """Return what was found under a key; None where there is no sound file.
+
+        A file that is damaged counts as not there, and its layer is noted in `damaged`.
+        """
+        if self.folder is None:
+            return None
+        path = self.folder / f"{key}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            return _parse(path.read_bytes())
+        except (FormatError, OSError):
+            self.damaged.append(layer)
+            return None
+
+    def store(self, key: str, found: RowGroups) -> None:
+        """Write what was found, beside its place first, then renamed."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{key}.safetensors"
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(_render(found))
+        part.replace(path)
+
+
+def discard(folder: Path) -> None:
+    """Remove the layers' files, and the folder where nothing else is in it."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def key_of(options: dict[str, Any], *arrays: NDArray[Any] | None) -> str:
+    """Return the hash of options and arrays: the same for the same, whatever the machine."""
+    digest = hashlib.sha256(json.dumps([_VERSION, options], sort_keys=True).encode())
+    for array in arrays:
+        if array is None:
+            digest.update(b"none")
+            continue
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _render(found: RowGroups) -> bytes:
+    from safetensors.numpy import save
+
+    arrays: dict[str, NDArray[Any]] = {
+        "labels": found.labels,
+        "sums": found.sums,
+        "column_cost": found.column_cost,
+    }
+    header: dict[str, Any] = {
+        "shape": list(found.shape),
+        "groups": found.groups,
+        "partitioner": found.partitioner,
+        "refinement": found.refinement,
+    }
+    header["hash"] = key_of(header, *arrays.values())
+    return save(arrays, {"masktools": json.dumps(header, sort_keys=True)})
+
+
+def _parse(data: bytes) -> RowGroups:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["masktools"])
+        arrays = load(data)
+        expected = header.pop("hash")
+        labels, sums, cost = (arrays[name] for name in ("labels", "sums", "column_cost"))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"a finished layer's file is damaged: {error}") from error
+    if key_of(header, labels, sums, cost) != expected:
+        raise FormatError("a finished layer's file does not have the content that was written")
+    return RowGroups(
+        shape=tuple(header["shape"]),
+        groups=header["groups"],
+        labels=labels,
+        sums=sums,
+        column_cost=cost,
+        partitioner=header["partitioner"],
+        refinement=header["refinement"],
+    )
