@@ -1,1 +1,23 @@
-"""Masks and weights out of the files of pruning tools."""
+"""Masks and weights out of the files of pruning tools.
+
+One front door: the container of a file is told by its content, the tool that wrote it by its keys.
+docs/mask_formats.md lists what is read, and what is assumed.
+"""
+
+from masktools.importers.frontdoor import (
+    LayerSummary,
+    MaskFile,
+    inspect_masks,
+    load_masks,
+    load_weights,
+)
+from masktools.importers.save import save_masks
+
+__all__ = [
+    "LayerSummary",
+    "MaskFile",
+    "inspect_masks",
+    "load_masks",
+    "load_weights",
+    "save_masks",
+]

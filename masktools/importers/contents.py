@@ -1,0 +1,151 @@
+"""What a container holds, before anybody asks which tool wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.errors import FormatError
+
+Array = NDArray[Any]
+State = dict[str, Array]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+_FREE_BYTES = 1 << 30
+_EXPANSION = 32
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A leaf that stays closed: neither a plain array nor a plain value."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file as nested plain values, and the state dict found in it.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    container : str
+        "safetensors", "npz", "torch", "pickle", "h5" or "onnx".
+    tree : object
+        Dicts, lists, arrays, numbers, strings, None and `Unreadable`, as the container held them.
+    state : dict of ndarray
+        The arrays of the state dict, unwrapped, by names without the prefixes of wrappers.
+    notes : tuple of str
+        What was unwrapped, stripped or left closed on the way.
+    """
+
+    path: Path
+    container: str
+    tree: Any
+    state: State
+    notes: tuple[str, ...] = ()
+
+
+def check_room(path: Path, claimed: int) -> None:
+    """Raise `FormatError` if unpacking would take far more memory than the file's size explains.
+
+    Masks compress well, bombs better: 1 GiB is free, beyond it 32 bytes for each byte of the file.
+    """
+    allowed = _FREE_BYTES + _EXPANSION * path.stat().st_size
+    if claimed > allowed:
+        raise FormatError(
+            f"{path}: claims {claimed} bytes of arrays, but a file of its size may unpack to "
+            f"{allowed} at most"
+        )
+
+
+def count(shape: Iterable[int]) -> int:
+    """Return the product of a shape as an exact Python integer."""
+    size = 1
+    for n in shape:
+        size *= int(n)
+    return size
+
+
+def open_contents(path: Path, container: str, tree: object) -> Contents:
+    """Find the state dict inside `tree` and strip the prefixes that wrappers put before names."""
+    if container == "onnx":
+        return Contents(path, container, tree, {})
+    inner, notes = _unwrap(path, tree)
+    state = {k: v for k, v in inner.items() if isinstance(k, str) and isinstance(v, np.ndarray)}
+    state, stripped = strip_prefixes(path, state)
+    closed = sorted(f"{k} ({v.reason})" for k, v in inner.items() if isinstance(v, Unreadable))
+    if closed:
+        notes = [*notes, f"not read: {', '.join(closed)}"]
+    return Contents(path, container, tree, state, (*notes, *stripped))
+
+
+def _unwrap(path: Path, tree: object) -> tuple[Mapping[Any, Any], list[str]]:
+    notes: list[str] = []
+    while isinstance(tree, Mapping):
+        found = [k for k in WRAPPERS if k in tree and _holds_arrays(tree[k])]
+        if not found:
+            return tree, notes
+        if len(found) > 1:
+            raise FormatError(
+                f"{path}: ambiguous: state dicts under {' and '.join(map(repr, found))}; save the "
+                "one that is meant alone"
+            )
+        notes.append(f"the state dict was taken from {found[0]!r}")
+        tree = tree[found[0]]
+    return {}, notes
+
+
+def _holds_arrays(tree: object, depth: int = 0) -> bool:
+    if not isinstance(tree, Mapping):
+        return False
+    return any(
+        isinstance(value, np.ndarray)
+        or (depth < len(WRAPPERS) and key in WRAPPERS and _holds_arrays(value, depth + 1))
+        for key, value in tree.items()
+    )
+
+
+def strip_prefixes(path: Path, named: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return `named` without ``module.`` and ``_orig_mod.``, and a note for each one stripped.
+
+    ``module.`` is stripped where every name begins with it, so that a submodule of that name
+    survives; ``_orig_mod.`` wherever it stands, since compiled submodules carry it too.
+    """
+    names = {name: name for name in named}
+    notes = []
+    while names:
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in names.values()):
+                names = {old: name.removeprefix(prefix) for old, name in names.items()}
+                notes.append(f"the prefix {prefix!r} was stripped from all names")
+                break
+        else:
+            break
+    if any("._orig_mod." in name for name in names.values()):
+        names = {old: name.replace("._orig_mod.", ".") for old, name in names.items()}
+        notes.append("'_orig_mod.' was stripped from the names of compiled submodules")
+    if len(set(names.values())) != len(names):
+        raise FormatError(f"{path}: two names are the same once {PREFIXES} are stripped")
+    return {names[old]: value for old, value in named.items()}, notes
+
+
+def suffixed(named: Mapping[str, Any], suffix: str) -> Iterator[tuple[str, Any]]:
+    """Yield (layer, value) of the names ``<layer>.<suffix>``; a bare `suffix` is layer ''."""
+    for name, value in named.items():
+        if name == suffix:
+            yield "", value
+        elif name.endswith(f".{suffix}"):
+            yield name[: -len(suffix) - 1], value
+
+
+def join(layer: str, leaf: str) -> str:
+    """Return the name of a layer's tensor, also for a network that is one bare layer."""
+    return f"{layer}.{leaf}" if layer else leaf

@@ -1,0 +1,58 @@
+"""Read npz archives: sizes are checked before memory is taken, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from masktools.errors import FormatError
+from masktools.importers.contents import Array, Unreadable, check_room, count
+
+
+def read_npz(path: Path) -> dict[str, Array | Unreadable]:
+    """Return the arrays by name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_room(path, sum(info.file_size for info in archive.infolist()))
+            return {
+                info.filename.removesuffix(".npy"): _member(path, archive, info)
+                for info in archive.infolist()
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise FormatError(f"{path}: a damaged archive: {error}") from error
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array | Unreadable:
+    where = f"{path}: array {info.filename.removesuffix('.npy')!r}"
+    with archive.open(info) as file:
+        try:
+            shape, dtype = _header(file)
+        except ValueError as error:
+            raise FormatError(f"{where}: {error}") from error
+        if dtype.hasobject:
+            raise FormatError(
+                f"{where}: holds pickled Python objects, which could run code; save plain arrays"
+            )
+        claimed, held = count(shape) * dtype.itemsize, info.file_size - file.tell()
+        if claimed != held or min(shape, default=0) < 0:
+            raise FormatError(f"{where}: shape {shape} claims {claimed} bytes, but it holds {held}")
+    if dtype.kind not in "biuf":
+        return Unreadable(f"dtype {dtype}")
+    with archive.open(info) as file:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"npy version {version} holds no plain numbers")
+    return shape, dtype

@@ -1,0 +1,132 @@
+"""The one record behind all that is loaded: checked, named as wished, and nothing turned twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.errors import FormatError, MaskError
+from masktools.importers.contents import Array, Contents
+from masktools.importers.found import Found, Names
+from masktools.layout import BoolArray, as_mask
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Masks, and weights as stored, by layer; `Found` explains `dense` and `applied`."""
+
+    path: Path
+    container: str
+    tool: str
+    masks: dict[str, BoolArray]
+    trained: Weights
+    rewound: Weights
+    notes: tuple[str, ...]
+    dense: str
+    applied: bool
+
+
+def make_record(contents: Contents, tool: str, found: Found, names: Names) -> Record:
+    """Check what a reader found, bring it to one form, and name the layers as wished."""
+    path = contents.path
+    masks = {n: _mask(path, n, a) for n, a in found.masks.items() if a.ndim > 1}
+    trained = _weights(path, found.weights, masks)
+    rewound = _weights(path, found.rewound, masks)
+    layers = list(masks or trained)
+    if not layers:
+        raise FormatError(f"{path}: no layer's mask or weights are in it")
+    called = _called(path, layers, names)
+    notes = [*contents.notes, *found.notes]
+    notes += [f"layer {old!r} was named {new!r}" for old, new in called.items() if old != new]
+    return Record(
+        path,
+        contents.container,
+        tool,
+        {called[n]: mask for n, mask in masks.items()},
+        {called[n]: weight for n, weight in trained.items()},
+        {called[n]: weight for n, weight in rewound.items()},
+        tuple(notes),
+        found.dense,
+        found.applied,
+    )
+
+
+def _mask(path: Path, layer: str, array: Array) -> BoolArray:
+    try:
+        mask = as_mask(array)
+    except (MaskError, TypeError) as error:
+        raise MaskError(f"{path}: layer {layer!r}: {error}") from error
+    # A view would keep the whole file, and what the caller does to it would show elsewhere.
+    return mask if mask.base is None and mask is not array else mask.copy()
+
+
+def _weights(path: Path, found: Mapping[str, Array], masks: Mapping[str, BoolArray]) -> Weights:
+    weights: Weights = {}
+    for layer, array in found.items():
+        if array.ndim < 2 or (masks and layer not in masks):
+            continue
+        where = f"{path}: layer {layer!r}"
+        if array.ndim > 4:
+            raise MaskError(
+                f"{where}: shape {array.shape}: three-dimensional convolutions (Conv3d) are not "
+                "supported"
+            )
+        if layer in masks and array.shape != masks[layer].shape:
+            raise MaskError(
+                f"{where}: weights of shape {array.shape}, but a mask of {masks[layer].shape}"
+            )
+        weights[layer] = _float32(where, array)
+    return weights
+
+
+def _float32(where: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.dtype.kind != "f":
+        raise MaskError(f"{where}: expected weights of float, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        weight = np.array(array, np.float32, order="C")
+    finite = np.isfinite(weight)
+    if not finite.all():
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), weight.shape))
+        raise MaskError(f"{where}: weights must be finite in float32, got {array[at]} at {at}")
+    return weight
+
+
+def _called(path: Path, layers: list[str], names: Names) -> dict[str, str]:
+    """Return the name wished for each layer of the file."""
+    if not isinstance(names, Mapping):
+        return {layer: layer or "weight" for layer in layers}
+    wished = {
+        name.removesuffix(".weight"): new.removesuffix(".weight") for name, new in names.items()
+    }
+    unknown = sorted(set(wished) - set(layers))
+    if unknown:
+        raise MaskError(
+            f"{path}: names: {unknown[0]!r} is no layer of the file; it has {', '.join(layers)}"
+        )
+    called = {layer: wished.get(layer, layer or "weight") for layer in layers}
+    if len(set(called.values())) != len(called):
+        raise MaskError(f"{path}: names: two layers would have the same name")
+    return called
+
+
+def checked_names(names: Names, positional: bool, tool: str) -> Names:
+    """Raise unless `names` is of the kind that this tool's files take."""
+    if names is None or isinstance(names, Mapping):
+        strings = [] if names is None else [*names.keys(), *names.values()]
+    elif isinstance(names, str | bytes) or not positional:
+        raise TypeError(
+            f"names must map the file's names to yours for {tool}, got {type(names).__name__}"
+        )
+    else:
+        names = list(names)
+        strings = [name for name in names if name is not None]
+    if not all(isinstance(name, str) for name in strings):
+        raise TypeError("names must be strings")
+    return names

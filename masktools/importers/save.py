@@ -1,0 +1,115 @@
+"""Write masks in the plain forms that every tool can read."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from masktools.errors import FormatError, MaskError
+from masktools.layout import BoolArray, as_mask
+
+Masks = dict[str, BoolArray]
+
+
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> None:
+    """Write masks to one file; the same masks give the same bytes.
+
+    Parameters
+    ----------
+    path : path-like
+        By its ending: ``.safetensors`` and ``.npz`` hold a bool array per layer under the layer's
+        name; ``.pt`` is the state dict of torch.nn.utils.prune, ``L.weight_mask`` and
+        ``L.weight_orig`` in float32. Written beside and renamed, so that no half file is left.
+    masks : mapping of str to array_like
+        By layer, of any shape that `masktools.layout.as_mask` takes. Not changed.
+
+    Raises
+    ------
+    FormatError
+        If the ending is another one, or torch is needed and not installed.
+    MaskError
+        If there is no mask, one is no mask, or a name cannot be a layer's.
+    TypeError
+        If a name is not a string, or a mask neither bool nor numbers.
+
+    Notes
+    -----
+    Masks have no weights. In a ``.pt`` file `L.weight_orig` is therefore the mask itself: take
+    the masks out of it, and leave your network's own weights where they are.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> save_masks(pathlib.Path(tempfile.mkdtemp()) / "m.safetensors", {"fc": [[1, 0], [0, 1]]})
+    """
+    path = Path(path)
+    writers: dict[str, Callable[[Masks], bytes]] = {
+        ".safetensors": _safetensors,
+        ".npz": _npz,
+        ".pt": _pt,
+    }
+    if path.suffix not in writers:
+        raise FormatError(f"{path}: masks are saved as {', '.join(writers)}")
+    content = writers[path.suffix](_checked(masks))
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _checked(masks: Mapping[str, ArrayLike]) -> Masks:
+    if not masks:
+        raise MaskError("there are no masks to save")
+    checked: Masks = {}
+    for name, mask in sorted(masks.items()):
+        if not isinstance(name, str):
+            raise TypeError(f"a layer's name must be a string, got {type(name).__name__}")
+        layer = name.removesuffix(".weight")
+        if not layer or not layer.isprintable() or "\\" in layer or layer in checked:
+            raise MaskError(f"{name!r} cannot be a layer's name, or names a layer twice")
+        try:
+            checked[layer] = as_mask(mask)
+        except MaskError as error:
+            raise MaskError(f"layer {name!r}: {error}") from error
+    return checked
+
+
+def _safetensors(masks: Masks) -> bytes:
+    from safetensors.numpy import save
+
+    return save(dict(masks))
+
+
+def _npz(masks: Masks) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, mask in masks.items():
+            # A fixed date: an archive's bytes must not depend on when it was written.
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, mask, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _pt(masks: Masks) -> bytes:
+    try:
+        import torch
+    except ImportError as error:
+        raise FormatError("saving a .pt needs torch: pip install 'masktools[torch]'") from error
+    state = {}
+    for layer, mask in masks.items():
+        kept = torch.from_numpy(mask.astype(np.float32))
+        state[f"{layer}.weight_orig"] = kept
+        state[f"{layer}.weight_mask"] = kept.clone()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
