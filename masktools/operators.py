@@ -130,6 +130,7 @@ def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None
         if not node.name or node.name in names:
             raise GraphError(f"{_where(node)}: its name is empty or taken")
         names.add(node.name)
+        _operator(node)
         _check_inputs(node, known, shapes, sparse)
         check_node(node, [shapes.get(name) for name in node.inputs])
         for output in node.outputs:
@@ -158,9 +159,7 @@ def check_node(node: Node, shapes: list[Shape | None]) -> None:
     GraphError
         Naming the node, its operator, and the attribute or tensor that is wrong.
     """
-    operator = OPERATORS.get(node.op)
-    if operator is None:
-        raise GraphError(f"{_where(node)}: operator {node.op!r} is not supported")
+    operator = _operator(node)
     least, most = operator.inputs
     if len(node.inputs) < least or (most and len(node.inputs) > most):
         raise GraphError(f"{_where(node)}: it has {len(node.inputs)} inputs")
@@ -191,6 +190,12 @@ def ints(node: Node, name: str) -> tuple[int, ...]:
     if not isinstance(value, tuple):
         raise GraphError(f"{_where(node)}: attribute {name} must be ints, got {value!r}")
     return tuple(int(v) for v in value)
+
+
+def _operator(node: Node) -> Operator:
+    if node.op not in OPERATORS:
+        raise GraphError(f"{_where(node)}: operator {node.op!r} is not supported")
+    return OPERATORS[node.op]
 
 
 def _where(node: Node) -> str:
@@ -352,6 +357,8 @@ def _check_resize(node: Node, shapes: list[Shape | None]) -> str | None:
     for name in ("roi", "extrapolation_value"):
         if (name in node.attributes) != crop:
             return f"attribute {name} goes with tf_crop_and_resize, and only with it"
+    if crop and given != ["sizes"]:
+        return "attribute sizes goes with tf_crop_and_resize, not scales"
     roi = node.attributes.get("roi", ())
     if crop and (not isinstance(roi, tuple) or len(roi) != 2 * len(axes)):
         return f"attribute roi={roi!r} must have {2 * len(axes)} entries"
