@@ -151,13 +151,25 @@ def _results(
 
 
 def _submitted(jobs: Sequence[Job], executor: Executor) -> Generator[tuple[Job, Found], None, None]:
+    """Yield what comes back; raise a layer's error once those that were running are done."""
     futures: dict[Future[Found], Job] = {executor.submit(find, job): job for job in jobs}
+    failure: MasktoolsError | None = None
     try:
         for future in as_completed(futures):
+            if future.cancelled():
+                continue
             job = futures[future]
-            with _naming(job.layer):
-                result = future.result()
-            yield job, result
+            try:
+                with _naming(job.layer):
+                    result = future.result()
+            except MasktoolsError as error:
+                failure = failure or error
+                for other in futures:
+                    other.cancel()
+            else:
+                yield job, result
+        if failure:
+            raise failure
     finally:
         for future in futures:
             future.cancel()
