@@ -12,9 +12,9 @@ from masktools.importers.found import Found, Names, Tool, by_zeros, zero_or_one
 def _read(contents: Contents, _: Names) -> Found:
     state = {name: a for name, a in contents.state.items() if a.ndim > 1}
     notes: list[str] = []
-    marked = {**dict(suffixed(state, "weight_mask")), **_only_weights(state, notes)}
-    masks = {layer: a for layer, a in marked.items() if a.dtype == np.bool_}
-    others = {layer: a for layer, a in marked.items() if a.dtype != np.bool_}
+    arrays = _only_weights(state, notes)
+    masks = {layer: a for layer, a in arrays.items() if a.dtype == np.bool_}
+    others = {layer: a for layer, a in arrays.items() if a.dtype != np.bool_}
     if masks and others:
         raise FormatError(
             f"{contents.path}: ambiguous: {next(iter(masks))!r} is bool, {next(iter(others))!r} is "
@@ -38,7 +38,7 @@ def _only_weights(state: dict[str, Array], notes: list[str]) -> dict[str, Array]
     """Return the arrays named as weights; all arrays, if none is named so."""
     weights = dict(suffixed(state, "weight"))
     if not weights:
-        return {name: a for name, a in state.items() if not name.endswith("weight_mask")}
+        return state
     rest = [name for name in state if not (name == "weight" or name.endswith(".weight"))]
     if rest:
         notes.append(f"left out, for they are not named as weights: {', '.join(rest)}")
