@@ -27,7 +27,9 @@ app = typer.Typer(
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
-File = Annotated[Path, typer.Argument(help="A mask file of any tool, or a result folder.")]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A mask file of any tool, or a result folder.")
+]
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
 ]
@@ -64,7 +66,9 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A mask file of any tool.")],
     out: Annotated[
         Path,
-        typer.Argument(help="A folder; or masks alone, ending in .safetensors, .npz or .pt."),
+        typer.Argument(
+            metavar="OUT", help="A folder; or masks alone, ending in .safetensors, .npz or .pt."
+        ),
     ],
     method: Annotated[
         Literal["regroup", "refill", "refill-plus"],
@@ -183,7 +187,8 @@ def _refusing(kept: Path | None = None) -> Iterator[None]:
         from masktools.finished import FOLDER
 
         done = len(list((kept / FOLDER).glob("*.safetensors"))) if kept else 0
-        hint = f"; {done} layers are done, --resume goes on from there" if done else ""
+        layers = "1 layer is" if done == 1 else f"{done} layers are"
+        hint = f"; {layers} done, --resume goes on from there" if done else ""
         print(f"masktools: interrupted{hint}", file=sys.stderr)
         raise typer.Exit(130) from error
 

@@ -1,0 +1,296 @@
+"""The command line: what it prints where, what it writes, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import masktools
+from masktools import __main__ as command
+from masktools.finished import FOLDER
+from masktools.result import Conversion
+
+FAST = ["--method", "regroup", "--partitioner", "spectral", "--group-rows", "4"]
+SHAPES = {
+    "stem": (8, 3, 3, 3),
+    "conv1": (16, 8, 3, 3),
+    "conv2": (16, 16, 3, 3),
+    "fc": (10, 16),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_worker(monkeypatch):
+    monkeypatch.setattr("masktools.pool.cores", lambda: 1)
+
+
+@pytest.fixture
+def weights():
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+@pytest.fixture
+def ticket(tmp_path, weights):
+    """A file of masked weights, and the masks it holds."""
+    path = tmp_path / "ticket.npz"
+    np.savez(path, **{name: np.where(np.abs(w) > 1, w, 0) for name, w in weights.items()})
+    return path
+
+
+def run(*arguments, status=0):
+    """Run a command in this process; return what it wrote to both streams."""
+    done = CliRunner().invoke(command.app, [str(a) for a in arguments])
+    assert done.exit_code == status, (done.output, done.stderr)
+    return done.stdout, done.stderr
+
+
+def only_line(stderr):
+    assert stderr.count("\n") == 1, stderr
+    return stderr
+
+
+def test_inspect_shows_tool_layers_densities_and_assumptions(ticket):
+    stdout, stderr = run("inspect", ticket)
+    assert "ticket.npz" in stdout
+    assert "assumed" in stdout
+    assert all(name in stdout for name in SHAPES)
+    assert stderr == ""
+
+
+def test_inspect_prints_one_json_object(ticket, weights):
+    stdout, stderr = run("inspect", ticket, "--json")
+    data = json.loads(stdout)
+    kept = {name: int((np.abs(w) > 1).sum()) for name, w in weights.items()}
+    assert {layer["name"]: layer["kept"] for layer in data["layers"]} == kept
+    assert data["density"] == pytest.approx(
+        sum(kept.values()) / sum(w.size for w in weights.values())
+    )
+    assert stderr == ""
+
+
+def test_convert_writes_a_result_folder_that_inspect_reads(ticket, tmp_path):
+    stdout, stderr = run("convert", ticket, tmp_path / "out", *FAST, "--density", "0.2")
+    assert "2 converted" in stdout
+    assert "dense: stem" in stdout
+    assert stderr == ""
+    result = Conversion.load(tmp_path / "out")
+    assert list(result.layouts) == ["conv1", "conv2"]
+    assert result.report.options["density"] == 0.2
+    again, _ = run("inspect", tmp_path / "out")
+    assert again == stdout
+    assert not (tmp_path / "out" / FOLDER).exists()
+
+
+def test_convert_prints_one_json_object(ticket, tmp_path):
+    stdout, stderr = run("convert", ticket, tmp_path / "out", *FAST, "--json")
+    data = json.loads(stdout)
+    assert data["out"] == str(tmp_path / "out")
+    assert [row["layer"] for row in data["layers"]] == list(SHAPES)
+    assert data["converted"]["stored"] <= data["converted"]["kept"]
+    assert stderr == ""
+    shown, _ = run("inspect", tmp_path / "out", "--json")
+    assert json.loads(shown)["layers"] == data["layers"]
+
+
+def test_convert_gives_what_the_function_gives(ticket, tmp_path):
+    run("convert", ticket, tmp_path / "out", *FAST, "--density", "0.3", "--skip", "conv2")
+    masks, weights = masktools.load_masks(ticket), masktools.load_weights(ticket)
+    result = masktools.convert(
+        masks,
+        weights,
+        method="regroup",
+        density=0.3,
+        skip=["conv2"],
+        partitioner="spectral",
+        group_rows=4,
+    )
+    result.save(tmp_path / "same")
+    for name in ("masks.safetensors", "layouts.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".npz", ".pt"])
+def test_convert_writes_masks_alone(ticket, tmp_path, ending):
+    out = tmp_path / f"masks{ending}"
+    run("convert", ticket, out, "--method", "refill-plus", "--extra", "0.5", "--include", "fc")
+    masks = masktools.load_masks(out)
+    assert set(masks) == set(SHAPES)
+    for name in ("conv1", "conv2", "fc"):
+        rows = masks[name].reshape(len(masks[name]), -1)
+        assert (rows.all(axis=1) == rows.any(axis=1)).all()
+    assert sorted(tmp_path.iterdir()) == sorted([ticket, out])
+
+
+def test_weights_may_come_from_another_file_or_from_none(ticket, tmp_path, weights):
+    masks = {name: mask.astype(np.uint8) for name, mask in masktools.load_masks(ticket).items()}
+    masktools.save_masks(tmp_path / "masks.npz", masks)
+    np.savez(tmp_path / "weights.npz", **weights)
+    arguments = (
+        "convert",
+        tmp_path / "masks.npz",
+        tmp_path / "out",
+        "--method",
+        "refill",
+        "--json",
+    )
+    alone, stderr = run(*arguments)
+    assert "holds no weights" in only_line(stderr)
+    retained = json.loads(alone)["converted"]["saliency"]
+    assert retained == sum(masks[name].sum() for name in ("conv1", "conv2"))
+    both, stderr = run(*arguments, "--weights", tmp_path / "weights.npz")
+    assert stderr == ""
+    assert json.loads(both)["converted"]["saliency"] != retained
+
+
+def test_a_graph_counts_multiplications_and_names_the_limit(ticket, tmp_path, weights):
+    path = tmp_path / "net.onnx"
+    write_onnx(path, weights)
+    arguments = ("convert", ticket, tmp_path / "out", *FAST, "--graph", path, "--density", "0.2")
+    stdout, stderr = run(*arguments, "--by", "multiplications")
+    assert "limit" in stdout
+    assert "dense: stem (the first layer)" in stdout
+    assert "dense: fc (the classifier)" in stdout
+    assert stderr == ""
+    report = Conversion.load(tmp_path / "out").report
+    assert 0.1 < report.converted.multiplication_density_after <= 0.2
+    assert report.total.limit > 2
+
+
+def write_onnx(path, weights):
+    """Write the ticket's network: three convolutions, the mean over the image, a classifier."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    nodes, x = [], "image"
+    for name in ("stem", "conv1", "conv2"):
+        pads = [1, 1, 1, 1]
+        nodes.append(helper.make_node("Conv", [x, f"{name}.weight"], [name], name, pads=pads))
+        x = name
+    nodes.append(helper.make_node("GlobalAveragePool", [x], ["mean"], "mean"))
+    nodes.append(helper.make_node("Flatten", ["mean"], ["flat"], "flat"))
+    nodes.append(helper.make_node("Gemm", ["flat", "fc.weight"], ["scores"], "fc", transB=1))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [value("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [value("scores", TensorProto.FLOAT, [1, 10])],
+        [numpy_helper.from_array(weight, f"{name}.weight") for name, weight in weights.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+def test_an_existing_result_is_replaced_and_a_strange_folder_is_not(ticket, tmp_path):
+    out = tmp_path / "out"
+    run("convert", ticket, out, "--method", "refill")
+    run("convert", ticket, out, "--method", "refill", "--density", "0.1")
+    assert Conversion.load(out).report.options["density"] == 0.1
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "thesis.txt").write_text("years")
+    _, stderr = run("convert", ticket, tmp_path / "strange", "--method", "refill", status=1)
+    assert "strange: it is not empty, and not a result of masktools" in only_line(stderr)
+    assert [path.name for path in (tmp_path / "strange").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["inspect", "{missing}"], "missing"),
+        (["inspect", "{text}"], "text"),
+        (["convert", "{missing}", "{out}", "--method", "refill"], "missing"),
+        (["convert", "{ticket}", "{ticket}", "--method", "refill"], "it is an input as well"),
+        (["convert", "{ticket}", "{out}", "--method", "refill", "--skip", "x"], "no layer 'x'"),
+        (["convert", "{ticket}", "{out}", "--method", "refill", "--names", "{text}"], "not JSON"),
+        (["convert", "{ticket}", "{text}", "--method", "refill"], "it is a file"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(ticket, tmp_path, arguments, match):
+    (tmp_path / "text").write_text("nothing of use")
+    paths = {
+        "missing": tmp_path / "missing.pt",
+        "text": tmp_path / "text",
+        "out": tmp_path / "out",
+        "ticket": ticket,
+    }
+    before = ticket.read_bytes()
+    stdout, stderr = run(*(a.format(**paths) for a in arguments), status=1)
+    assert stdout == ""
+    line = only_line(stderr)
+    assert line.startswith("masktools: ")
+    assert match in line
+    assert ticket.read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "method"),
+        (["--method", "prune"], "prune"),
+        (["--method", "refill", "--density", "1.5"], "--density"),
+        (["--method", "refill", "--by", "multiplications"], "needs a graph"),
+        (["--method", "refill", "--extra", "0.5"], "refill-plus"),
+        (["--method", "regroup", "--criterion", "count"], "regroup picks no rows"),
+        (["--method", "refill", "--group-rows", "8"], "regroup"),
+        (["--method", "refill", "--faster"], "faster"),
+    ],
+)
+def test_wrong_usage_has_a_status_of_its_own(ticket, tmp_path, arguments, match):
+    stdout, stderr = run("convert", ticket, tmp_path / "out", *arguments, status=2)
+    assert stdout == ""
+    assert match in stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(ticket, tmp_path, monkeypatch):
+    from masktools import pool
+
+    find, calls = pool.find, []
+
+    def interrupted(job):
+        calls.append(job.layer)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return find(job)
+
+    monkeypatch.setattr(pool, "find", interrupted)
+    out = tmp_path / "out"
+    _, stderr = run("convert", ticket, out, *FAST, status=130)
+    assert only_line(stderr) == (
+        "masktools: interrupted; 1 layer is done, --resume goes on from there\n"
+    )
+    stdout, _ = run("convert", ticket, out, *FAST, "--resume", "--json")
+    assert calls == ["conv2", "conv1", "conv1"]
+    resumed = {row["layer"]: row["resumed"] for row in json.loads(stdout)["layers"]}
+    assert resumed == {"stem": False, "conv1": False, "conv2": True, "fc": False}
+    run("convert", ticket, out, *FAST)
+    assert len(calls) == 5
+
+
+def test_a_real_process_can_be_interrupted_and_resumed(tmp_path):
+    # KaHyPar works for many seconds on these layers, so the interrupt comes while workers run.
+    rng = np.random.default_rng(0)
+    path, out = tmp_path / "large.npz", tmp_path / "out"
+    np.savez(path, small=rng.random((16, 16)) < 0.3, large=rng.random((768, 2304)) < 0.3)
+    arguments = [path, out, "--method", "regroup", "--include", "large", "--group-rows", "8"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "masktools", "convert", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"},
+        start_new_session=True,
+    )
+    while not list((out / FOLDER).glob("*.safetensors")):
+        assert process.poll() is None, process.communicate()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "1 layer is done" in only_line(stderr)
