@@ -64,5 +64,6 @@ def price(gain: Numbers, cost: NDArray[np.integer[Any]], budget: int) -> float:
 
 def _gain_per_cost(gain: Numbers, cost: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """Return gain / cost; infinite for a gain that is free, 0 for no gain."""
-    free = np.where(gain > 0, np.inf, 0.0)
-    return np.divide(gain, cost, out=free, where=cost > 0)
+    worth: NDArray[np.float64] = np.where(gain > 0, np.inf, 0.0)
+    np.divide(gain, cost, out=worth, where=cost > 0)
+    return worth

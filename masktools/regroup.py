@@ -2,123 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.budget import choose
 from masktools.errors import MaskError
-from masktools.layout import (
-    BlockLayout,
-    BoolArray,
-    DenseBlock,
-    FloatArray,
-    IndexArray,
-    as_mask,
-    as_saliency,
-    check_groups,
-)
-from masktools.partition import candidates, group_heights, partition
-from masktools.search import by_assignment, group_sums
+from masktools.grouping import GROUP_ROWS, RowGroups, as_group_rows, as_layer, row_groups
+from masktools.layout import BlockLayout, BoolArray, DenseBlock, FloatArray, as_mask
+from masktools.partition import candidates, partition
 
-GROUP_ROWS = {"cpu": 8, "cuda": 32, "cuda-tensor": 64}
-
-
-@dataclass(frozen=True)
-class RowGroups:
-    """Row groups of a layer, and what each (group, column) would retain and cost.
-
-    Holds no weights, so that it travels cheaply between processes.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        The weight's own shape.
-    groups : int
-        Convolution groups.
-    labels : ndarray of int32, shape (rows,)
-        The group of each row; no group lies in two convolution groups.
-    sums : ndarray of float32, shape (k, columns)
-        Saliency of each (group, column).
-    column_cost : ndarray of int64, shape (columns,)
-        What a weight of each column costs.
-    partitioner : str
-        The partitioner that was used or, of several, kept.
-    refinement : {"swaps", "assignment", "none"}
-        What refined its groups.
-    """
-
-    shape: tuple[int, ...]
-    groups: int
-    labels: IndexArray
-    sums: NDArray[np.float32]
-    column_cost: NDArray[np.int64]
-    partitioner: str
-    refinement: str
-
-    @property
-    def heights(self) -> NDArray[np.int64]:
-        """Rows of each group."""
-        return np.bincount(self.labels, minlength=len(self.sums)).astype(np.int64)
-
-    def candidates(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the gain and the cost of each (group, column), group after group."""
-        return self.sums.ravel(), (self.heights[:, None] * self.column_cost).ravel()
-
-    def layout(self, chosen: BoolArray) -> BlockLayout:
-        """Return the blocks of the chosen candidates, a block per group that has any.
-
-        Parameters
-        ----------
-        chosen : ndarray of bool, shape (k * columns,)
-        """
-        columns = chosen.reshape(self.sums.shape)
-        return BlockLayout(
-            self.shape,
-            [
-                DenseBlock(np.flatnonzero(self.labels == g), np.flatnonzero(columns[g]))
-                for g in np.flatnonzero(columns.any(axis=1))
-            ],
-            self.groups,
-        )
-
-
-def row_groups(
-    mask: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    budget: int | None = None,
-    column_cost: ArrayLike | None = None,
-    groups: int = 1,
-    group_rows: int | None = None,
-    target: str = "cpu",
-    partitioner: str = "kahypar",
-    refine: bool = True,
-    seed: int = 0,
-) -> RowGroups:
-    """Divide the rows of a layer into groups that share columns."""
-    keep = as_mask(mask)
-    check_groups(keep.shape, groups)
-    saliency = _saliency(keep, weight)
-    if group_rows is None:
-        group_rows = GROUP_ROWS[target]
-    rows, columns = saliency.shape
-    cost = np.ones(columns, np.int64) if column_cost is None else np.asarray(column_cost, np.int64)
-    if budget is None:
-        budget = int(np.count_nonzero(keep.reshape(saliency.shape), axis=0) @ cost)
-    heights = group_heights(rows // groups, group_rows)
-    labels = np.empty(rows, np.int32)
-    (name,) = candidates(partitioner)
-    for number, part in enumerate(np.split(saliency, groups)):
-        found = partition(part, heights, name, seed)
-        if refine:
-            found = by_assignment(part, found, heights, cost, budget // groups)
-        labels[number * len(part) : (number + 1) * len(part)] = found + number * len(heights)
-    sums = group_sums(saliency, labels, groups * len(heights))
-    return RowGroups(
-        keep.shape, groups, labels, sums, cost, name, "assignment" if refine else "none"
-    )
+__all__ = ["GROUP_ROWS", "RowGroups", "regroup", "row_groups"]
 
 
 def regroup(
@@ -138,18 +31,200 @@ def regroup(
     refine: bool = True,
     seed: int = 0,
 ) -> BlockLayout:
-    """Return dense blocks for an unstructured mask."""
+    """Return dense blocks for an unstructured mask: rows that share columns, stored together.
+
+    With a threshold (`row_groups`, `min_rows`, `min_columns`, `min_column_nonzeros`), Algorithm 3
+    of the paper. Otherwise the budgeted form: groups of equal height, whose columns are chosen
+    over all groups to retain the most saliency within `density`.
+
+    Parameters
+    ----------
+    mask : array_like of bool
+        Of any shape that `as_mask` takes. Not changed.
+    weight : array_like of float, the mask's shape, optional
+        Its magnitude where the mask keeps is the saliency. By default every kept weight counts
+        the same. Not changed.
+    density : float, optional
+        Share of the weights that may be stored, 0 to 1; the mask's own by default.
+    groups : int, default 1
+        Convolution groups; each is partitioned alone, the budget is spent over all of them.
+    group_rows : int, optional
+        Height of a row group; by default the target's: 8, 32 or 64.
+    target : {"cpu", "cuda", "cuda-tensor"}
+        What the blocks are for.
+    row_groups, min_column_nonzeros, min_rows, min_columns : int, optional
+        The paper's t1, t2, b1 and b2, each 1 or more: row groups a pass (in each convolution
+        group); nonzeros that a column needs in a group; rows and columns that a block needs. What
+        is left out does not restrict: as many groups of `group_rows` rows as there are, and 1.
+    passes : int, optional
+        With thresholds, the most passes; until a pass finds no block by default.
+    partitioner : {"kahypar", "mtkahypar", "spectral", "best"}
+        "best" runs all that are installed and keeps the one that retains most.
+    refine : bool, default True
+        In the budgeted form, exchange rows between groups for what they retain together.
+    seed : int, default 0
+        The same arguments and seed give the same layout.
+
+    Returns
+    -------
+    BlockLayout
+        Stores at most ``density`` of the weights, no position twice.
+
+    Raises
+    ------
+    TypeError
+        If `density` or, with no threshold, `passes` stands beside the other form's arguments; if
+        `mask` or `weight` is no array of numbers.
+    MaskError
+        If shapes or values do not fit, or `weight` is NaN or infinite.
+    PartitionError
+        If the partitioner is not installed, or fails.
+
+    Notes
+    -----
+    Algorithm 3, with these departures: a column is eligible for a group only if none of its rows
+    already stores it, where the paper lets blocks overlap; groups are multiples of `group_rows`
+    where the rows allow. A row may lie in blocks of several passes.
+
+    The budgeted form is not in the paper. Group heights are equal because a taller group cannot
+    retain more than the groups that it could be cut into; how many columns each group keeps is
+    free, and the budget alone decides it. `passes` does not apply: one block per group, so that
+    `BlockLayout.from_mask` finds the same blocks in the mask.
+
+    References
+    ----------
+    Chen, Chen, Ma, Wang, Wang, "Coarsening the Granularity: Towards Structurally Sparse Lottery
+    Tickets", ICML 2022, Algorithm 3.
+
+    Examples
+    --------
+    Figure 2 of the paper: columns with at least two nonzeros in kernels 1 to 3.
+
+    >>> mask = np.zeros((3, 12), bool)
+    >>> for row, columns in enumerate([[1, 2, 3, 5, 6], [1, 3, 6, 8, 10, 11], [3, 6, 11]]):
+    ...     mask[row, columns] = True
+    >>> layout = regroup(mask, row_groups=1, min_column_nonzeros=2, passes=1)
+    >>> layout.blocks[0].rows.tolist(), layout.blocks[0].columns.tolist()
+    ([0, 1, 2], [1, 3, 6, 11])
+    """
+    thresholds = (row_groups, min_rows, min_columns, min_column_nonzeros)
+    if any(value is not None for value in thresholds):
+        if density is not None:
+            raise TypeError("density and thresholds exclude each other: choose one form")
+        return _by_thresholds(
+            mask, weight, groups, as_group_rows(group_rows, target), thresholds, passes,
+            candidates(partitioner), seed,
+        )  # fmt: skip
+    if passes is not None:
+        raise TypeError("passes belongs to the form with thresholds; give one of them")
     keep = as_mask(mask)
+    if density is not None and not 0 <= density <= 1:
+        raise MaskError(f"density must lie between 0 and 1, got {density}")
     budget = int(np.count_nonzero(keep)) if density is None else int(density * keep.size)
-    found = globals()["row_groups"](
-        mask, weight, budget=budget, groups=groups, group_rows=group_rows, target=target,
-        partitioner=partitioner, refine=refine, seed=seed,
+    return _by_budget(
+        keep, weight, budget, groups, as_group_rows(group_rows, target), partitioner, refine, seed
     )
+
+
+def _by_budget(
+    keep: BoolArray,
+    weight: ArrayLike | None,
+    budget: int,
+    groups: int,
+    height: int,
+    partitioner: str,
+    refine: bool,
+    seed: int,
+) -> BlockLayout:
+    found = row_groups(
+        keep, weight, budget=budget, groups=groups, group_rows=height, partitioner=partitioner,
+        refine=refine, seed=seed,
+    )  # fmt: skip
     return found.layout(choose(*found.candidates(), budget))
 
 
-def _saliency(keep: BoolArray, weight: ArrayLike | None) -> FloatArray:
-    if weight is None:
-        return as_saliency(keep, keep.shape)
-    saliency = as_saliency(weight, keep.shape)
-    return np.where(keep.reshape(saliency.shape), saliency, np.float32(0))
+def _by_thresholds(
+    mask: ArrayLike,
+    weight: ArrayLike | None,
+    groups: int,
+    height: int,
+    thresholds: tuple[int | None, ...],
+    passes: int | None,
+    names: tuple[str, ...],
+    seed: int,
+) -> BlockLayout:
+    """Algorithm 3, each convolution group alone; of several partitioners what retains most."""
+    for name, value in zip(
+        ("row_groups", "min_rows", "min_columns", "min_column_nonzeros", "passes"),
+        (*thresholds, passes),
+        strict=True,
+    ):
+        if value is not None and value < 1:
+            raise MaskError(f"{name} must be at least 1, got {value}")
+    saliency, shape = as_layer(mask, weight, groups)
+    keep = as_mask(mask).reshape(saliency.shape)
+    layouts = []
+    for partitioner in names:
+        blocks = []
+        for rows in np.split(np.arange(len(keep)), groups):
+            blocks += [
+                DenseBlock(rows[block.rows], block.columns)
+                for block in _blocks_of_passes(
+                    keep[rows], saliency[rows], height, thresholds, passes, partitioner, seed
+                )
+            ]
+        layouts.append(BlockLayout(shape, blocks, groups))
+    return max(layouts, key=lambda layout: layout.retained(saliency.reshape(shape)))
+
+
+def _blocks_of_passes(
+    keep: BoolArray,
+    saliency: FloatArray,
+    height: int,
+    thresholds: tuple[int | None, ...],
+    passes: int | None,
+    partitioner: str,
+    seed: int,
+) -> list[DenseBlock]:
+    t1, b1, b2, t2 = thresholds
+    heights = threshold_heights(len(keep), height, t1)
+    stored = np.zeros_like(keep)
+    blocks: list[DenseBlock] = []
+    while passes is None or passes > 0:
+        left = keep & ~stored
+        # A kept weight of value 0 is a nonzero of the mask all the same.
+        visible = np.where(left, np.maximum(saliency, np.finfo(np.float32).tiny), np.float32(0))
+        labels = partition(visible, heights, partitioner, seed)
+        found = len(blocks)
+        for group in range(len(heights)):
+            rows = np.flatnonzero(labels == group)
+            nonzeros = np.count_nonzero(left[rows], axis=0)
+            eligible = (nonzeros >= (t2 or 1)) & ~stored[rows].any(axis=0)
+            columns = np.flatnonzero(eligible)
+            if len(rows) >= (b1 or 1) and len(columns) >= max(b2 or 1, 1):
+                blocks.append(DenseBlock(rows, columns))
+                stored[np.ix_(rows, columns)] = True
+        if len(blocks) == found:
+            break
+        passes = None if passes is None else passes - 1
+    return blocks
+
+
+def threshold_heights(rows: int, group_rows: int, row_groups: int | None) -> NDArray[np.int64]:
+    """Return the rows of each of t1 groups, as even as multiples of the height allow.
+
+    Examples
+    --------
+    >>> threshold_heights(100, 8, 4).tolist(), threshold_heights(5, 8, 2).tolist()
+    ([24, 24, 24, 28], [3, 2])
+    """
+    if rows == 0:
+        return np.zeros(0, np.int64)
+    k = min(row_groups or max(rows // group_rows, 1), rows)
+    unit = group_rows if rows // group_rows >= k else 1
+    units, rest = divmod(rows, unit)
+    heights = np.full(k, units // k, np.int64)
+    heights[: units % k] += 1
+    heights *= unit
+    heights[-1] += rest
+    return heights

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,17 +14,75 @@ from masktools.budget import price
 from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
-_STEPS = 20
+_STEPS = 20  # of the assignment; it settles in fewer
+_EFFORT = 2000  # visits of the swap search to each weight
+_HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group
 
 
-def group_sums(saliency: FloatArray, labels: IndexArray, k: int) -> NDArray[np.float32]:
-    """Return the saliency of each (group, column), shape (k, columns)."""
+def group_sums(saliency: FloatArray, labels: IndexArray) -> NDArray[np.float32]:
+    """Return the saliency of each (group, column); every label from 0 to the largest occurs."""
+    if not labels.size:
+        return np.zeros((0, saliency.shape[1]), np.float32)
     order = np.argsort(labels, kind="stable")
-    present, first = np.unique(labels[order], return_index=True)
-    sums = np.zeros((k, saliency.shape[1]), np.float32)
-    if present.size:
-        sums[present] = np.add.reduceat(saliency[order], first, axis=0)
+    first = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    sums: NDArray[np.float32] = np.add.reduceat(saliency[order], first, axis=0)
     return sums
+
+
+def refine(
+    saliency: FloatArray,
+    labels: IndexArray,
+    heights: NDArray[np.int64],
+    column_cost: NDArray[np.int64],
+    budget: int,
+    seed: int = 0,
+) -> tuple[IndexArray, str]:
+    """Exchange rows between groups so that the chosen columns retain more.
+
+    Parameters
+    ----------
+    saliency : ndarray of float32, shape (rows, columns)
+        Not negative, 0 where pruned. Not changed.
+    labels : ndarray of int32, shape (rows,)
+        The groups to start from. Not changed.
+    heights : ndarray of int64, shape (k,)
+        Rows of each group; they stay.
+    column_cost : ndarray of int64, shape (columns,)
+        What a weight of each column costs.
+    budget : int
+        What all chosen (group, column) pairs may cost.
+    seed : int, default 0
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (rows,)
+    how : {"swaps", "assignment", "none"}
+        "assignment" alone, after a warning, if the native search was not built; "none" where
+        there is nothing to exchange.
+
+    Notes
+    -----
+    Not in the paper. First assignment (`by_assignment`), then simulated annealing over swaps of
+    two rows, on the Lagrangian of the budget: the saliency of all columns above the price of
+    their storage. The work is counted, never timed, so that results repeat.
+    """
+    if len(heights) < 2 or heights.max() == 1 or budget <= 0 or not saliency.any():
+        return labels, "none"
+    labels = by_assignment(saliency, labels, heights, column_cost, budget)
+    native = _native()
+    if native is None:
+        return labels, "assignment"
+    found: IndexArray = native.anneal(
+        saliency=saliency,
+        labels=labels,
+        cost=column_cost,
+        budget=budget,
+        work=_EFFORT * saliency.size,
+        hot=_HOT,
+        cold=_COLD,
+        seed=seed % 2**64,
+    )
+    return found, "swaps"
 
 
 def by_assignment(
@@ -35,9 +98,9 @@ def by_assignment(
     goes where the chosen columns keep most of it. It stops when the value no longer rises.
     """
     best, best_value = labels, -np.inf
+    cost = heights[:, None] * column_cost
     for _ in range(_STEPS):
-        sums = group_sums(saliency, labels, len(heights))
-        cost = heights[:, None] * column_cost
+        sums = group_sums(saliency, labels)
         at = price(sums.ravel(), cost.ravel(), budget)
         surplus = sums - at * cost
         value = float(np.maximum(surplus, 0).sum(dtype=np.float64)) + at * budget
@@ -46,3 +109,19 @@ def by_assignment(
         best, best_value = labels, value
         labels = assign(saliency @ (surplus > 0).T.astype(np.float32), heights)
     return best
+
+
+@cache
+def _native() -> ModuleType | None:
+    """Return the compiled search; where it was not built, warn, once, and return None."""
+    try:
+        return import_module("masktools._search")
+    except ImportError:
+        warnings.warn(
+            "masktools was installed without its compiled search, so row groups are refined by "
+            "assignment alone and retain less; to get it, install a C++17 compiler and then: "
+            "pip install --force-reinstall --no-binary masktools masktools",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
