@@ -125,8 +125,8 @@ def convert(
     ...                  partitioner="spectral")
     >>> result.layouts["fc"].blocks
     (DenseBlock(4 rows x 2 columns), DenseBlock(4 rows x 2 columns))
-    >>> result.report[0].retained
-    1.0
+    >>> result.report[0].density_after
+    0.5
     """
     options = Options(method, density, by, extra, criterion, target, group_rows, partitioner, seed)
     options.check(scores, graph)
@@ -198,6 +198,7 @@ class Options:
         if self.density is not None:
             check_share("density", self.density)
         check_share("extra", self.extra)
+        _check_count("seed", self.seed, 0)
         if self.by == "multiplications" and graph is None:
             raise TypeError("by='multiplications' needs a graph")
         if self.extra and self.method != "refill-plus":
@@ -210,17 +211,24 @@ class Options:
     def _check_regroup(self, scores: object) -> None:
         if self.criterion != "l1" or scores is not None:
             raise TypeError("criterion and scores belong to refill: regroup picks no rows")
-        if self.group_rows is not None and self.group_rows < 1:
-            raise MaskError(f"group_rows must be at least 1, got {self.group_rows}")
+        if self.group_rows is not None:
+            _check_count("group_rows", self.group_rows, 1)
         partitioners(self.partitioner)
 
     def of_row_groups(self) -> dict[str, str | int]:
         """Return the arguments of `row_groups` that are the same for every layer."""
         return {
-            "group_rows": self.group_rows or GROUP_ROWS[self.target],
+            "group_rows": int(self.group_rows or GROUP_ROWS[self.target]),
             "partitioner": self.partitioner,
-            "seed": self.seed,
+            "seed": int(self.seed),
         }
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise MaskError(f"{name} must be at least {least}, got {value}")
 
 
 def _layers(

@@ -63,6 +63,12 @@ class Conversion:
         ------
         FormatError
             If it is a file, or holds something else than a result.
+
+        Notes
+        -----
+        layouts.safetensors has, per layer ``L``, the arrays of `BlockLayout.to_arrays` as
+        ``L.shape``, ``L.row_indices`` and so on; convolution groups stand in the JSON under the
+        metadata key ``masktools``. The report has the hashes of the other two files.
         """
         from masktools.importers import save_masks
 

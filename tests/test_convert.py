@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -354,7 +357,7 @@ def test_the_report_counts_what_the_layouts_hold():
 
 def test_every_executor_gives_the_same_bytes(tmp_path, monkeypatch):
     masks, weights = network()
-    arguments = {"method": "regroup", "density": 0.2, "partitioner": "kahypar", "group_rows": 4}
+    arguments = {"method": "regroup", "density": 0.2, "partitioner": "best", "group_rows": 4}
     monkeypatch.setattr(pool, "cores", lambda: 1)
     serial = convert(masks, weights, **arguments)
     found = {"serial": serial}
@@ -368,6 +371,28 @@ def test_every_executor_gives_the_same_bytes(tmp_path, monkeypatch):
     found["inline"] = convert(masks, weights, executor=Inline(), **arguments)
     bytes_of = {name: saved(result, tmp_path / name) for name, result in found.items()}
     assert [name for name in found if bytes_of[name] != bytes_of["serial"]] == []
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_script_without_a_main_guard_can_use_the_default_processes(tmp_path, as_file):
+    script = """
+import numpy as np, masktools
+print("once")
+masks = {name: np.eye(8, 16, dtype=bool) for name in ("a", "b", "c")}
+result = masktools.convert(masks, method="regroup", partitioner="spectral", group_rows=4)
+print(len(result.layouts))
+"""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(path) if as_file else "-"],
+        input=None if as_file else script,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"},
+    )
+    assert (done.stdout, done.stderr) == ("once\n2\n", "")
 
 
 def test_numerical_libraries_run_on_one_thread_during_a_layer():
@@ -617,6 +642,8 @@ def test_layouts_that_are_none_are_refused(tmp_path):
         ({"extra": 0.5}, TypeError, "extra belongs to method 'refill-plus', not to 'regroup'"),
         ({"criterion": "count"}, TypeError, "regroup picks no rows"),
         ({"method": "refill", "group_rows": 8}, TypeError, "group_rows belongs to method"),
+        ({"group_rows": 8.0}, TypeError, "group_rows must be a whole number, got 8.0"),
+        ({"seed": -1}, MaskError, "seed must be at least 0, got -1"),
         ({"group_rows": 0}, MaskError, "group_rows must be at least 1, got 0"),
         ({"target": "tpu"}, MaskError, "target must be one of cpu, cuda, cuda-tensor"),
         ({"partitioner": "metis"}, MaskError, "partitioner"),
