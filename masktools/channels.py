@@ -122,7 +122,7 @@ def trace(graph: Graph, weights: Mapping[str, Shape] | None = None) -> Flow:
         Shapes of the weights that are sparse, by constant's name.
     """
     shapes = infer_shapes(
-        graph, {v.name: tuple(n or 1 for n in v.shape) for v in graph.inputs}, weights
+        graph, {v.name: tuple(n or 2 for n in v.shape) for v in graph.inputs}, weights
     )
     flow = Flow(graph.constants.keys())
     for value in graph.inputs:
@@ -158,12 +158,13 @@ def _same(flow: Flow, node: Node, shapes: Mapping[str, Shape]) -> list[Labels] |
 
 def _layer(flow: Flow, node: Node, shapes: Mapping[str, Shape]) -> list[Labels] | None:
     x, weight = node.inputs[:2]
-    if node.op == "Gemm" and len(shapes[x]) > 2:
-        return None  # Its channels lie on another axis.
     name = weight.removesuffix(".weight")
     rows, per_group = shapes[weight][:2]
     # Layers that share a weight share their rows.
     made = flow.rows[name] = flow.rows[name] if name in flow.rows else flow.new(name, rows)
+    if node.op == "Gemm" and len(shapes[x]) > 2:
+        flow.fixed.append(made)
+        return None  # Its channels lie on another axis.
     groups = int(str(node.attributes.get("group", 1)))
     if groups > 1 and per_group == 1:
         flow.ties.append((np.repeat(flow.labels[x], rows // groups), made))

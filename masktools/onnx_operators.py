@@ -225,6 +225,17 @@ def _cast(ctx: Pass, source: Source) -> None:
     ctx.remove(source)
 
 
+def _cast_like(ctx: Pass, source: Source) -> None:
+    source.take("saturate")
+    value, like = (ctx.constant(name) for name in source.inputs)
+    if value is not None:
+        ctx.define(source, value.astype(np.float32))
+    elif like is None or like.dtype == np.float32:
+        ctx.remove(source)
+    else:
+        raise source.refuse(f"a value cannot become {like.dtype}, only float32")
+
+
 # --- pooling and resizing -----------------------------------------------------------------------
 
 
@@ -422,6 +433,7 @@ REWRITES: Mapping[str, Callable[[Pass, Source], None]] = {
     "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,

@@ -185,6 +185,10 @@ class Pass:
         """Let a node's output be its first input."""
         self._alias[source.outputs[0]] = source.inputs[0]
 
+    def define(self, source: Source, array: NDArray[Any]) -> None:
+        """Let a node's output be a constant."""
+        self._constants[source.outputs[0]] = array
+
     # --- reading --------------------------------------------------------------------------------
 
     def _read(self, proto: NodeProto) -> None:

@@ -1,0 +1,224 @@
+"""A network with its masks or layouts to a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
+
+from masktools.checkpoint import Checkpoint, write
+from masktools.errors import GraphError, MaskError
+from masktools.export.fold import fold
+from masktools.export.shrink import shrink
+from masktools.export.stored import Stored, select
+from masktools.graph import Graph
+from masktools.layers import layers
+from masktools.layout import BlockLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from onnx import ModelProto
+
+
+def from_onnx(
+    src: str | os.PathLike[str] | ModelProto,
+    dst: str | os.PathLike[str],
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    names: Mapping[str, str] | None = None,
+    residual: str = "error",
+) -> None:
+    """Write a network from ONNX as a checkpoint.
+
+    Parameters
+    ----------
+    src : path-like or onnx.ModelProto
+        Of operator set 9 or newer, weights included. Not changed.
+    dst : path-like
+        The checkpoint; replaced where it exists, written whole or not at all.
+    layouts : mapping of str to BlockLayout, default None
+        The blocks of the layers that it names; all others stay dense. None takes them from the
+        masks: rows that keep the same columns make a block if they are 4 or more, or keep all
+        columns; the weights of all other rows are the residual.
+    masks : mapping of str to array_like of bool, default None
+        The weights that count, in the shape of the layer's weight; layers without a mask stay
+        dense. None reads the zeros of the weights; then the first layer, the classifier and
+        depthwise convolutions stay dense, and so does a layer with less than 1 % zeros.
+    names : mapping of str to str, default None
+        Renames layers: the name in the ONNX file to the name that masks, layouts and the
+        checkpoint have.
+    residual : {"error", "keep", "drop"}
+        What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+
+    Raises
+    ------
+    FormatError
+        If `src` is no ONNX file.
+    GraphError
+        If the network has an operator, an attribute or a shape that is not supported.
+    MaskError
+        If a mask or layout matches no layer or has another shape, if weights are not finite, or
+        if there is a residual under ``residual="error"``: saying how many weights of which layers.
+
+    Notes
+    -----
+    Batch normalisation is folded into the layer before it. Channels that are constant, because
+    refilling dropped their row, are taken out of the network (see `masktools.export.shrink`).
+    """
+    from masktools.onnx_reader import read_onnx
+
+    source = None if not isinstance(src, str | os.PathLike) else _hash(Path(src))
+    graph = _renamed(read_onnx(src), names or {})
+    checkpoint = build(graph, layouts=layouts, masks=masks, residual=residual)
+    write(dst, replace(checkpoint, source=source))
+
+
+def from_torch(
+    module: torch.nn.Module,
+    example_input: Any,  # noqa: ANN401 - a tensor, or a tuple of them
+    dst: str | os.PathLike[str],
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    residual: str = "error",
+) -> None:
+    """Write a PyTorch module as a checkpoint, in the state of evaluation.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its training flags are as before afterwards; nothing else is touched.
+    example_input : torch.Tensor or tuple of torch.Tensor
+        Of the shapes that the network is to take; the batch size stays open where that is sound.
+    dst, layouts, masks, residual
+        As `from_onnx`; layers have the names of their parameters, without ``.weight``.
+
+    Raises
+    ------
+    GraphError, MaskError
+        As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
+
+    Notes
+    -----
+    Through `torch.export` and PyTorch's own writer of ONNX, which needs onnxscript: both keep
+    the names of parameters.
+    """
+    from masktools.onnx_reader import read_onnx
+
+    graph = read_onnx(_to_onnx(module, example_input))
+    write(dst, build(graph, layouts=layouts, masks=masks, residual=residual))
+
+
+def build(
+    graph: Graph,
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    residual: str = "error",
+) -> Checkpoint:
+    """Return the checkpoint of a network: what is stored, folded and shrunk.
+
+    Parameters
+    ----------
+    graph : Graph
+        In the normal form, with all weights. Not changed.
+    layouts, masks, residual
+        As `from_onnx`.
+
+    Raises
+    ------
+    MaskError
+        As `from_onnx`.
+    """
+    found = layers(graph)
+    weights = {name: graph.constants[f"{name}.weight"] for name in found}
+    stored = select(found, weights, layouts, masks, residual)
+    graph, stored = shrink(*fold(graph, stored))
+    return _assembled(graph, stored)
+
+
+def _assembled(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
+    constants = dict(graph.constants)
+    sparse = {}
+    for name, layer in stored.items():
+        constants.pop(f"{name}.weight")
+        weight = layer.sparse()
+        if weight is None:
+            constants[f"{name}.weight"] = layer.weight
+        else:
+            sparse[name] = weight
+    return Checkpoint(replace(graph, constants=constants), sparse)
+
+
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """Return the graph with layers renamed, weights and biases with them."""
+    found = layers(graph)
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise MaskError(
+            f"names: {unknown[0]!r} is no layer of the network, which has {', '.join(found)}"
+        )
+    after = [names.get(name, name) for name in found]
+    twice = [name for name in after if after.count(name) > 1]
+    if twice:
+        raise MaskError(f"names: two layers would be called {twice[0]!r}")
+    new = {
+        f"{old}.{part}": f"{name}.{part}"
+        for old, name in names.items()
+        for part in ("weight", "bias")
+        if f"{old}.{part}" in graph.constants
+    }
+    nodes = tuple(
+        replace(node, inputs=tuple(new.get(name, name) for name in node.inputs))
+        for node in graph.nodes
+    )
+    constants = {new.get(name, name): array for name, array in graph.constants.items()}
+    if len(constants) < len(graph.constants):
+        raise MaskError(f"names: {', '.join(names.values())} are names of other constants too")
+    return replace(graph, nodes=nodes, constants=constants)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa: ANN401
+    import torch
+
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    with _evaluating(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of the libraries about each other.
+        try:
+            program = torch.export.export(module, inputs)
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+        except ImportError as error:
+            raise ImportError("from_torch needs: pip install 'masktools[torch,onnx]'") from error
+        except Exception as error:
+            raise GraphError(f"torch.export cannot capture the module: {error}") from error
+    assert exported is not None
+    return exported.model_proto
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training

@@ -1,0 +1,175 @@
+"""Which weights of a network are stored, and how: dense, in blocks, or beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from masktools.errors import MaskError
+from masktools.layers import Layer
+from masktools.layout import BlockLayout, as_mask
+from masktools.sparse import SparseWeight
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.floating[Any]]
+
+RESIDUALS = ("error", "keep", "drop")
+MIN_ROWS = 4
+# Without a mask, a zero may be chance: a random float32 is exactly 0 once in some ten million.
+DENSE = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """The weights of one layer on their way into a checkpoint.
+
+    Parameters
+    ----------
+    weight : ndarray of float32, the layer's shape
+        Zero where nothing is stored.
+    layout : BlockLayout or None
+        None where the layer stays dense.
+    residual : ndarray of bool, the layer's shape, or None
+        Positions stored beside the blocks.
+    """
+
+    weight: FloatArray
+    layout: BlockLayout | None = None
+    residual: BoolArray | None = None
+
+    def kept(self) -> BoolArray:
+        """Return the positions that are stored."""
+        if self.layout is None:
+            return np.ones(self.weight.shape, np.bool_)
+        blocks = self.layout.to_mask()
+        return blocks if self.residual is None else blocks | self.residual
+
+    def sparse(self) -> SparseWeight | None:
+        """Return the weight as a checkpoint stores it; None where dense is all there is to it."""
+        layout = self.layout
+        if layout is None or (len(layout.blocks) == 1 and layout.stored == self.weight.size):
+            return None
+        return SparseWeight.from_dense(self.weight, layout, self.residual)
+
+
+def select(
+    layers: Mapping[str, Layer],
+    weights: Mapping[str, FloatArray],
+    layouts: Mapping[str, BlockLayout] | None,
+    masks: Mapping[str, ArrayLike] | None,
+    residual: str,
+) -> dict[str, Stored]:
+    """Decide what of each layer is stored.
+
+    Parameters
+    ----------
+    layers : mapping of str to Layer
+    weights : mapping of str to ndarray
+        By layer. Not changed.
+    layouts : mapping of str to BlockLayout, default None
+        Fixes the blocks of the layers that it names.
+    masks : mapping of str to array_like of bool, default None
+        The weights that count; all others are zero. None reads the zeros of the weights.
+    residual : {"error", "keep", "drop"}
+        What becomes of kept weights outside the blocks.
+
+    Raises
+    ------
+    MaskError
+        If a name matches no layer, a shape differs, or there is a residual under ``"error"``.
+    ValueError
+        If `residual` is none of the three.
+    """
+    if residual not in RESIDUALS:
+        raise ValueError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
+    for what, given in (("layout", layouts), ("mask", masks)):
+        _check_names(what, given or {}, layers)
+    stored = {}
+    outside: dict[str, tuple[int, float]] = {}
+    for name, layer in layers.items():
+        weight = weights[name]
+        keep = None
+        if masks is not None and name in masks:
+            keep = _fitting(layer, masks[name])
+        elif layouts is not None and name in layouts:
+            keep = weight != 0
+        elif masks is None and layouts is None and not layer.role:
+            keep = weight != 0
+            if keep.mean() > DENSE:
+                keep = None
+        layout = _layout(layer, keep, (layouts or {}).get(name))
+        if keep is None or layout is None:
+            stored[name] = Stored(weight)
+            continue
+        beside = layout.residual(keep)
+        if beside.any():
+            total = np.abs(weight[keep]).sum(dtype=np.float64)
+            share = np.abs(weight[beside]).sum(dtype=np.float64) / total if total else 0.0
+            outside[name] = (int(beside.sum()), float(share))
+        inside = keep if residual == "keep" else keep & ~beside
+        stored[name] = Stored(
+            np.where(inside, weight, np.float32(0)),
+            layout,
+            beside if residual == "keep" and beside.any() else None,
+        )
+    if outside and residual == "error":
+        raise MaskError(_complaint(outside))
+    return stored
+
+
+def _layout(layer: Layer, keep: BoolArray | None, given: BlockLayout | None) -> BlockLayout | None:
+    """Return the blocks of a layer, None for a dense one."""
+    if given is not None:
+        if given.shape != layer.shape:
+            raise MaskError(
+                f"layer {layer.name!r}: expected a layout of shape {layer.shape}, got {given.shape}"
+            )
+        try:
+            layout = BlockLayout(given.shape, given.blocks, layer.groups)
+            layout.check(full=True)
+        except MaskError as error:
+            raise MaskError(f"layer {layer.name!r}: {error}") from error
+        return layout
+    if keep is None or keep.all():
+        return None
+    exact = BlockLayout.from_mask(keep, groups=layer.groups)
+    # Whole rows are structure however few they are: a layer may keep two channels.
+    blocks = [b for b in exact.blocks if len(b.rows) >= MIN_ROWS or len(b.columns) == exact.columns]
+    return BlockLayout(exact.shape, blocks, layer.groups)
+
+
+def _fitting(layer: Layer, mask: ArrayLike) -> BoolArray:
+    try:
+        keep = as_mask(mask)
+    except (MaskError, TypeError) as error:
+        raise type(error)(f"layer {layer.name!r}: {error}") from error
+    if keep.shape != layer.shape:
+        raise MaskError(
+            f"layer {layer.name!r}: expected a mask of shape {layer.shape}, got {keep.shape}"
+        )
+    return keep
+
+
+def _check_names(what: str, given: Mapping[str, object], layers: Mapping[str, Layer]) -> None:
+    unknown = [name for name in given if name not in layers]
+    if unknown:
+        raise MaskError(
+            f"{what} {unknown[0]!r} matches no layer of the network, which has "
+            f"{', '.join(layers) or 'none'}"
+        )
+
+
+def _complaint(outside: Mapping[str, tuple[int, float]]) -> str:
+    parts = [
+        f"{name!r} {count} ({share:.1%} of its saliency)"
+        for name, (count, share) in outside.items()
+    ]
+    total = sum(count for count, _ in outside.values())
+    return (
+        f"{total} kept weights lie outside the dense blocks: layer {', '.join(parts)}; "
+        "regroup or refill the masks, or choose residual='keep' or 'drop'"
+    )
