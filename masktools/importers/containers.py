@@ -30,14 +30,21 @@ def open_file(path: Path) -> Contents:
         if not inside.is_file():
             raise FormatError(f"{path}: a folder without masks.safetensors; name a file")
         path = inside
-    container = detect(path)
-    return open_contents(path, container, _reader(container)(path))
-
-
-def detect(path: Path) -> str:
-    """Return the name of the container, told by the first bytes."""
     with path.open("rb") as file:
         head = file.read(32)
+    try:
+        container = _detect(path, head)
+        return open_contents(path, container, _reader(container)(path))
+    except FormatError:
+        raise
+    except Exception as error:
+        # Damaged bytes make the libraries underneath raise whatever their parsers stumble on.
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FormatError(f"{path}: a damaged file: {line}") from error
+
+
+def _detect(path: Path, head: bytes) -> str:
+    """Return the name of the container, told by the first bytes."""
     if head.startswith(_H5_MAGIC):
         return "h5"
     if head.startswith(_ZIP_MAGIC):
@@ -50,7 +57,7 @@ def detect(path: Path) -> str:
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "pickle"
     # An ONNX model is a protobuf whose first field is the varint ir_version.
-    if (head[:1] == b"\x08" and b"\x12" in head) or path.suffix == ".onnx":
+    if head[:1] == b"\x08" and head[1:2] < b"\x80":
         return "onnx"
     raise FormatError(
         f"{path}: neither safetensors, npz, PyTorch, HDF5 nor ONNX"
@@ -59,11 +66,8 @@ def detect(path: Path) -> str:
 
 
 def _detect_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise FormatError(f"{path}: a damaged zip archive: {error}") from error
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     if any(name.endswith("/constants.pkl") for name in names):
         raise FormatError(
             f"{path}: a TorchScript archive, which holds code; save the module's state_dict()"

@@ -89,7 +89,7 @@ def open_contents(path: Path, container: str, tree: object) -> Contents:
 
 def _unwrap(path: Path, tree: object) -> tuple[Mapping[Any, Any], list[str]]:
     notes: list[str] = []
-    while isinstance(tree, Mapping):
+    while isinstance(tree, Mapping) and not (len(tree) > 1 and is_layerwise(tree)):
         found = [k for k in WRAPPERS if k in tree and _holds_arrays(tree[k])]
         if not found:
             return tree, notes
@@ -100,7 +100,21 @@ def _unwrap(path: Path, tree: object) -> tuple[Mapping[Any, Any], list[str]]:
             )
         notes.append(f"the state dict was taken from {found[0]!r}")
         tree = tree[found[0]]
-    return {}, notes
+    return tree if isinstance(tree, Mapping) else {}, notes
+
+
+def is_layerwise(tree: object) -> bool:
+    """Tell whether `tree` is {layer: {"weight": array, other: array or None}}, as NNI writes."""
+    return (
+        isinstance(tree, Mapping)
+        and bool(tree)
+        and all(
+            isinstance(leaves, Mapping)
+            and all(leaf is None or isinstance(leaf, np.ndarray) for leaf in leaves.values())
+            for leaves in tree.values()
+        )
+        and any(isinstance(leaves.get("weight"), np.ndarray) for leaves in tree.values())
+    )
 
 
 def _holds_arrays(tree: object, depth: int = 0) -> bool:

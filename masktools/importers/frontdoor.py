@@ -98,6 +98,7 @@ def load_masks(path: StrPath, tool: str | None = None, names: Names = None) -> d
     Examples
     --------
     >>> import tempfile, pathlib, numpy as np
+    >>> from masktools import load_masks, save_masks
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "masks.npz"
     >>> save_masks(file, {"conv1": np.eye(2, 3)})
     >>> load_masks(file)

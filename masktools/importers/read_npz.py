@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -15,15 +14,14 @@ from masktools.importers.contents import Array, Unreadable, check_room, count
 
 def read_npz(path: Path) -> dict[str, Array | Unreadable]:
     """Return the arrays by name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            check_room(path, sum(info.file_size for info in archive.infolist()))
-            return {
-                info.filename.removesuffix(".npy"): _member(path, archive, info)
-                for info in archive.infolist()
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise FormatError(f"{path}: a damaged archive: {error}") from error
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        check_room(path, sum(info.file_size for info in members))
+        if len(set(archive.namelist())) != len(members):
+            raise FormatError(f"{path}: an array is stored twice under one name")
+        return {
+            info.filename.removesuffix(".npy"): _member(path, archive, info) for info in members
+        }
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array | Unreadable:

@@ -49,12 +49,7 @@ def read_onnx(path: Path) -> OnnxWeights:
         raise FormatError(
             f"{path}: reading ONNX needs onnx: pip install 'masktools[onnx]'"
         ) from error
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
-        raise FormatError(f"{path}: not a sound ONNX model: {error}") from error
+    model = onnx.load(path, load_external_data=False)
     graph = model.graph
     if not graph.node and not graph.initializer and not graph.sparse_initializer:
         raise FormatError(f"{path}: neither a known container nor an ONNX model with nodes")
@@ -69,7 +64,11 @@ def read_onnx(path: Path) -> OnnxWeights:
         name: _dense(path, name, tensor) for name, tensor in dense.items()
     }
     constants |= {name: _sparse(path, name, tensor) for name, tensor in sparse.items()}
-    return OnnxWeights(constants, tuple(_node(node) for node in graph.node))
+    nodes = tuple(_node(node) for node in graph.node)
+    # protobuf hands bytes over where a name is no UTF-8.
+    if not all(isinstance(name, str) for node in nodes for name in (node.name, *node.inputs)):
+        raise FormatError(f"{path}: a node's name is no text")
+    return OnnxWeights(constants, nodes)
 
 
 def _node(node: Any) -> OnnxNode:  # noqa: ANN401 - protobuf messages are untyped

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.errors import FormatError, MaskError
+from masktools.importers.contents import open_contents
+from masktools.importers.registry import choose
 from masktools.layout import BoolArray, as_mask
 
 Masks = dict[str, BoolArray]
@@ -56,7 +58,9 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> 
     }
     if path.suffix not in writers:
         raise FormatError(f"{path}: masks are saved as {', '.join(writers)}")
-    content = writers[path.suffix](_checked(masks))
+    checked = _checked(masks)
+    _check_names(path, checked)
+    content = writers[path.suffix](checked)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         beside.write_bytes(content)
@@ -73,13 +77,33 @@ def _checked(masks: Mapping[str, ArrayLike]) -> Masks:
         if not isinstance(name, str):
             raise TypeError(f"a layer's name must be a string, got {type(name).__name__}")
         layer = name.removesuffix(".weight")
-        if not layer or not layer.isprintable() or "\\" in layer or layer in checked:
+        if (
+            not layer
+            or layer.endswith(".weight")
+            or not layer.isprintable()
+            or "\\" in layer
+            or layer in checked
+        ):
             raise MaskError(f"{name!r} cannot be a layer's name, or names a layer twice")
         try:
             checked[layer] = as_mask(mask)
         except MaskError as error:
             raise MaskError(f"layer {name!r}: {error}") from error
     return checked
+
+
+def _check_names(path: Path, masks: Masks) -> None:
+    """Refuse names that a reader would take for a wrapper's prefix or for a tool's keys."""
+    leaf = ".weight_mask" if path.suffix == ".pt" else ""
+    tiny = {f"{layer}{leaf}": np.ones((1, 1), np.bool_) for layer in masks}
+    try:
+        contents = open_contents(path, path.suffix.removeprefix("."), tiny)
+        read = choose(contents, None).read(contents, None).masks
+    except FormatError as error:
+        raise MaskError(f"{path}: with these names no file could be read back: {error}") from error
+    for layer in masks:
+        if layer not in read:
+            raise MaskError(f"{path}: layer name {layer!r} would be read back as another one")
 
 
 def _safetensors(masks: Masks) -> bytes:

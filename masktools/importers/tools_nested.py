@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from masktools.importers.contents import Array, Contents, State, join, strip_prefixes, suffixed
+from masktools.importers.contents import (
+    Array,
+    Contents,
+    State,
+    is_layerwise,
+    join,
+    strip_prefixes,
+    suffixed,
+)
 from masktools.importers.found import Found, Names, Tool, by_zeros, weights_of, zero_or_one
 from masktools.importers.tools_buffers import (
     is_nni_wrapped,
@@ -87,32 +95,19 @@ def _read_torch_ao(contents: Contents, _: Names) -> Found:
 # NNI ------------------------------------------------------------------------------------------
 
 
-def _is_nni_masks(tree: object) -> bool:
-    return (
-        isinstance(tree, Mapping)
-        and bool(tree)
-        and all(
-            isinstance(targets, Mapping)
-            and all(v is None or isinstance(v, np.ndarray) for v in targets.values())
-            for targets in tree.values()
-        )
-        and any(isinstance(_at(tree, name, "weight"), np.ndarray) for name in tree)
-    )
-
-
 def _read_nni(contents: Contents, _: Names) -> Found:
     if is_nni_wrapped(contents.state):
         return read_nni_wrapped(contents.state)
     tree, notes = strip_prefixes(contents.path, contents.tree)
-    masks = {name: targets["weight"] for name, targets in tree.items() if _is_array(targets)}
+    masks = {
+        name: targets["weight"]
+        for name, targets in tree.items()
+        if isinstance(targets.get("weight"), np.ndarray)
+    }
     others = {target for targets in tree.values() for target in targets} - {"weight"}
     if others:
         notes.append(f"masks of {', '.join(sorted(map(str, others)))} were left out")
     return Found(masks, notes=notes)
-
-
-def _is_array(targets: Mapping[str, object]) -> bool:
-    return isinstance(targets.get("weight"), np.ndarray)
 
 
 # OpenLTH --------------------------------------------------------------------------------------
@@ -152,7 +147,8 @@ def _read_openlth(contents: Contents, _: Names) -> Found:
 
 def _read_distiller(contents: Contents, _: Names) -> Found:
     stored = _at(contents.tree, "compression_sched", "masks_dict")
-    named, notes = strip_prefixes(contents.path, {k: v for k, v in stored.items() if _text(k)})
+    texts = {k: v for k, v in stored.items() if isinstance(k, str)}
+    named, notes = strip_prefixes(contents.path, texts)
     masks: dict[str, Array] = {}
     full = []
     for layer, mask in suffixed(named, "weight"):
@@ -165,10 +161,6 @@ def _read_distiller(contents: Contents, _: Names) -> Found:
     if full:
         notes.append(f"the mask of {', '.join(full)} is None: all of it is kept")
     return Found(masks, weights_of(contents.state, masks), notes=notes)
-
-
-def _text(key: object) -> bool:
-    return isinstance(key, str)
 
 
 TOOLS = (
@@ -187,7 +179,7 @@ TOOLS = (
     Tool(
         "nni",
         "{layer: {'weight': mask, ...}}, or L._nni_wrapper.weight_mask",
-        lambda c: is_nni_wrapped(c.state) or _is_nni_masks(c.tree),
+        lambda c: is_nni_wrapped(c.state) or (not c.state and is_layerwise(c.tree)),
         _read_nni,
     ),
     Tool(
