@@ -63,22 +63,25 @@ def resized_positions(
 
     Notes
     -----
-    Computed in float32, as the format says: which of two neighbours is nearer can depend on it.
+    Computed in float64, as the format says: which of two neighbours is nearer can depend on it.
+    An axis of scale 1 is copied, also where tf_half_pixel_for_nn would shift it.
 
     Examples
     --------
     >>> resized_positions(("asymmetric", "floor"), 2, 4, 2.0, (0, 1))
     array([0, 0, 1, 1], dtype=int32)
     """
-    f = np.float32
-    i = np.arange(resized, dtype=f)
-    ratio = f(resized) / f(size) if scale is None else f(scale)
-    at = _coordinates(modes[0], i, f(size), f(resized), ratio, region)
+    i = np.arange(resized, dtype=np.float64)
+    # Multiplied before divided: a coordinate that is an integer or a half comes out as one.
+    step = (size, resized) if scale is None else (1, scale)
+    if step[0] == step[1] and size == resized and modes[0] != "tf_crop_and_resize":
+        return i.astype(np.int32)  # Not resized: no mode may shift it.
+    at = _coordinates(modes[0], i, size, resized, step, region)
     match modes[1]:
         case "round_prefer_floor":
-            near = np.ceil(at - f(0.5))
+            near = np.ceil(at - 0.5)
         case "round_prefer_ceil":
-            near = np.floor(at + f(0.5))
+            near = np.floor(at + 0.5)
         case "floor":
             near = np.floor(at)
         case _:
@@ -91,28 +94,27 @@ def resized_positions(
 
 def _coordinates(
     mode: str,
-    i: NDArray[np.float32],
-    size: np.float32,
-    resized: np.float32,
-    scale: np.float32,
+    i: NDArray[np.float64],
+    size: int,
+    resized: int,
+    step: tuple[float, float],
     region: tuple[float, float],
-) -> NDArray[np.float32]:
-    half, one = np.float32(0.5), np.float32(1)
-    start, end = np.float32(region[0]), np.float32(region[1])
+) -> NDArray[np.float64]:
+    middle = (i + 0.5) * step[0] / step[1]
     match mode:
         case "half_pixel":
-            return (i + half) / scale - half
+            return middle - 0.5
         case "half_pixel_symmetric":
-            offset = size * half * (one - resized / (scale * size))
-            return offset + (i + half) / scale - half
+            return (size - resized * step[0] / step[1]) / 2 + middle - 0.5
         case "pytorch_half_pixel":
-            return (i + half) / scale - half if resized > 1 else i
+            return middle - 0.5 if resized > 1 else i
         case "align_corners":
-            return i * (size - one) / (resized - one) if resized > 1 else i
+            return i * (size - 1) / (resized - 1) if resized > 1 else i
         case "asymmetric":
-            return i / scale
+            return i * step[0] / step[1]
         case "tf_half_pixel_for_nn":
-            return (i + half) / scale
+            return middle
+    start, end = region
     if resized > 1:
-        return start * (size - one) + i * (end - start) * (size - one) / (resized - one)
-    return half * (start + end) * (size - one) + i
+        return start * (size - 1) + i * (end - start) * (size - 1) / (resized - 1)
+    return (start + end) / 2 * (size - 1) + i
