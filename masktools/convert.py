@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike
 from masktools.errors import MaskError
 from masktools.finished import FOLDER, Finished
 from masktools.graph import Graph
+from masktools.grouping import GROUP_ROWS
 from masktools.layers import Layer, layers
 from masktools.methods import refill_layers, regroup_layers
 from masktools.partition import candidates as partitioners
 from masktools.refill import CRITERIA, check_share
-from masktools.regroup import GROUP_ROWS
 from masktools.result import Conversion as Conversion
 from masktools.result import check_place
-from masktools.selection import select
+from masktools.selection import Named, select
 from masktools.summary import LayerReport, Report, layer_report, total
 
 METHODS = ("regroup", "refill", "refill-plus")
@@ -132,13 +132,16 @@ def convert(
     options.check(scores, graph)
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(f"expected an Executor, got {type(executor).__name__}")
+    if not isinstance(masks, Mapping) or not (weights is None or isinstance(weights, Mapping)):
+        raise TypeError("expected masks, and weights where given, as {layer: array}")
     known = _layers(graph, masks)
-    sources = select(masks, weights, known, skip, include)
+    sources = select(masks, weights, known, named := Named.of(skip, include))
     wanted = [source for source in sources if not source.dense_because]
     if not wanted:
         raise MaskError(
-            "nothing to convert: "
-            + "; ".join(f"{s.name!r} is {s.dense_because}" for s in sources[:4])
+            "nothing to convert, unless layers are named in include: "
+            + ", ".join(f"{s.name!r} ({s.dense_because})" for s in sources[:4])
+            + ", ..." * (len(sources) > 4)
         )
     finished = _finished(resume)
     if method == "regroup":
@@ -156,7 +159,7 @@ def convert(
         reported,
         total(rows.values()),
         total(reported, _unmasked(known, masks)),
-        asdict(options),
+        _plain(asdict(options)) | {k: list(v) for k, v in asdict(named).items()},
         tuple(_notes(finished, rows)),
     )
     layouts = {name: one.layout for name, one in zip(rows, converted, strict=True)}
@@ -229,6 +232,11 @@ def _check_count(name: str, value: object, least: int) -> None:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise MaskError(f"{name} must be at least {least}, got {value}")
+
+
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Return numpy's numbers as Python's, which JSON can hold."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
 
 def _layers(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError
-from masktools.regroup import RowGroups
+from masktools.grouping import RowGroups
 
 FOLDER = "layers"
 _VERSION = 1

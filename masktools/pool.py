@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from masktools.errors import MasktoolsError
 from masktools.finished import Finished, key_of
+from masktools.grouping import RowGroups, row_groups
 from masktools.layout import BoolArray
-from masktools.regroup import RowGroups, row_groups
 
 
 @dataclass(frozen=True, eq=False)

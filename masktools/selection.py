@@ -74,12 +74,37 @@ class Source:
         return int(np.count_nonzero(mask, axis=0) @ self.column_cost)
 
 
+@dataclass(frozen=True)
+class Named:
+    """The layers that a user named: those to leave dense, and those to convert in any case."""
+
+    skip: tuple[str, ...]
+    include: tuple[str, ...]
+
+    @classmethod
+    def of(cls, skip: Iterable[str], include: Iterable[str]) -> Named:
+        """Return the names, sorted; a single string is no collection of names."""
+        for argument, names in (("skip", skip), ("include", include)):
+            if isinstance(names, str):
+                raise TypeError(f"{argument} must hold layer names, got the one name {names!r}")
+        return cls(tuple(sorted(set(skip))), tuple(sorted(set(include))))
+
+    def check(self, layers: Collection[str]) -> None:
+        """Raise `MaskError` unless there are all these layers, and none is in both."""
+        for argument, names in (("skip", self.skip), ("include", self.include)):
+            for name in names:
+                if name not in layers:
+                    raise MaskError(f"{argument}: there is no layer {name!r}; {listed(layers)}")
+        for name in self.skip:
+            if name in self.include:
+                raise MaskError(f"layer {name!r} is in both skip and include")
+
+
 def select(
     masks: Mapping[str, ArrayLike],
     weights: Mapping[str, ArrayLike] | None,
     known: Mapping[str, Layer] | None,
-    skip: Iterable[str] = (),
-    include: Iterable[str] = (),
+    named: Named,
 ) -> list[Source]:
     """Return every layer that has a mask, checked, with the reason where it stays dense.
 
@@ -92,8 +117,7 @@ def select(
     known : mapping of str to Layer, or None
         The layers of the network's graph: they tell the first layer, the classifier, depthwise
         convolutions and convolution groups.
-    skip, include : iterable of str
-        Layers that stay dense, and layers that do not although they would.
+    named : Named
 
     Returns
     -------
@@ -112,25 +136,18 @@ def select(
     Without a graph, a convolution that reads at most three channels is taken for the first layer
     or a depthwise convolution, and the last two-dimensional mask for the classifier.
     """
-    skipped, included = _names("skip", skip), _names("include", include)
-    if not isinstance(masks, Mapping) or not (weights is None or isinstance(weights, Mapping)):
-        raise TypeError("expected masks, and weights where given, as {layer: array}")
     if not masks:
         raise MaskError("there are no masks")
-    for argument, names in (("skip", skipped), ("include", included)):
-        for name in sorted(names - masks.keys()):
-            raise MaskError(f"{argument}: there is no layer {name!r}; {listed(masks)}")
-    for name in sorted(skipped & included):
-        raise MaskError(f"layer {name!r} is in both skip and include")
+    named.check(masks)
     shapes = {name: np.shape(mask) for name, mask in masks.items()}
     classifier = next((name for name in reversed(shapes) if len(shapes[name]) == 2), None)
     sources = []
     for name, mask in masks.items():
         layer = None if known is None else _fitting(name, shapes[name], known)
         keep, saliency = _arrays(name, mask, weights)
-        if name in skipped:
+        if name in named.skip:
             reason = "named in skip"
-        elif name in included:
+        elif name in named.include:
             reason = ""
         else:
             role = _ROLES.get(layer.role, "") if layer else _guess(shapes[name], name == classifier)
@@ -146,12 +163,6 @@ def listed(names: Collection[str], most: int = 8) -> str:
     """Return the layers there are, for an error: all of them, or the first few."""
     first = ", ".join(map(repr, list(names)[:most]))
     return f"there are {first}" + (f" and {len(names) - most} more" * (len(names) > most))
-
-
-def _names(argument: str, names: Iterable[str]) -> set[str]:
-    if isinstance(names, str):
-        raise TypeError(f"{argument} must be a collection of layer names, got the one {names!r}")
-    return set(names)
 
 
 def _fitting(name: str, shape: tuple[int, ...], known: Mapping[str, Layer]) -> Layer:

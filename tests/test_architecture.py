@@ -21,7 +21,7 @@ FLOORS = {
         ["masktools.partition", "masktools.spectral", "masktools.search", "masktools.budget"],
         ["hypergraph"],
     ),
-    "regroup": (["masktools.regroup"], ["partition"]),
+    "regroup": (["masktools.regroup", "masktools.grouping"], ["partition"]),
     "graph": (["masktools.graph", "masktools.operators", "masktools.shapes"], ["errors"]),
     "network": (
         ["masktools.layers", "masktools.channels", "masktools.onnx_"],

@@ -157,7 +157,9 @@ def test_a_mask_that_keeps_everything_stays_dense_unless_named():
 
 
 def test_nothing_to_convert_is_refused_with_the_reasons():
-    with pytest.raises(MaskError, match="nothing to convert: 'fc' is taken for the classifier"):
+    with pytest.raises(
+        MaskError, match=r"nothing to convert, unless .* 'fc' .taken for the classifier"
+    ):
         convert({"fc": np.eye(4)}, method="refill")
 
 
@@ -350,6 +352,16 @@ def test_the_report_counts_what_the_layouts_hold():
     total = result.report.total
     assert total.stored == sum(mask.sum() for mask in result.masks.values())
     assert json.loads(json.dumps(result.report.as_dict()))["layers"][0]["layer"] == "stem"
+
+
+def test_the_report_keeps_what_was_asked_for(tmp_path):
+    masks, weights = network()
+    result = convert(
+        masks, weights, method="refill", density=np.float32(0.25), seed=np.int64(3), skip={"conv2"}
+    )
+    result.save(tmp_path)
+    options = Conversion.load(tmp_path).report.options
+    assert (options["density"], options["seed"], options["skip"]) == (0.25, 3, ["conv2"])
 
 
 # Executors
@@ -633,7 +645,7 @@ def test_layouts_that_are_none_are_refused(tmp_path):
         ({"masks": {"conv1": np.array([["a"]])}}, TypeError, "layer 'conv1': expected a mask"),
         ({"weights": {"conv2": np.eye(3)}}, MaskError, "'stem' has a mask but no weights; there"),
         ({"skip": ["conv9"]}, MaskError, "skip: there is no layer 'conv9'; there are 'stem', 'c"),
-        ({"skip": "conv1"}, TypeError, "skip must be a collection of layer names"),
+        ({"skip": "conv1"}, TypeError, "skip must hold layer names"),
         ({"skip": ["fc"], "include": ["fc"]}, MaskError, "'fc' is in both skip and include"),
         ({"method": "prune"}, MaskError, "method must be one of regroup, refill, refill-plus"),
         ({"by": "flops"}, MaskError, "by must be one of weights, multiplications"),
