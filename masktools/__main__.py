@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from masktools.errors import FormatError, MasktoolsError
+from masktools.export.command import export_command
 
 if TYPE_CHECKING:
     from masktools.convert import Conversion
@@ -24,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command("export")(export_command)
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 

@@ -16,7 +16,6 @@ from masktools.operators import ints
 from masktools.shapes import Shape, infer_shapes
 
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
-_MADE_UP = re.compile(r"(onnx::.*|_?val_?\d*|\d+|_to_copy.*)$")
 
 
 def layer_name(parameter: str, node: str) -> str:
@@ -27,13 +26,13 @@ def layer_name(parameter: str, node: str) -> str:
     parameter : str
         The weight's name in the file.
     node : str
-        The name of the node that reads it.
+        The name of the node that reads it; may be empty.
 
     Returns
     -------
     str
-        The parameter without ``.weight`` (or what pruning tools make of it); the node where the
-        file keeps no parameter names.
+        The parameter without ``.weight`` (or what pruning tools make of it); where the file keeps
+        no such names the node, or the parameter as it is if the node has no name either.
 
     Examples
     --------
@@ -41,7 +40,7 @@ def layer_name(parameter: str, node: str) -> str:
     ('layer1.0.conv1', 'Conv_3')
     """
     stem = _PARAMETER.sub("", parameter)
-    return node if _MADE_UP.match(stem) and stem == parameter else stem
+    return stem if stem != parameter else node or parameter
 
 
 @dataclass(frozen=True, eq=False)

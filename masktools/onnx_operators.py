@@ -94,10 +94,10 @@ def _conv(ctx: Pass, source: Source) -> None:
     if tuple(source.take("kernel_shape", kernel)) != kernel:
         raise source.refuse(f"attribute kernel_shape differs from its weight's {kernel}")
     window = _window(ctx, source, kernel)
-    layer = ctx.layer(source, 1)
-    inputs = [source.inputs[0], ctx.keep(weight, f"{layer}.weight")]
+    inputs = [source.inputs[0], ctx.keep_weight(source, weight)]
     if source.input(2):
-        inputs.append(ctx.keep(_constant(ctx, source, 2, "the bias"), f"{layer}.bias"))
+        bias = _constant(ctx, source, 2, "the bias")
+        inputs.append(ctx.keep(bias, f"{ctx.layer(source)}.bias"))
     ctx.emit(
         "Conv", inputs, source.outputs[0], source.name, **window, group=source.take("group", 1)
     )
@@ -106,16 +106,17 @@ def _conv(ctx: Pass, source: Source) -> None:
 def _gemm(ctx: Pass, source: Source) -> None:
     weight = _constant(ctx, source, 1, "the weight")
     alpha, beta = source.take("alpha", 1.0), source.take("beta", 1.0)
-    if not source.take("transB", 0):
+    transposed = not source.take("transB", 0)
+    if transposed:
         weight = weight.T
     if alpha != 1:
         weight = np.float32(alpha) * weight
-    x, layer = source.inputs[0], ctx.layer(source, 1)
+    x = source.inputs[0]
     if source.take("transA", 0):
         turned = ctx.fresh(f"{x}_transposed")
         ctx.emit("Transpose", [x], turned, f"{source.name}_transpose", perm=(1, 0))
         x = turned
-    inputs = [x, ctx.keep(weight, f"{layer}.weight")]
+    inputs = [x, ctx.keep_weight(source, weight, transposed)]
     if not source.input(2) or beta == 0:
         ctx.emit("Gemm", inputs, source.outputs[0], source.name, transB=1)
         return
@@ -123,7 +124,7 @@ def _gemm(ctx: Pass, source: Source) -> None:
     rows = len(weight)
     if bias is not None and bias.size in (1, rows) and bias.shape[-1:] in ((), (1,), (rows,)):
         bias = np.broadcast_to(np.float32(beta) * bias.ravel(), (rows,))
-        inputs.append(ctx.keep(bias, f"{layer}.bias"))
+        inputs.append(ctx.keep(bias, f"{ctx.layer(source)}.bias"))
         ctx.emit("Gemm", inputs, source.outputs[0], source.name, transB=1)
         return
     product = ctx.fresh(f"{source.outputs[0]}_product")
@@ -147,7 +148,7 @@ def _matmul(ctx: Pass, source: Source) -> None:
             f"factors of {rank} and {weight.ndim} axes: "
             "only at least two times a matrix is supported"
         )
-    name = ctx.keep(weight.T, f"{ctx.layer(source, 1)}.weight")
+    name = ctx.keep_weight(source, weight.T, transposed=True)
     ctx.emit("Gemm", [source.inputs[0], name], source.outputs[0], source.name, transB=1)
 
 

@@ -36,6 +36,8 @@ class Source:
     Parameters
     ----------
     name, op : str
+    given : str
+        The name in the file, which may be empty.
     inputs : list of str
         Without removed nodes in between; "" where left out.
     outputs : list of str
@@ -44,6 +46,7 @@ class Source:
 
     name: str
     op: str
+    given: str
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +95,9 @@ class Pass:
         In the normal form, with the shapes of this batch size.
     shapes : dict of str to tuple of int
         Of every tensor that depends on the inputs.
+    weights : dict of str to list of (str, bool)
+        By the weight's name in the graph: of the nodes in the file that read it the first output,
+        and whether they have it as (in, out).
 
     Raises
     ------
@@ -109,6 +115,7 @@ class Pass:
     ) -> None:
         self.opset = opset
         self.shapes: dict[str, Shape] = dict(inputs)
+        self.weights: dict[str, list[tuple[str, bool]]] = {}
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._constants = dict(weights)  # All that is known while reading, integers too.
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
@@ -136,10 +143,10 @@ class Pass:
         """Return whether a size that stands in the batch's place is the batch's."""
         return size in self._batches
 
-    def layer(self, source: Source, index: int) -> str:
-        """Return the name of the layer whose weights are input `index` of a node."""
-        name = source.inputs[index]
-        return layer_name(self._origin.get(name, name), source.name)
+    def layer(self, source: Source) -> str:
+        """Return the name of the layer whose weight is the second input of a node."""
+        name = source.inputs[1]
+        return layer_name(self._origin.get(name, name), source.given)
 
     # --- and what it makes ----------------------------------------------------------------------
 
@@ -181,6 +188,21 @@ class Pass:
         self._nodes.append(node)
         self.shapes.update(zip(made, output_shapes(node, known), strict=True))
 
+    def keep_weight(self, source: Source, array: NDArray[Any], transposed: bool = False) -> str:
+        """Store the weight of a layer, (out, in / groups, ...), and return its name.
+
+        Parameters
+        ----------
+        source : Source
+            Reads it as its second input.
+        array : ndarray
+        transposed : bool, default False
+            The file has the weight as (in, out).
+        """
+        name = self.keep(array, f"{self.layer(source)}.weight")
+        self.weights.setdefault(name, []).append((source.outputs[0], transposed))
+        return name
+
     def remove(self, source: Source) -> None:
         """Let a node's output be its first input."""
         self._alias[source.outputs[0]] = source.inputs[0]
@@ -212,7 +234,7 @@ class Pass:
 
         op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
         name = proto.name or next((name for name in proto.output if name), "")
-        source = Source(name, op, [], list(proto.output))
+        source = Source(name, op, proto.name, [], list(proto.output))
         for given in proto.input:
             found = self._alias.get(given, given)
             if found and found not in self.shapes and found not in self._constants:

@@ -61,34 +61,53 @@ def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
     An open batch is proved, not assumed: the file is read at two batch sizes, and both must give
     the same nodes and constants.
     """
-    model = load_onnx(src)
-    opset = _opset(model)
-    weights = dict(_initializers(model.graph))
-    inputs = _inputs(model.graph, weights)
-    sizes = {shape[0] for shape in inputs.values()}
-    fixed = next(iter(sizes - {None}), None)
-
-    def read(batch: int | None, everywhere: bool = False) -> Pass:
-        shapes = {
-            name: (batch if everywhere or shape[0] is None else shape[0], *shape[1:])
-            for name, shape in inputs.items()
-        }
-        return Pass(model.graph, opset, weights, shapes, fixed)  # type: ignore[arg-type]
-
-    first = read(BATCHES[0])
+    reading = _Reading(load_onnx(src))
+    first = reading.at(BATCHES[0])
     graph = first.graph
-    if fixed is None:
-        second = read(BATCHES[1])
-        wrong = _difference(first, second)
+    if not reading.fixed:
+        wrong = _difference(first, reading.at(BATCHES[1]))
         if wrong:
             raise GraphError(f"{wrong}, but the inputs leave the batch open")
         graph = _opened(graph)
-    elif len(sizes) == 1 and not any(map(_mixes_images, graph.nodes)):
+    elif len(reading.fixed) == 1 and not any(map(_mixes_images, graph.nodes)):
         # Where it is no network at all at another size, the file's own size stays.
         with suppress(GraphError):
-            graph = graph if _difference(first, read(BATCHES[1], True)) else _opened(graph)
+            if not _difference(first, reading.at(BATCHES[1], everywhere=True)):
+                graph = _opened(graph)
     check_graph(graph)
     return graph
+
+
+def with_masks(model: ModelProto, masks: Mapping[str, NDArray[np.bool_]]) -> ModelProto:
+    """Return the model with the weights of layers multiplied by masks.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        As `load_onnx` returns it. Not changed.
+    masks : mapping of str to ndarray of bool
+        By layer, as `read_onnx` names them, (out, in / groups, ...).
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    weights = _Reading(model).at(BATCHES[0]).weights
+    masked = onnx.ModelProto()
+    masked.CopyFrom(model)
+    nodes = {node.output[0]: node for node in masked.graph.node if node.output}
+    products = []
+    for layer, mask in masks.items():
+        for output, transposed in weights[f"{layer}.weight"]:
+            name = f"{output}.mask"
+            value = (mask.T if transposed else mask).astype(np.float32)
+            masked.graph.initializer.append(numpy_helper.from_array(value, name))
+            node = nodes[output]
+            products.append(helper.make_node("Mul", [node.input[1], name], [f"{name}ed"]))
+            node.input[1] = f"{name}ed"
+    everything = [*products, *masked.graph.node]
+    del masked.graph.node[:]
+    masked.graph.node.extend(everything)
+    return masked
 
 
 def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
@@ -114,6 +133,28 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
         if not model.graph.node:
             raise FormatError(f"{src}: not an ONNX file: it holds no network")
     return inline_local_functions(model) if model.functions else model
+
+
+class _Reading:
+    """A model and what is read of it once, whatever the batch size."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph = model.graph
+        self._opset = _opset(model)
+        self._weights = dict(_initializers(model.graph))
+        self._inputs = _inputs(model.graph, self._weights)
+        self.fixed = {first for first, *_ in self._inputs.values() if first is not None}
+        if self.fixed and any(shape[0] is None for shape in self._inputs.values()):
+            raise GraphError(f"inputs of an open batch and of {sorted(self.fixed)} cannot be mixed")
+
+    def at(self, batch: int, everywhere: bool = False) -> Pass:
+        """Return the network at a batch size where it is open, or in all inputs."""
+        shapes = {
+            name: (batch if everywhere else shape[0] or batch, *(n or 1 for n in shape[1:]))
+            for name, shape in self._inputs.items()
+        }
+        said = next(iter(self.fixed), None)
+        return Pass(self._graph, self._opset, self._weights, shapes, said)
 
 
 def _opset(model: ModelProto) -> int:
@@ -146,7 +187,7 @@ def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[in
     """Return the inputs' shapes; the first size is None where the file leaves it open."""
     from onnx import TensorProto
 
-    inputs = {}
+    inputs: dict[str, tuple[int | None, ...]] = {}
     for value in graph.input:
         if value.name in weights:
             continue

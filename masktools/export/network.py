@@ -17,7 +17,7 @@ from masktools.checkpoint import Checkpoint, write
 from masktools.errors import GraphError, MaskError
 from masktools.export.fold import fold
 from masktools.export.shrink import shrink
-from masktools.export.stored import Stored, select
+from masktools.export.stored import BoolArray, Stored, select
 from masktools.graph import Graph
 from masktools.layers import layers
 from masktools.layout import BlockLayout
@@ -75,12 +75,37 @@ def from_onnx(
     Batch normalisation is folded into the layer before it. Channels that are constant, because
     refilling dropped their row, are taken out of the network (see `masktools.export.shrink`).
     """
+    write(dst, prepare(src, layouts=layouts, masks=masks, names=names, residual=residual)[0])
+
+
+def prepare(
+    src: str | os.PathLike[str] | ModelProto,
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    names: Mapping[str, str] | None = None,
+    residual: str = "error",
+) -> tuple[Checkpoint, dict[str, BoolArray]]:
+    """Return the checkpoint that `from_onnx` writes, and the weights that are left in it.
+
+    Parameters
+    ----------
+    src, layouts, masks, names, residual
+        As `from_onnx`.
+
+    Returns
+    -------
+    Checkpoint
+    dict of str to ndarray of bool
+        By layer, before anything is folded or taken out: which weights are stored and not zero.
+    """
     from masktools.onnx_reader import read_onnx
 
-    source = None if not isinstance(src, str | os.PathLike) else _hash(Path(src))
+    source = _hash(Path(src)) if isinstance(src, str | os.PathLike) else None
     graph = _renamed(read_onnx(src), names or {})
-    checkpoint = build(graph, layouts=layouts, masks=masks, residual=residual)
-    write(dst, replace(checkpoint, source=source))
+    stored = _stored(graph, layouts, masks, residual)
+    kept = {name: layer.weight != 0 for name, layer in stored.items()}
+    return replace(assemble(graph, stored), source=source), kept
 
 
 def from_torch(
@@ -116,38 +141,31 @@ def from_torch(
     from masktools.onnx_reader import read_onnx
 
     graph = read_onnx(_to_onnx(module, example_input))
-    write(dst, build(graph, layouts=layouts, masks=masks, residual=residual))
+    write(dst, assemble(graph, _stored(graph, layouts, masks, residual)))
 
 
-def build(
+def _stored(
     graph: Graph,
-    *,
-    layouts: Mapping[str, BlockLayout] | None = None,
-    masks: Mapping[str, ArrayLike] | None = None,
-    residual: str = "error",
-) -> Checkpoint:
-    """Return the checkpoint of a network: what is stored, folded and shrunk.
+    layouts: Mapping[str, BlockLayout] | None,
+    masks: Mapping[str, ArrayLike] | None,
+    residual: str,
+) -> dict[str, Stored]:
+    found = layers(graph)
+    weights = {name: graph.constants[f"{name}.weight"] for name in found}
+    return select(found, weights, layouts, masks, residual)
+
+
+def assemble(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
+    """Return the checkpoint of a network: folded, shrunk, and its weights as they are stored.
 
     Parameters
     ----------
     graph : Graph
-        In the normal form, with all weights. Not changed.
-    layouts, masks, residual
-        As `from_onnx`.
-
-    Raises
-    ------
-    MaskError
-        As `from_onnx`.
+        In the normal form. Not changed.
+    stored : mapping of str to Stored
+        What is stored of every layer; stands for the graph's own weights. Not changed.
     """
-    found = layers(graph)
-    weights = {name: graph.constants[f"{name}.weight"] for name in found}
-    stored = select(found, weights, layouts, masks, residual)
     graph, stored = shrink(*fold(graph, stored))
-    return _assembled(graph, stored)
-
-
-def _assembled(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
     constants = dict(graph.constants)
     sparse = {}
     for name, layer in stored.items():
