@@ -125,10 +125,12 @@ def _load(path: Path) -> Any:  # noqa: ANN401
     from runtime.errors import InputError
 
     try:
-        array = np.load(path, allow_pickle=False)
+        # Mapped, so that a header that claims more than the file holds allocates nothing.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(f"{path}: not an array of numbers in .npy format: {error}") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise InputError(f"{path}: an .npz archive; give one array in .npy format")
     return array
 
