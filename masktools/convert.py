@@ -59,8 +59,8 @@ def convert(
     masks : mapping of str to array_like of bool
         Per layer, in the weight's own shape; True = keep. Not changed.
     weights : mapping of str to array_like of float, default None
-        Of at least these layers, same shapes: what counts when weights have to go. Not changed.
-        None takes the masks themselves.
+        Of at least these layers, same shapes: what counts when weights have to go; or any
+        saliency per weight. Not changed. None takes the masks themselves.
     method : {"regroup", "refill", "refill-plus"}
         Dense blocks; whole rows; whole rows and `extra` of the others.
     density : float, default None
@@ -116,6 +116,11 @@ def convert(
     Algorithm 2. Layers without a density of their own are not in the paper: with `density`, the
     (row group, column) pairs of all layers, or their rows, compete for one budget by the
     saliency they retain per weight or multiplication, that is, at one Lagrange price.
+
+    Magnitudes of all layers compete as they are, so a layer of small weights may lose nearly
+    everything. Where that hurts, give each layer's weights divided by the sum of their magnitudes:
+    shares of the layers compete then. A ResNet-18 ticket for digits, regrouped to density 0.2 and
+    not retrained, kept an accuracy of 0.89 by shares and 0.66 by magnitudes (0.975 before).
 
     Examples
     --------

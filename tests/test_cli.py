@@ -184,7 +184,23 @@ def write_onnx(path, weights):
         [value("scores", TensorProto.FLOAT, [1, 10])],
         [numpy_helper.from_array(weight, f"{name}.weight") for name, weight in weights.items()],
     )
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    opset = [helper.make_opsetid("", 17)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
+
+def test_a_converted_network_is_exported_and_verified(ticket, tmp_path, weights):
+    run("convert", ticket, tmp_path / "out", *FAST, "--density", "0.3")
+    write_onnx(tmp_path / "net.onnx", weights)
+    checkpoint = tmp_path / "net.safetensors"
+    arguments = ("export", tmp_path / "net.onnx", checkpoint, "--layouts", tmp_path / "out")
+    _, stderr = run(*arguments, status=1)
+    assert "lie outside the dense blocks" in only_line(stderr)
+    assert not checkpoint.exists()
+    stdout, _ = run(*arguments, "--residual", "drop", "--json")
+    data = json.loads(stdout)
+    assert data["sparse_layers"] == 2
+    assert data["difference"] < 1e-5
+    assert checkpoint.exists()
 
 
 def test_an_existing_result_is_replaced_and_a_strange_folder_is_not(ticket, tmp_path):
