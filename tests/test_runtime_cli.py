@@ -58,7 +58,11 @@ def test_refusals_are_one_line_and_leave_no_file(command, tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "empty.npy").write_bytes(b"")
-    claim = (tmp_path / "in.npy").read_bytes().replace(b"(2, 4)", b"(2000000000000, 4)")
+    claim = (
+        (tmp_path / "in.npy")
+        .read_bytes()
+        .replace(b"(2, 4), }" + b" " * 12, b"(2000000000000, 4), }")
+    )
     (tmp_path / "claim.npy").write_bytes(claim)
     target = tmp_path / "out.npy"
     refused = {
