@@ -178,11 +178,7 @@ def _plain(**attributes: float) -> Callable[[Pass, Source], None]:
 
 
 def _arithmetic(ctx: Pass, source: Source) -> None:
-    inputs = []
-    for name in source.inputs:
-        value = ctx.constant(name)
-        inputs.append(name if value is None else ctx.keep(value, name))
-    ctx.emit(source.op, inputs, source.outputs[0], source.name)
+    ctx.emit(source.op, source.inputs, source.outputs[0], source.name)
 
 
 def _clip(ctx: Pass, source: Source) -> None:
@@ -274,7 +270,7 @@ def _upsample(ctx: Pass, source: Source) -> None:
     if "scales" in source.attributes:
         scales = tuple(map(float, source.take("scales")))
     else:
-        scales = tuple(_constant(ctx, source, 1, "scales").astype(float))
+        scales = tuple(_constant(ctx, source, 1, "scales").astype(float).tolist())
     if source.op == "Resize" and min(scales) < 1:
         raise source.refuse(f"scales {scales} below 1 are not supported in operator set 10")
     _emit_resize(ctx, source, tuple(range(len(scales))), scales, None)

@@ -177,14 +177,21 @@ class Pass:
         name: str,
         **attributes: Any,  # noqa: ANN401 - of several types
     ) -> None:
-        """Append a node of the normal form, and derive the shapes of its outputs."""
+        """Append a node of the normal form, and derive the shapes of its outputs.
+
+        Inputs that are constants of the file are kept for it.
+        """
+        read = [
+            self.keep(self._constants[i], i) if i in self._constants and i not in self._kept else i
+            for i in inputs
+        ]
         unique, number = name, 1
         while unique in self._node_names:
             unique, number = f"{name}_{number}", number + 1
         self._node_names.add(unique)
         made = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        node = Node(unique, op, tuple(inputs), made, attributes)
-        known = {i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in inputs}
+        node = Node(unique, op, tuple(read), made, attributes)
+        known = {i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in read}
         self._nodes.append(node)
         self.shapes.update(zip(made, output_shapes(node, known), strict=True))
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from masktools.errors import FormatError, GraphError
 from masktools.graph import Graph, Node
+from masktools.normal_form import check_graph
 from masktools.onnx_pass import FOLDED_SIZE, Pass
-from masktools.operators import check_graph
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -210,11 +210,11 @@ def _difference(first: Pass, second: Pass) -> str | None:
     for ours, theirs in zip(first.graph.nodes, second.graph.nodes, strict=False):
         if ours != theirs:
             return f"node {ours.name!r} ({ours.op}) depends on the batch size"
-    a, b = (p.shapes[p.graph.inputs[0].name][0] for p in (first, second))
     for name in (output for node in first.graph.nodes for output in node.outputs):
         one, other = first.shapes[name], second.shapes[name]
-        if not one or one[1:] != other[1:] or one[0] * b != other[0] * a:
-            return f"tensor {name!r} does not grow with the batch size"
+        batches = tuple(p.shapes[p.graph.inputs[0].name][0] for p in (first, second))
+        if (one[:1] + other[:1], one[1:]) != (batches, other[1:]):
+            return f"tensor {name!r} of shape {one} mixes the images of a batch"
     for name, array in first.graph.constants.items():
         if not np.array_equal(array, second.graph.constants[name]):
             return f"constant {name!r} depends on the batch size"
