@@ -194,6 +194,28 @@ def test_a_network_that_is_one_layer(tmp_path):
     assert np.array_equal(load_masks(tmp_path / "a.pt")["weight"], MASK)
 
 
+def test_the_name_of_the_one_layer_can_be_changed(tmp_path):
+    pt(tmp_path / "a.pt", weight=WEIGHT)
+    assert set(load_masks(tmp_path / "a.pt", names={"weight": "fc"})) == {"fc"}
+
+
+def test_averaged_models_keep_their_counter_outside_the_wrapper(tmp_path):
+    pt(tmp_path / "a.pt", n_averaged=torch.tensor(3), module__fc__weight=WEIGHT)
+    assert set(load_masks(tmp_path / "a.pt")) == {"fc"}
+
+
+def test_numbers_as_keys_are_no_layers(tmp_path):
+    torch.save({0: {"weight": torch.from_numpy(WEIGHT)}}, tmp_path / "a.pt")
+    with pytest.raises(FormatError, match="no tool's masks"):
+        load_masks(tmp_path / "a.pt")
+
+
+def test_a_layer_called_model_is_no_wrapper(tmp_path):
+    layers = {"model": {"weight": torch.tensor(MASK)}, "fc": {"weight": torch.tensor(~MASK)}}
+    torch.save(layers, tmp_path / "nni.pt")
+    assert set(load_masks(tmp_path / "nni.pt")) == {"model", "fc"}
+
+
 def test_a_submodule_called_module_keeps_its_name(tmp_path):
     pt(tmp_path / "a.pt", module__fc__weight=WEIGHT, head__weight=WEIGHT)
     assert set(load_masks(tmp_path / "a.pt")) == {"module.fc", "head"}
@@ -276,14 +298,20 @@ def test_what_is_saved_is_loaded(tmp_path_factory, suffix, masks):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
 @pytest.mark.parametrize(
-    "name", ["module.fc", "_orig_mod.fc", "a.weight.weight", "", "a\nb", "a\\b", "fc.weight_mask"]
+    "name", ["module.fc", "_orig_mod.fc", "a.weight.weight", "", "a\nb", "a\\b"]
 )
 def test_names_that_would_not_come_back_are_refused(tmp_path, suffix, name):
-    if suffix == ".pt" and name == "fc.weight_mask":
-        pytest.skip("a .pt names its masks itself, so this one does come back")
     with pytest.raises(MaskError, match="name"):
         save_masks(tmp_path / f"a{suffix}", {name: MASK})
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_a_tools_keys_are_refused_where_they_would_be_taken_for_them(tmp_path):
+    for name in ("param0", "fc.weight_mask", "conv/kernel"):
+        with pytest.raises(MaskError, match="read"):
+            save_masks(tmp_path / "a.npz", {name: MASK})
+    save_masks(tmp_path / "a.pt", {"param0": MASK})
+    assert set(load_masks(tmp_path / "a.pt")) == {"param0"}
 
 
 def test_saved_forms_are_plain(tmp_path):

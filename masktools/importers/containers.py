@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from masktools.errors import FormatError
-from masktools.importers.contents import Contents, open_contents
+from masktools.importers.contents import Contents, first_line, open_contents
 
 _H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -39,8 +39,7 @@ def open_file(path: Path) -> Contents:
         raise
     except Exception as error:
         # Damaged bytes make the libraries underneath raise whatever their parsers stumble on.
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FormatError(f"{path}: a damaged file: {line}") from error
+        raise FormatError(f"{path}: a damaged file: {first_line(error)}") from error
 
 
 def _detect(path: Path, head: bytes) -> str:

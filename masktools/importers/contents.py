@@ -109,9 +109,10 @@ def is_layerwise(tree: object) -> bool:
         isinstance(tree, Mapping)
         and bool(tree)
         and all(
-            isinstance(leaves, Mapping)
+            isinstance(layer, str)
+            and isinstance(leaves, Mapping)
             and all(leaf is None or isinstance(leaf, np.ndarray) for leaf in leaves.values())
-            for leaves in tree.values()
+            for layer, leaves in tree.items()
         )
         and any(isinstance(leaves.get("weight"), np.ndarray) for leaves in tree.values())
     )
@@ -131,13 +132,15 @@ def strip_prefixes(path: Path, named: Mapping[str, Any]) -> tuple[dict[str, Any]
     """Return `named` without ``module.`` and ``_orig_mod.``, and a note for each one stripped.
 
     ``module.`` is stripped where every name begins with it, so that a submodule of that name
-    survives; ``_orig_mod.`` wherever it stands, since compiled submodules carry it too.
+    survives; ``_orig_mod.`` wherever it stands, since compiled submodules carry it too. Numbers do
+    not count: averaged models keep theirs outside.
     """
+    wrapped = [name for name, value in named.items() if getattr(value, "ndim", 1)]
     names = {name: name for name in named}
     notes = []
-    while names:
+    while wrapped:
         for prefix in PREFIXES:
-            if all(name.startswith(prefix) for name in names.values()):
+            if all(names[name].startswith(prefix) for name in wrapped):
                 names = {old: name.removeprefix(prefix) for old, name in names.items()}
                 notes.append(f"the prefix {prefix!r} was stripped from all names")
                 break
@@ -158,6 +161,11 @@ def suffixed(named: Mapping[str, Any], suffix: str) -> Iterator[tuple[str, Any]]
             yield "", value
         elif name.endswith(f".{suffix}"):
             yield name[: -len(suffix) - 1], value
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def join(layer: str, leaf: str) -> str:

@@ -45,13 +45,15 @@ class Found:
 class Tool:
     """A family of files: how it is recognised, and how it is read.
 
-    `keys` says in words what `matches` looks for; it ends up in messages.
+    `keys` says in words what `matches` looks for; it ends up in messages. `positional` tools number
+    their masks, so that `names` may be a sequence.
     """
 
     name: str
     keys: str
     matches: Callable[[Contents], bool]
     read: Callable[[Contents, Names], Found]
+    positional: bool = False
 
 
 def weights_of(named: Mapping[str, Array], layers: Mapping[str, object]) -> dict[str, Array]:

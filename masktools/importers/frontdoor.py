@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 
 from masktools.errors import FormatError
 from masktools.importers.containers import open_file
+from masktools.importers.found import Names as Names
 from masktools.importers.record import Record, Weights, checked_names, make_record
 from masktools.importers.registry import choose
 from masktools.layout import BoolArray
 
 StrPath = str | os.PathLike[str]
-Names = Mapping[str, str] | Sequence[str | None] | None
-_POSITIONAL = ("torchprune", "mask-list")
 
 
 @dataclass(frozen=True)
@@ -214,16 +212,15 @@ def _load(path: StrPath, tool: str | None, names: Names) -> Record:
         raise TypeError(f"tool must be a string, got {type(tool).__name__}")
     contents = open_file(Path(path))
     chosen = choose(contents, tool)
-    positional = chosen.name in _POSITIONAL
-    names = checked_names(names, positional, chosen.name)
+    names = checked_names(names, chosen.positional, chosen.name)
     found = chosen.read(contents, names)
-    return make_record(contents, chosen.name, found, None if positional else names)
+    return make_record(contents, chosen.name, found, None if chosen.positional else names)
 
 
 def _check_unmasked(record: Record, weights: Weights) -> None:
     """Refuse where the file holds nothing but zeros at the pruned positions."""
-    pruned = [weights[layer][~mask] for layer, mask in record.masks.items() if not mask.all()]
-    if pruned and not any(values.any() for values in pruned):
+    pruned = [layer for layer, mask in record.masks.items() if not mask.all()]
+    if pruned and not any(weights[layer][~record.masks[layer]].any() for layer in pruned):
         raise FormatError(
             f"{record.path}: the weights are zero wherever they were pruned, so the file holds no "
             "unmasked ones; give the file from before the mask was applied"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masktools.errors import FormatError
-from masktools.importers.contents import Unreadable, check_room
+from masktools.importers.contents import Unreadable, check_room, first_line
 from masktools.importers.harmless import ALLOWED, Inert, PickledArray, encode_latin1
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_torch(path: Path) -> object:
     allowed: dict[str, Callable[..., Any]] = {**ALLOWED, **optimizers}
     try:
         with torch.serialization.safe_globals(list(zip(allowed.values(), allowed, strict=True))):
-            # Mapped, a storage that claims more than it has ends with the file; read, it does not.
+            # Mapped, no storage reaches beyond the file, whatever size it claims.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
@@ -70,15 +70,11 @@ class _ArraysOnly(pickle.Unpickler):
 def _refused(path: Path, error: Exception) -> FormatError:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     detail = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-    what = f"names {named[1]!r}" if named else detail[1] if detail else _first_line(error)
+    what = f"names {named[1]!r}" if named else detail[1] if detail else first_line(error)
     return FormatError(
         f"{path}: refused, for a pickle of other things than tensors and arrays could run code: "
         f"{what}; save the state dict or the masks alone"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Plain:

@@ -36,7 +36,7 @@ class Record:
 def make_record(contents: Contents, tool: str, found: Found, names: Names) -> Record:
     """Check what a reader found, bring it to one form, and name the layers as wished."""
     path = contents.path
-    masks = {n: _mask(path, n, a) for n, a in found.masks.items() if a.ndim > 1}
+    masks = {n: _mask(path, n, a) for n, a in _layers(found.masks)}
     trained = _weights(path, found.weights, masks)
     rewound = _weights(path, found.rewound, masks)
     layers = list(masks or trained)
@@ -58,6 +58,11 @@ def make_record(contents: Contents, tool: str, found: Found, names: Names) -> Re
     )
 
 
+def _layers(found: Mapping[str, Array]) -> list[tuple[str, Array]]:
+    """Return what is no vector; a network that is one bare layer is called by its parameter."""
+    return [(layer or "weight", array) for layer, array in found.items() if array.ndim > 1]
+
+
 def _mask(path: Path, layer: str, array: Array) -> BoolArray:
     try:
         mask = as_mask(array)
@@ -69,8 +74,8 @@ def _mask(path: Path, layer: str, array: Array) -> BoolArray:
 
 def _weights(path: Path, found: Mapping[str, Array], masks: Mapping[str, BoolArray]) -> Weights:
     weights: Weights = {}
-    for layer, array in found.items():
-        if array.ndim < 2 or (masks and layer not in masks):
+    for layer, array in _layers(found):
+        if masks and layer not in masks:
             continue
         where = f"{path}: layer {layer!r}"
         if array.ndim > 4:
@@ -101,7 +106,7 @@ def _float32(where: str, array: NDArray[Any]) -> NDArray[np.float32]:
 def _called(path: Path, layers: list[str], names: Names) -> dict[str, str]:
     """Return the name wished for each layer of the file."""
     if not isinstance(names, Mapping):
-        return {layer: layer or "weight" for layer in layers}
+        return {layer: layer for layer in layers}
     wished = {
         name.removesuffix(".weight"): new.removesuffix(".weight") for name, new in names.items()
     }
@@ -110,7 +115,7 @@ def _called(path: Path, layers: list[str], names: Names) -> dict[str, str]:
         raise MaskError(
             f"{path}: names: {unknown[0]!r} is no layer of the file; it has {', '.join(layers)}"
         )
-    called = {layer: wished.get(layer, layer or "weight") for layer in layers}
+    called = {layer: wished.get(layer, layer) for layer in layers}
     if len(set(called.values())) != len(called):
         raise MaskError(f"{path}: names: two layers would have the same name")
     return called

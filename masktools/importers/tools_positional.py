@@ -90,6 +90,6 @@ def assign(contents: Contents, names: Names, arrays: Sequence[Array], stem: str)
 
 
 TOOLS = (
-    Tool("torchprune", "buffers param0, param1, ...", _is_torchprune, _read_torchprune),
-    Tool("mask-list", "a list of arrays", _is_list, _read_list),
+    Tool("torchprune", "buffers param0, param1, ...", _is_torchprune, _read_torchprune, True),
+    Tool("mask-list", "a list of arrays", _is_list, _read_list, True),
 )
