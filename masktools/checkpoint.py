@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from masktools import __version__
 from masktools.errors import FormatError, GraphError, MaskError
 from masktools.graph import Attribute, Graph, Node, Value
-from masktools.operators import check_graph
+from masktools.normal_form import check_graph
 from masktools.sparse import ARRAYS, RESIDUAL_ARRAYS, Residual, SparseWeight, check_values
 
 __all__ = ["Checkpoint", "Residual", "SparseWeight", "read", "write"]

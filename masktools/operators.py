@@ -7,11 +7,11 @@ gives the meaning of each operator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from masktools.errors import GraphError
-from masktools.graph import Graph, Node, Value
+from masktools.graph import Node
 
 Shape = tuple[int, ...]
 
@@ -100,51 +100,6 @@ class Operator:
     check: Callable[[Node, list[Shape | None]], str | None] | None = None
 
 
-def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None:
-    """Raise `GraphError` unless the graph is in the normal form of docs/format.md.
-
-    Parameters
-    ----------
-    graph : Graph
-        Its constants are the dense tensors that its nodes read.
-    sparse : mapping of str to tuple of int, default none
-        The sparse weights that Conv and Gemm may read beside the constants: name and shape.
-
-    Raises
-    ------
-    GraphError
-        Naming the node, its operator, and the attribute or tensor that is wrong.
-    """
-    sparse = sparse or {}
-    shapes: dict[str, Shape] = {name: array.shape for name, array in graph.constants.items()}
-    both = sorted(shapes.keys() & sparse.keys())
-    if both:
-        raise GraphError(f"weight {both[0]!r} is both a constant and sparse")
-    shapes.update(sparse)
-    known = _check_border(graph)
-    taken = sorted(known & shapes.keys())
-    if taken:
-        raise GraphError(f"input {taken[0]!r} has the name of a constant")
-    names: set[str] = set()
-    for node in graph.nodes:
-        if not node.name or node.name in names:
-            raise GraphError(f"{_where(node)}: its name is empty or taken")
-        names.add(node.name)
-        _operator(node)
-        _check_inputs(node, known, shapes, sparse)
-        check_node(node, [shapes.get(name) for name in node.inputs])
-        for output in node.outputs:
-            if not output or output in known or output in shapes:
-                raise GraphError(f"{_where(node)}: output {output!r} is empty or already made")
-            known.add(output)
-    for value in graph.outputs:
-        if value.name not in known:
-            raise GraphError(f"output {value.name!r}: no node makes it")
-    unread = sorted(shapes.keys() - {name for node in graph.nodes for name in node.inputs})
-    if unread:
-        raise GraphError(f"constant {unread[0]!r}: no node reads it")
-
-
 def check_node(node: Node, shapes: list[Shape | None]) -> None:
     """Raise `GraphError` unless one node is in the normal form.
 
@@ -159,23 +114,23 @@ def check_node(node: Node, shapes: list[Shape | None]) -> None:
     GraphError
         Naming the node, its operator, and the attribute or tensor that is wrong.
     """
-    operator = _operator(node)
+    operator = operator_of(node)
     least, most = operator.inputs
     if len(node.inputs) < least or (most and len(node.inputs) > most):
-        raise GraphError(f"{_where(node)}: it has {len(node.inputs)} inputs")
+        raise GraphError(f"{where(node)}: it has {len(node.inputs)} inputs")
     _check_attributes(node, operator.attributes)
     constant = {index for index, shape in enumerate(shapes) if shape is not None}
     missing = sorted({c for c in operator.constants if c < len(shapes)} - constant)
     if missing:
-        raise GraphError(f"{_where(node)}: input {node.inputs[missing[0]]!r} must be a constant")
+        raise GraphError(f"{where(node)}: input {node.inputs[missing[0]]!r} must be a constant")
     spare = sorted(constant - set(operator.constants))
     if spare and (node.op not in ARITHMETIC or len(spare) == len(shapes)):
-        raise GraphError(f"{_where(node)}: input {node.inputs[spare[0]]!r} must not be a constant")
+        raise GraphError(f"{where(node)}: input {node.inputs[spare[0]]!r} must not be a constant")
     if len(node.outputs) != 1 and node.op != "Split":
-        raise GraphError(f"{_where(node)}: it has {len(node.outputs)} outputs")
+        raise GraphError(f"{where(node)}: it has {len(node.outputs)} outputs")
     wrong = operator.check(node, shapes) if operator.check else None
     if wrong:
-        raise GraphError(f"{_where(node)}: {wrong}")
+        raise GraphError(f"{where(node)}: {wrong}")
 
 
 def ints(node: Node, name: str) -> tuple[int, ...]:
@@ -188,65 +143,39 @@ def ints(node: Node, name: str) -> tuple[int, ...]:
     """
     value = node.attributes.get(name)
     if not isinstance(value, tuple):
-        raise GraphError(f"{_where(node)}: attribute {name} must be ints, got {value!r}")
+        raise GraphError(f"{where(node)}: attribute {name} must be ints, got {value!r}")
     return tuple(int(v) for v in value)
 
 
-def _operator(node: Node) -> Operator:
+def operator_of(node: Node) -> Operator:
+    """Return the entry of `OPERATORS` for a node.
+
+    Raises
+    ------
+    GraphError
+        Naming the node, if its operator is not supported.
+    """
     if node.op not in OPERATORS:
-        raise GraphError(f"{_where(node)}: operator {node.op!r} is not supported")
+        raise GraphError(f"{where(node)}: operator {node.op!r} is not supported")
     return OPERATORS[node.op]
 
 
-def _where(node: Node) -> str:
+def where(node: Node) -> str:
+    """Return what an error calls a node."""
     return f"node {node.name!r} ({node.op})"
-
-
-def _check_border(graph: Graph) -> set[str]:
-    """Check the inputs and outputs, and return the names of the inputs."""
-    for word, values in (("input", graph.inputs), ("output", graph.outputs)):
-        if not values:
-            raise GraphError(f"the graph has no {word}")
-        names = [value.name for value in values]
-        if len(set(names)) < len(names) or "" in names:
-            raise GraphError(f"{word} names must differ and not be empty, got {names}")
-        for value in values:
-            _check_value(word, value)
-    return {value.name for value in graph.inputs}
-
-
-def _check_value(word: str, value: Value) -> None:
-    if value.dtype != "float32":
-        raise GraphError(f"{word} {value.name!r}: dtype {value.dtype!r} is not supported")
-    sizes = value.shape[1:] if value.shape[:1] == (None,) else value.shape
-    if not value.shape or any(n is None or not 1 <= n < 2**31 for n in sizes):
-        raise GraphError(
-            f"{word} {value.name!r}: shape {value.shape} must hold sizes of at least 1, "
-            "the first alone may be open"
-        )
-
-
-def _check_inputs(
-    node: Node, known: Collection[str], shapes: Mapping[str, Shape], sparse: Mapping[str, Shape]
-) -> None:
-    for index, name in enumerate(node.inputs):
-        if name not in known and name not in shapes:
-            raise GraphError(f"{_where(node)}: input {name!r} is made by nothing before it")
-        if name in sparse and (index != 1 or node.op not in ("Conv", "Gemm")):
-            raise GraphError(f"{_where(node)}: it cannot read the sparse weight {name!r}")
 
 
 def _check_attributes(node: Node, kinds: Mapping[str, Kind]) -> None:
     for name, value in node.attributes.items():
         if name not in kinds:
-            raise GraphError(f"{_where(node)}: attribute {name}={value!r} is not supported")
+            raise GraphError(f"{where(node)}: attribute {name}={value!r} is not supported")
         if not kinds[name].accepts(value):
             raise GraphError(
-                f"{_where(node)}: attribute {name} must be {kinds[name]}, got {value!r}"
+                f"{where(node)}: attribute {name} must be {kinds[name]}, got {value!r}"
             )
     for name, kind in kinds.items():
         if name not in node.attributes and not kind.optional:
-            raise GraphError(f"{_where(node)}: attribute {name} is missing")
+            raise GraphError(f"{where(node)}: attribute {name} is missing")
 
 
 def _check_window(node: Node, spatial: int) -> str | None:

@@ -22,7 +22,15 @@ FLOORS = {
         ["hypergraph"],
     ),
     "regroup": (["masktools.regroup", "masktools.grouping"], ["partition"]),
-    "graph": (["masktools.graph", "masktools.operators", "masktools.shapes"], ["errors"]),
+    "graph": (
+        [
+            "masktools.graph",
+            "masktools.operators",
+            "masktools.normal_form",
+            "masktools.shapes",
+        ],
+        ["errors"],
+    ),
     "network": (
         ["masktools.layers", "masktools.channels", "masktools.onnx_"],
         ["graph", "layout"],
