@@ -36,10 +36,11 @@ namespace {
 
 constexpr std::size_t kLanes = 32;
 constexpr double kProposalWork = 100;  // of a swap turned down by the bound, in visited values
-constexpr int kProposals = 32;         // to one row in turn, while it is in the cache
+constexpr int kProposals = 16;         // to one row in turn, while it is in the cache
 constexpr int kBlocks = 64;            // of the search, between two looks at price and table
 constexpr double kPriceTolerance = 5e-3;
-constexpr int kLevels = 4096;  // of the acceptance threshold
+constexpr double kDescent = 0.25;  // of the work of the annealing, for the descent that follows
+constexpr int kLevels = 4096;      // of the acceptance threshold
 
 std::size_t Padded(std::size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -135,6 +136,7 @@ class Random {  // splitmix64
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return z ^ (z >> 31);
   }
+  std::size_t Below(std::size_t n) { return static_cast<std::size_t>(((Next() >> 32) * n) >> 32); }
 
  private:
   std::uint64_t state_;
@@ -319,44 +321,52 @@ class Groups {
   std::vector<float> sign_;       // column_stride_
 };
 
-// Anneals from temperature hot to cold, both in units of a row's mean worth, geometrically in the
-// work done; the last blocks take only swaps that gain.
-void Anneal(Groups* groups, double work, double hot, double cold, std::uint64_t seed) {
+// Swaps i and j if that gains at least `threshold`. Returns the values visited; adds to `updates`
+// what the table's update costs, kept or not.
+double Try(Groups* groups, std::size_t i, std::size_t j, float threshold, double* updates) {
+  if (groups->label(i) == groups->label(j)) return kProposalWork;
+  if (groups->bounded() && groups->Bound(i, j) < threshold) return kProposalWork;
+  if (groups->Gain(i, j) < threshold) return kProposalWork + groups->GainWork();
+  const double visited = groups->Swap(i, j);
+  *updates += visited;
+  return kProposalWork + 3 * groups->GainWork() + (groups->bounded() ? visited : 0);
+}
+
+// Anneals from temperature hot to cold, geometrically in the work done, by swaps of random rows.
+double Anneal(Groups* groups, double work, float hot, float cold, std::uint64_t seed) {
   Random random(seed);
   std::vector<float> level(kLevels);
   for (int x = 0; x < kLevels; ++x) {
     level[x] = static_cast<float>(std::log((x + 0.5) / kLevels));
   }
-  const double scale = groups->MeanStep();
-  const std::uint64_t rows = groups->rows();
   double done = 0;
-  for (int block = 1; block <= kBlocks; ++block) {
-    const bool quench = block > kBlocks * 15 / 16;
-    const double share = static_cast<double>(block) / kBlocks;
-    const float temperature =
-        quench ? 0.0f : static_cast<float>(scale * hot * std::pow(cold / hot, share));
-    const float least_gain = static_cast<float>(1e-5 * scale);
+  for (int block = 0; block < kBlocks; ++block) {
+    const float share = static_cast<float>(block) / kBlocks;
+    const float temperature = hot * std::pow(cold / hot, share);
     double proposals = 0, updates = 0;
-    while (done < work * share) {
-      const std::size_t i = ((random.Next() >> 32) * rows) >> 32;
+    while (done < work * (block + 1) / kBlocks) {
+      const std::size_t i = random.Below(groups->rows());
       for (int n = 0; n < kProposals; ++n) {
-        const std::uint64_t bits = random.Next();
-        const std::size_t j = ((bits >> 32) * rows) >> 32;
-        if (groups->label(i) == groups->label(j)) continue;
-        const float threshold = quench ? least_gain : temperature * level[bits % kLevels];
-        if (groups->bounded() && groups->Bound(i, j) < threshold) continue;
-        done += groups->GainWork();
-        if (groups->Gain(i, j) < threshold) continue;
-        const double visited = groups->Swap(i, j);
-        updates += visited;
-        done += 2.0 * groups->GainWork() + (groups->bounded() ? visited : 0.0);
+        const std::size_t j = random.Below(groups->rows());
+        done += Try(groups, i, j, temperature * level[random.Below(kLevels)], &updates);
       }
       proposals += kProposals;
-      done += kProposals * kProposalWork;
     }
     const bool bounded = groups->bounded() || updates < 0.25 * proposals * groups->GainWork();
-    const bool stale = block % 8 == 0 && groups->Reprice();
+    const bool stale = block % 8 == 7 && groups->Reprice();
     if (bounded && (stale || !groups->bounded())) done += groups->BuildTable();
+  }
+  return done;
+}
+
+// Swaps whatever still gains, until nothing does or the work is done.
+void Descend(Groups* groups, double work, float least_gain) {
+  double updates = 1, done = groups->BuildTable();
+  while (updates > 0 && done < work) {
+    updates = 0;
+    for (std::size_t i = 0; i < groups->rows() && done < work; ++i) {
+      for (std::size_t j = 0; j < i; ++j) done += Try(groups, i, j, least_gain, &updates);
+    }
   }
 }
 
@@ -373,11 +383,13 @@ PYBIND11_MODULE(_search, module) {
   module.def(
       "anneal",
       [](const Floats& saliency, const Ints& labels, const Floats& cost, double budget, double work,
-         double hot, double cold, std::uint64_t seed) {
+         float hot, float cold, std::uint64_t seed) {
         Groups groups(saliency, labels, cost, budget);
         {
           const py::gil_scoped_release release;
-          Anneal(&groups, work, hot, cold, seed);
+          const auto scale = static_cast<float>(groups.MeanStep());
+          const double done = Anneal(&groups, work, scale * hot, scale * cold, seed);
+          Descend(&groups, kDescent * done, 1e-5f * scale);
         }
         return Labels(groups);
       },

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import as_file, files
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -128,10 +131,8 @@ def _kahypar(graph: Hypergraph, heights: Heights, seed: int) -> list[int]:
     import kahypar
 
     context = kahypar.Context()
-    with as_file(files("masktools") / "kahypar.ini") as configuration:
-        if not configuration.is_file():  # KaHyPar would end the process
-            raise PartitionError(f"KaHyPar's configuration is missing: {configuration}")
-        context.loadINIconfiguration(os.fspath(configuration))
+    with _configuration("kahypar.ini") as path:
+        context.loadINIconfiguration(os.fspath(path))
     context.setK(len(heights))
     context.setEpsilon(0.0)
     context.setCustomTargetBlockWeights(heights.tolist())
@@ -152,8 +153,10 @@ def _mtkahypar(graph: Hypergraph, heights: Heights, seed: int) -> list[int]:
     import mtkahypar
 
     library = _mtkahypar_library()
-    mtkahypar.set_seed(seed % 2**31)
-    context = library.context_from_preset(mtkahypar.PresetType.DETERMINISTIC)
+    with _configuration("mtkahypar.ini") as path, TemporaryDirectory() as folder:
+        seeded = Path(folder, path.name)  # a context takes its seed from its file alone
+        seeded.write_text(f"{path.read_text()}seed={seed % 2**31}\n")
+        context = library.context_from_file(os.fspath(seeded))
     context.set_partitioning_parameters(len(heights), 0.0, mtkahypar.Objective.KM1)
     context.set_individual_target_block_weights(heights.tolist())
     context.logging = False
@@ -161,6 +164,15 @@ def _mtkahypar(graph: Hypergraph, heights: Heights, seed: int) -> list[int]:
     hypergraph = library.create_hypergraph(context, graph.vertices, len(pins), pins)
     labels: list[int] = hypergraph.partition(context).get_partition()
     return labels
+
+
+@contextmanager
+def _configuration(name: str) -> Iterator[Path]:
+    """Give the path of a configuration file of the package."""
+    with as_file(files("masktools") / name) as path:
+        if not path.is_file():  # KaHyPar would end the process
+            raise PartitionError(f"the configuration {path} is missing: reinstall masktools")
+        yield path
 
 
 @cache

@@ -15,7 +15,8 @@ from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
-_EFFORT = 2000  # visits of the swap search to each weight
+_EFFORT = 1500  # visits of the swap search to each weight
+_LEAST_WORK = 2**24  # visits that cost too little to save on: milliseconds
 _HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group
 
 
@@ -77,7 +78,7 @@ def refine(
         labels=labels,
         cost=column_cost,
         budget=budget,
-        work=_EFFORT * saliency.size,
+        work=max(_EFFORT * saliency.size, _LEAST_WORK),
         hot=_HOT,
         cold=_COLD,
         seed=seed % 2**64,

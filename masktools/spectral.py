@@ -35,7 +35,7 @@ def spectral_groups(saliency: FloatArray, heights: NDArray[np.int64], seed: int 
     """
     random = np.random.default_rng(seed)
     points = _embed(saliency, random)
-    centres = points[random.choice(len(points), len(heights), replace=False)]
+    centres = points[_spread(points, len(heights), random)]
     labels = assign(points @ centres.T, heights)
     for _ in range(_STEPS):
         centres = np.zeros_like(centres)
@@ -92,6 +92,18 @@ def assign(gain: FloatArray, heights: NDArray[np.int64]) -> IndexArray:
         room -= np.bincount(best[served], minlength=len(room))
         rows = rows[~served]
     return labels
+
+
+def _spread(points: FloatArray, k: int, random: np.random.Generator) -> list[int]:
+    """Return rows to start from, each likely to be far from those before (k-means++)."""
+    chosen = [int(random.integers(len(points)))]
+    distance = np.full(len(points), np.inf)
+    while len(chosen) < k:
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(axis=1))
+        total = distance.sum()
+        chance = distance / total if total > 0 else None
+        chosen.append(int(random.choice(len(points), p=chance)))
+    return chosen
 
 
 def _embed(saliency: FloatArray, random: np.random.Generator) -> NDArray[np.float32]:
