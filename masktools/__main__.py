@@ -149,9 +149,9 @@ def convert(
             raise typer.BadParameter(str(error)) from error
         _check_out(out, [source, weights, graph])
         check_place(kept)
+        masks, saliency, notes = _load(source, weights, tool, _read_names(names))
         if not resume:
             discard(kept / FOLDER)
-        masks, saliency, notes = _load(source, weights, tool, _read_names(names))
         result = convert_network(
             masks,
             saliency,
@@ -246,7 +246,10 @@ def _show_result(result: Conversion, head: dict[str, str], as_json: bool) -> Non
 def _print(*parts: object) -> None:
     from rich.console import Console
 
-    Console(soft_wrap=False).print(*parts, sep="\n")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: names are not to be cut
+    console.print(*parts, sep="\n")
 
 
 if __name__ == "__main__":
