@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import warnings
+from collections.abc import Callable, Mapping
 
+import numpy as np
+import onnx
+import onnxruntime
 import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
 from torch import Tensor, nn
 
-CONV = {"bias": False}
+from masktools import refill
+from masktools.export.network import prepare
+from masktools.onnx_reader import with_masks
+from runtime import plan
+from runtime.backend import choose
+from runtime.model import Model
+
+Masks = Mapping[str, NDArray[np.bool_]]
 
 
 def norm_conv(
@@ -270,3 +284,68 @@ def randomise(module: nn.Module) -> None:
             nn.init.normal_(part.bias, 0.0, 0.3)
             nn.init.normal_(part.running_mean, 0.0, 0.3)
             nn.init.uniform_(part.running_var, 0.5, 2.0)
+
+
+def to_onnx(module: nn.Module, size: int, opset: int = 17) -> ModelProto:
+    """Return the module as ONNX, nothing folded, with the names of its parameters."""
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The exporter that is quick is the older one.
+        torch.onnx.export(
+            module,
+            (torch.zeros(1, 3, size, size),),
+            data,
+            dynamo=False,
+            opset_version=opset,
+            do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+    return onnx.load_from_string(data.getvalue())
+
+
+def random_masks(module: nn.Module, density: float, refilled: bool, seed: int = 0) -> Masks:
+    """Return random masks of all layers but the first and the last; of whole rows if refilled."""
+    rng = np.random.default_rng(seed)
+    found = [(n, p) for n, p in module.named_modules() if isinstance(p, nn.Conv2d | nn.Linear)]
+    masks = {}
+    for name, part in found[1:-1]:
+        weight = part.weight.detach().numpy()
+        mask = rng.random(weight.shape, np.float32) < density
+        masks[name] = refill(mask, weight, density=density) if refilled else mask
+    return masks
+
+
+def images(name: str, size: int, batch: int = 2) -> NDArray[np.float32]:
+    rng = np.random.default_rng(len(name))
+    return rng.standard_normal((batch, 3, size, size), np.float32)
+
+
+def deviations(
+    module: nn.Module, model: ModelProto, masks: Masks | None, residual: str, x: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Return max|Δ| / max|y| of the exported network against PyTorch and onnxruntime.
+
+    Both run under the weights that are stored. The module's weights are put back afterwards.
+    """
+    checkpoint, kept = prepare(model, masks=masks, residual=residual)
+    found = Model(plan.build(checkpoint), choose("reference"))(x)
+    session = onnxruntime.InferenceSession(
+        with_masks(model, kept).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    by_onnx = np.concatenate([session.run(None, {name: image[None]})[0] for image in x])
+    by_torch = under(module, kept, x)
+    return tuple(float(np.abs(found - y).max() / np.abs(y).max()) for y in (by_torch, by_onnx))  # type: ignore[return-value]
+
+
+def under(module: nn.Module, masks: Masks, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a module makes of images with its weights masked."""
+    parts = dict(module.named_modules())
+    before = {name: parts[name].weight.detach().clone() for name in masks}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parts[name].weight *= torch.from_numpy(np.asarray(mask))
+        y: NDArray[np.float32] = module(torch.from_numpy(x)).numpy()
+        for name, weight in before.items():
+            parts[name].weight.copy_(weight)
+    return y
