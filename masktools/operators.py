@@ -280,7 +280,11 @@ def _check_resize(node: Node, shapes: list[Shape | None]) -> str | None:
         return "attributes scales and sizes: exactly one must be given"
     axes = ints(node, "axes")
     target = node.attributes[given[0]]
-    if not isinstance(target, tuple) or len(target) != len(axes) or min(map(float, target)) <= 0:
+    if (
+        not isinstance(target, tuple)
+        or len(target) != len(axes)
+        or not all(0 < float(n) < 2**31 for n in target)
+    ):
         return f"attribute {given[0]}={target!r} must hold a positive number for each of {axes}"
     crop = node.attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
     for name in ("roi", "extrapolation_value"):

@@ -88,10 +88,10 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
             f"{', '.join(map(str, given))} do not fit: {error}"
         ) from error
     for shape in made:
-        if min(shape, default=1) < 1:
+        if min(shape, default=1) < 1 or max(shape, default=1) >= 2**31:
             raise GraphError(
                 f"node {node.name!r} ({node.op}): inputs of shape {', '.join(map(str, given))} "
-                f"make an empty output {shape}"
+                f"make an {'empty' if min(shape) < 1 else 'oversized'} output {shape}"
             )
     return made
 
@@ -219,8 +219,15 @@ def _pad(node: Node, given: list[Shape]) -> list[Shape]:
     return [tuple(n + a + b for n, a, b in zip(x, pads, pads[len(x) :], strict=False))]
 
 
+def _softmax(node: Node, given: list[Shape]) -> list[Shape]:
+    _valid((int(str(node.attributes["axis"])),), given[0])
+    return [given[0]]
+
+
 def _flatten(node: Node, given: list[Shape]) -> list[Shape]:
     axis = int(str(node.attributes["axis"]))
+    if axis > len(given[0]):
+        raise ValueError(f"axis {axis} for {len(given[0])} axes")
     return [(math.prod(given[0][:axis]), math.prod(given[0][axis:]))]
 
 
@@ -277,7 +284,7 @@ def _valid(axes: Sequence[int], shape: Shape) -> set[int]:
 
 _RULES: Mapping[str, Callable[[Node, list[Shape]], list[Shape]]] = {
     **dict.fromkeys(
-        ("Relu", "Sigmoid", "HardSwish", "Identity", "Clip", "LeakyRelu", "HardSigmoid", "Softmax"),
+        ("Relu", "Sigmoid", "HardSwish", "Identity", "Clip", "LeakyRelu", "HardSigmoid"),
         _same,
     ),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _broadcast),
@@ -293,6 +300,7 @@ _RULES: Mapping[str, Callable[[Node, list[Shape]], list[Shape]]] = {
     "Slice": _slice,
     "Pad": _pad,
     "Flatten": _flatten,
+    "Softmax": _softmax,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
