@@ -109,7 +109,7 @@ def _parse(data: bytes) -> RowGroups:
         arrays = load(data)
         expected = header.pop("hash")
         labels, sums, cost = (arrays[name] for name in ("labels", "sums", "column_cost"))
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"a finished layer's file is damaged: {error}") from error
     if key_of(header, labels, sums, cost) != expected:
         raise FormatError("a finished layer's file does not have the content that was written")

@@ -99,12 +99,13 @@ class Conversion:
         """
         place = Path(folder)
         data = _read_report(place)
+        hashes = data.get("files")
         for name in (MASKS, LAYOUTS):
             try:
                 found = _hash(place / name)
             except OSError as error:
                 raise FormatError(f"{place / name}: {error.strerror}") from error
-            if data.get("files", {}).get(name) != found:
+            if not isinstance(hashes, dict) or hashes.get(name) != found:
                 raise FormatError(f"{place / name} is not the file that {REPORT} was written with")
         try:
             report = Report.from_dict(data)
@@ -147,7 +148,7 @@ def load_layouts(path: str | os.PathLike[str]) -> dict[str, BlockLayout]:
         with safe_open(file, "numpy") as tensors:
             header = json.loads((tensors.metadata() or {}).get("masktools", "null"))
             arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise FormatError(f"{file}: {error}") from error
     if not isinstance(header, dict) or header.get("format") != _LAYOUTS_FORMAT:
         raise FormatError(f"{file}: it holds no layouts of masktools")

@@ -1,43 +1,19 @@
-"""Whole networks: which layers, within which budget, on any executor, interrupted or not."""
+"""Whole networks: within one budget, over every kind of layer, and what is refused."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
-from masktools import BlockLayout, convert, pool, refill, regroup
-from masktools.errors import FormatError, GraphError, MaskError, MasktoolsError, PartitionError
-from masktools.finished import FOLDER
+from masktools import convert, refill, regroup
+from masktools.errors import GraphError, MaskError
 from masktools.graph import Graph, Node, Value
-from masktools.result import Conversion, load_layouts
+from masktools.result import Conversion
 
 FAST = {"partitioner": "spectral", "group_rows": 4, "progress": False}
-
-
-class Inline(Executor):
-    """Runs a job when it is submitted; `fail` maps a layer to what its job raises."""
-
-    def __init__(self, fail=None):
-        self.fail = fail or {}
-        self.layers = []
-
-    def submit(self, function, job):
-        future = Future()
-        self.layers.append(job.layer)
-        if job.layer in self.fail:
-            future.set_exception(self.fail[job.layer])
-        else:
-            future.set_result(function(job))
-        return future
 
 
 def network(seed=0):
@@ -91,12 +67,6 @@ def graph_of(weights, strides=None, groups=None):
     )
 
 
-def saved(result, folder):
-    """Return the bytes of the files that must not depend on how the result was found."""
-    result.save(folder)
-    return [(folder / name).read_bytes() for name in ("masks.safetensors", "layouts.safetensors")]
-
-
 # Which layers
 
 
@@ -112,48 +82,6 @@ def test_first_layer_and_classifier_stay_dense_and_whole():
     assert reasons["fc"] == "taken for the classifier: no graph says otherwise"
     assert result.report[0].density_after == 1.0
     assert result.report[0].retained == 1.0
-
-
-def test_a_graph_says_which_layers_stay_dense():
-    masks, weights = network()
-    weights = {"wide": np.ones((3, 3, 1, 1), np.float32), **weights}
-    masks = {**masks, "wide": np.eye(3, dtype=bool).reshape(3, 3, 1, 1)}
-    result = convert(masks, weights, method="regroup", graph=graph_of(weights), **FAST)
-    reasons = {row.layer: row.dense_because for row in result.report if row.dense_because}
-    assert reasons == {"wide": "the first layer", "fc": "the classifier"}
-
-
-def test_depthwise_convolutions_stay_dense_with_or_without_a_graph():
-    masks, weights = network()
-    del masks["conv3"], weights["conv3"]
-    weights = {
-        "stem": weights["stem"],
-        "deep": np.ones((8, 1, 3, 3), np.float32),
-        "conv1": weights["conv1"],
-    }
-    masks = {"deep": np.arange(72).reshape(8, 1, 3, 3) % 2 == 0, "conv1": masks["conv1"]}
-    graph = graph_of(weights, groups={"deep": 8})
-    with_graph = convert(masks, weights, method="refill", graph=graph)
-    assert with_graph.report[0].dense_because == "a depthwise convolution"
-    without = convert(masks, weights, method="refill")
-    assert without.report[0].dense_because.startswith("taken for the first layer or depthwise")
-
-
-def test_layers_are_named_to_be_skipped_or_converted():
-    masks, weights = network()
-    result = convert(
-        masks, weights, method="regroup", skip=["conv1"], include=["stem", "fc"], **FAST
-    )
-    assert list(result.layouts) == ["stem", "conv2", "conv3", "fc"]
-    assert result.report[1].dense_because == "named in skip"
-
-
-def test_a_mask_that_keeps_everything_stays_dense_unless_named():
-    masks, weights = network()
-    masks["conv2"] = np.ones_like(masks["conv2"])
-    result = convert(masks, weights, method="refill", density=0.5)
-    assert result.report[2].dense_because == "the mask keeps every weight"
-    assert "conv2" in convert(masks, weights, method="refill", include=["conv2"]).layouts
 
 
 def test_nothing_to_convert_is_refused_with_the_reasons():
@@ -364,275 +292,6 @@ def test_the_report_keeps_what_was_asked_for(tmp_path):
     assert (options["density"], options["seed"], options["skip"]) == (0.25, 3, ["conv2"])
 
 
-# Executors
-
-
-def test_every_executor_gives_the_same_bytes(tmp_path, monkeypatch):
-    masks, weights = network()
-    arguments = {"method": "regroup", "density": 0.2, "partitioner": "best", "group_rows": 4}
-    monkeypatch.setattr(pool, "cores", lambda: 1)
-    serial = convert(masks, weights, **arguments)
-    found = {"serial": serial}
-    with ThreadPoolExecutor(3) as threads:
-        found["threads"] = convert(masks, weights, executor=threads, **arguments)
-        assert threads.submit(int, 1).result() == 1
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        found["processes"] = convert(masks, weights, executor=processes, **arguments)
-    monkeypatch.setattr(pool, "cores", lambda: 2)
-    found["default"] = convert(masks, weights, **arguments)
-    found["inline"] = convert(masks, weights, executor=Inline(), **arguments)
-    bytes_of = {name: saved(result, tmp_path / name) for name, result in found.items()}
-    assert [name for name in found if bytes_of[name] != bytes_of["serial"]] == []
-
-
-@pytest.mark.parametrize("as_file", [True, False])
-def test_a_script_without_a_main_guard_can_use_the_default_processes(tmp_path, as_file):
-    script = """
-import numpy as np, masktools
-print("once")
-masks = {name: np.eye(8, 16, dtype=bool) for name in ("a", "b", "c")}
-result = masktools.convert(masks, method="regroup", partitioner="spectral", group_rows=4)
-print(len(result.layouts))
-"""
-    path = tmp_path / "script.py"
-    path.write_text(script)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(path) if as_file else "-"],
-        input=None if as_file else script,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"},
-    )
-    assert (done.stdout, done.stderr) == ("once\n2\n", "")
-
-
-def test_numerical_libraries_run_on_one_thread_during_a_layer():
-    import scipy.linalg  # noqa: F401
-
-    before = [library["num_threads"] for library in threadpool_info()]
-    with pool._one_thread:
-        with pool._one_thread:
-            pass
-        assert {library["num_threads"] for library in threadpool_info()} == {1}
-    assert [library["num_threads"] for library in threadpool_info()] == before
-
-
-def test_an_executor_must_be_one():
-    masks, weights = network()
-    with pytest.raises(TypeError, match="expected an Executor, got int"):
-        convert(masks, weights, method="regroup", executor=4)
-
-
-# Failures and resumption
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (PartitionError("it gave up"), PartitionError),
-        (MemoryError("too large"), MasktoolsError),
-        (BrokenProcessPool("a worker died"), MasktoolsError),
-    ],
-)
-def test_a_failing_layer_is_named_and_the_others_are_kept(tmp_path, error, kind):
-    masks, weights = network()
-    arguments = {"method": "regroup", "resume": tmp_path / "result", **FAST}
-    first = Inline(fail={"conv3": error})
-    with pytest.raises(kind, match="layer 'conv3'"):
-        convert(masks, weights, executor=first, **arguments)
-    second = Inline()
-    result = convert(masks, weights, executor=second, **arguments)
-    assert second.layers == ["conv3"]
-    assert {row.layer: row.resumed for row in result.report if not row.dense_because} == {
-        "conv1": True,
-        "conv2": True,
-        "conv3": False,
-    }
-    fresh = convert(masks, weights, method="regroup", **FAST)
-    assert saved(result, tmp_path / "result") == saved(fresh, tmp_path / "fresh")
-    assert not (tmp_path / "result" / FOLDER).exists()
-
-
-def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
-    masks, weights = network()
-    monkeypatch.setattr(pool, "cores", lambda: 1)
-    find, calls, again = pool.find, [], []
-
-    def interrupted(job):
-        calls.append(job.layer)
-        if len(calls) == 3 and not again:
-            raise KeyboardInterrupt
-        return find(job)
-
-    monkeypatch.setattr(pool, "find", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        convert(masks, weights, method="regroup", resume=tmp_path, **FAST)
-    again.append(True)
-    third = calls.pop()
-    convert(masks, weights, method="regroup", resume=tmp_path, **FAST)
-    assert calls[2:] == [third]
-
-
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"group_rows": 8}, {"density": 0.1}, {"partitioner": "kahypar"}]
-)
-def test_another_wish_finds_nothing_to_resume(tmp_path, change):
-    masks, weights = network()
-    convert(masks, weights, method="regroup", resume=tmp_path, **FAST)
-    again = Inline()
-    arguments = {**FAST, **change}
-    convert(masks, weights, method="regroup", resume=tmp_path, executor=again, **arguments)
-    assert sorted(again.layers) == ["conv1", "conv2", "conv3"]
-
-
-def test_another_weight_is_found_again(tmp_path):
-    masks, weights = network()
-    convert(masks, weights, method="regroup", resume=tmp_path, **FAST)
-    kept = tuple(np.argwhere(masks["conv1"])[0])
-    weights["conv1"][kept] += 1
-    again = Inline()
-    convert(masks, weights, method="regroup", resume=tmp_path, executor=again, **FAST)
-    assert again.layers == ["conv1"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
-def test_a_damaged_file_is_found_again_and_noted(tmp_path, damage):
-    masks, weights = network()
-    convert(masks, weights, method="regroup", resume=tmp_path, **FAST)
-    files = sorted((tmp_path / FOLDER).iterdir())
-    content = files[0].read_bytes()
-    files[0].write_bytes(
-        {
-            "cut": content[:-20],
-            "flip": content[:-1] + bytes([content[-1] ^ 1]),
-            "other": b"\x08\0\0\0\0\0\0\0" + b'{"a":1} ',
-            "empty": b"",
-        }[damage]
-    )
-    again = Inline()
-    result = convert(masks, weights, method="regroup", resume=tmp_path, executor=again, **FAST)
-    assert len(again.layers) == 1
-    assert result.report.notes == (
-        f"layer {again.layers[0]!r}: the file of its row groups was damaged; they were found again",
-    )
-    assert files[0].read_bytes() == content
-
-
-# The result folder
-
-
-def test_a_saved_result_comes_back(tmp_path):
-    masks, weights = network()
-    result = convert(masks, weights, method="regroup", density=0.2, graph=graph_of(weights), **FAST)
-    result.save(tmp_path / "new" / "result")
-    again = Conversion.load(tmp_path / "new" / "result")
-    assert again.report == result.report
-    assert again.layouts == result.layouts
-    assert list(again.layouts) == list(result.layouts)
-    assert all(np.array_equal(again.masks[name], mask) for name, mask in result.masks.items())
-    assert load_layouts(tmp_path / "new" / "result") == result.layouts
-    assert load_layouts(tmp_path / "new" / "result" / "layouts.safetensors") == result.layouts
-
-
-def test_a_result_replaces_a_result_and_nothing_else(tmp_path):
-    masks, weights = network()
-    first = convert(masks, weights, method="refill")
-    second = convert(masks, weights, method="refill", density=0.2)
-    first.save(tmp_path / "result")
-    (tmp_path / "result" / "diary.txt").write_text("kept")
-    second.save(tmp_path / "result")
-    assert Conversion.load(tmp_path / "result").report == second.report
-    assert sorted(p.name for p in (tmp_path / "result").iterdir()) == [
-        "diary.txt",
-        "layouts.safetensors",
-        "masks.safetensors",
-        "report.json",
-    ]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "masks.safetensors").write_text("mine")
-    for place in (tmp_path / "other", tmp_path / "other" / "masks.safetensors"):
-        with pytest.raises(FormatError, match=r"not a result of masktools|is a file"):
-            first.save(place)
-        with pytest.raises(FormatError):
-            convert(masks, weights, method="regroup", resume=place, **FAST)
-    assert (tmp_path / "other" / "masks.safetensors").read_text() == "mine"
-
-
-def test_a_failing_save_leaves_the_earlier_result(tmp_path, monkeypatch):
-    masks, weights = network()
-    first = convert(masks, weights, method="refill")
-    first.save(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("masktools.result._render_report", full)
-    with pytest.raises(OSError, match="No space"):
-        convert(masks, weights, method="refill", density=0.1).save(tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_result_that_was_tampered_with_is_refused(tmp_path):
-    masks, weights = network()
-    convert(masks, weights, method="refill").save(tmp_path / "a")
-    convert(masks, weights, method="refill", density=0.1).save(tmp_path / "b")
-    layouts = (tmp_path / "b" / "layouts.safetensors").read_bytes()
-    (tmp_path / "a" / "layouts.safetensors").write_bytes(layouts)
-    with pytest.raises(FormatError, match=r"layouts.safetensors is not the file"):
-        Conversion.load(tmp_path / "a")
-    (tmp_path / "a" / "layouts.safetensors").unlink()
-    with pytest.raises(FormatError, match="No such file"):
-        Conversion.load(tmp_path / "a")
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda data: data.update(format="other"), "not a report of masktools"),
-        (lambda data: data.update(version=2), "version 2, but 1 is read"),
-        (lambda data: data.pop("files"), "is not the file that"),
-        (lambda data: data.pop("total"), "KeyError"),
-        (lambda data: data["layers"][1].update(kept="many"), "kept is 'many'"),
-        (lambda data: data["layers"][1].update(layer="else"), "differ about layer 'conv1'"),
-        (lambda data: data["layers"].append(3), "not one of masktools"),
-    ],
-)
-def test_a_report_that_is_not_one_is_refused(tmp_path, change, match):
-    masks, weights = network()
-    convert(masks, weights, method="refill").save(tmp_path)
-    data = json.loads((tmp_path / "report.json").read_text())
-    change(data)
-    (tmp_path / "report.json").write_text(json.dumps(data))
-    with pytest.raises(FormatError, match=match):
-        Conversion.load(tmp_path)
-
-
-def test_layouts_that_are_none_are_refused(tmp_path):
-    from safetensors.numpy import save_file
-
-    layout = BlockLayout.from_mask(np.eye(3)).to_arrays()
-    file = tmp_path / "layouts.safetensors"
-    head = {"format": "masktools-layouts", "version": 1, "groups": {"a": 1}}
-    for header, arrays, match in (
-        (None, layout, "it holds no layouts"),
-        ({**head, "version": 9}, layout, "version 9"),
-        ({**head, "groups": ["a"]}, layout, "names no convolution groups"),
-        (head, {"b.shape": layout["shape"]}, "'b.shape' belongs to no layer"),
-        (head, {"a.shape": layout["shape"]}, "layer 'a': array 'row_indices' is missing"),
-    ):
-        metadata = None if header is None else {"masktools": json.dumps(header)}
-        save_file(arrays, file, metadata)
-        with pytest.raises(FormatError, match=match):
-            load_layouts(file)
-    file.write_bytes(b"nothing")
-    with pytest.raises(FormatError, match=r"layouts\.safetensors"):
-        load_layouts(file)
-    with pytest.raises(FormatError, match="no such file"):
-        load_layouts(tmp_path / "none")
-
-
 # What is refused
 
 
@@ -671,22 +330,17 @@ def test_layouts_that_are_none_are_refused(tmp_path):
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_any_work(change, error, match):
+def test_what_makes_no_sense_is_refused_before_any_work(change, error, match, monkeypatch):
     masks, weights = network()
     arguments = {"masks": masks, "weights": weights, "method": "regroup", **change}
-    executor = Inline()
-    with pytest.raises(error, match=match):
-        convert(**arguments, executor=executor)
-    assert executor.layers == []
+    with ThreadPoolExecutor(1) as executor, monkeypatch.context() as patch:
+        patch.setattr(executor, "submit", lambda *_: pytest.fail("work was done"))
+        with pytest.raises(error, match=match):
+            convert(**arguments, executor=executor)
 
 
-def test_a_mask_must_fit_the_graph():
+def test_a_network_whose_shapes_do_not_fit_is_refused():
     masks, weights = network()
-    graph = graph_of(weights)
-    with pytest.raises(MaskError, match="the graph has no layer 'conv7'; there are 'stem', 'c"):
-        convert({"conv7": masks["conv1"]}, method="refill", graph=graph)
-    with pytest.raises(MaskError, match=r"layer 'conv1': expected a mask of shape \(16, 8, 3, 3\)"):
-        convert({"conv1": masks["conv2"]}, method="refill", graph=graph)
     weights["conv3"] = np.ones((16, 11, 1, 1), np.float32)
     with pytest.raises(GraphError):
         convert({"conv1": masks["conv1"]}, method="refill", graph=graph_of(weights))
