@@ -16,6 +16,14 @@ venv: .venv/ready  ## A virtual environment with the package and everything the 
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+demo: .venv-demo/ready  ## A real ticket, from mask to running network, in about a minute
+	.venv-demo/bin/python examples/digits/demo.py build/demo
+
+.venv-demo/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp)
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --constraint constraints.txt --editable '.[onnx,viz]'
+	touch $@
+
 test: venv lint types unit  ## Everything that CI checks
 
 lint: venv
@@ -35,4 +43,4 @@ unit: venv
 	$(BIN)/pytest
 
 clean:  ## Remove what was built
-	rm -rf .venv build *.egg-info masktools/*.so
+	rm -rf .venv .venv-demo build *.egg-info masktools/*.so

@@ -1,0 +1,108 @@
+"""Write the trained ticket as an ONNX network, and the network retrained after regrouping.
+
+    python examples/digits/export_network.py
+
+Writes `digitsnet.onnx`, the ticket as any framework would export it (convolution weights in half
+precision: exactly the ticket's), and `digitsnet_regrouped.safetensors`, the checkpoint of the
+network retrained from the rewound weights under the regrouped mask: the paper's IMP-Regroup.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from safetensors.torch import load_file
+from torch import nn
+
+import masktools
+from networks import DigitsNet
+from training import accuracy, digits, train
+
+HERE = Path(__file__).parent
+TICKET = HERE / "digitsnet_round07.safetensors"
+REWOUND = HERE / "digitsnet_rewound.safetensors"
+EPOCHS, REWIND, SEED = 40, 2, 100
+
+
+def network_from(path: Path) -> nn.Module:
+    """Return the network with the tensors of a file, pruned weights as zeros."""
+    network = DigitsNet()
+    plain, weights = load_file(path), masktools.load_weights(path)
+    state = network.state_dict()
+    for name, tensor in state.items():
+        layer = name.removesuffix(".weight")
+        if name in plain:
+            tensor.copy_(plain[name])
+        elif name.endswith(".weight"):
+            tensor.copy_(torch.from_numpy(weights[layer]))
+    return network.eval()
+
+
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Store every convolution weight in half precision behind a Cast, in place."""
+    graph = model.graph
+    convolutions = {node.input[1]: node for node in graph.node if node.op_type == "Conv"}
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.name in convolutions:
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            full = f"{tensor.name}.float"
+            casts.append(helper.make_node("Cast", [tensor.name], [full], to=onnx.TensorProto.FLOAT))
+            convolutions[tensor.name].input[1] = full
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def write_onnx(network: nn.Module, path: Path) -> None:
+    """Export with an open batch, parameter names kept and BatchNorm as it was trained."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            network,
+            (torch.zeros(1, 1, 8, 8),),
+            raw,
+            dynamo=False,
+            opset_version=17,
+            do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        )
+        model = onnx.load(raw)
+    halve_weights(model)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def main() -> None:
+    torch.use_deterministic_algorithms(True)
+    train_set, test_set = digits(DigitsNet.image_size)
+    ticket = network_from(TICKET)
+    print(f"ticket: {accuracy(ticket, test_set):.2%} right")
+    write_onnx(ticket, HERE / "digitsnet.onnx")
+
+    result = masktools.convert(
+        masktools.load_masks(TICKET), masktools.load_weights(TICKET), method="regroup", target="cpu"
+    )
+    masks = {f"{name}.weight": torch.from_numpy(m) for name, m in result.masks.items()}
+    retrained = network_from(REWOUND)
+    train(retrained, train_set, masks, EPOCHS, SEED, first_epoch=REWIND)
+    print(f"retrained under the regrouped mask: {accuracy(retrained, test_set):.2%} right")
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "retrained.onnx"
+        write_onnx(retrained.eval(), network)
+        masktools.export.from_onnx(
+            network, HERE / "digitsnet_regrouped.safetensors", layouts=result.layouts
+        )
+
+
+if __name__ == "__main__":
+    main()
