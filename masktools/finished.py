@@ -42,7 +42,7 @@ class Finished:
         if not path.exists():
             return None
         try:
-            return _parse(path.read_bytes())
+            return _parse(path)
         except (FormatError, OSError):
             self.damaged.append(layer)
             return None
@@ -99,16 +99,14 @@ def _render(found: RowGroups) -> bytes:
     return save(arrays, {"masktools": json.dumps(header, sort_keys=True)})
 
 
-def _parse(data: bytes) -> RowGroups:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+def _parse(path: Path) -> RowGroups:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["masktools"])
-        arrays = load(data)
+        with safe_open(path, "numpy") as file:
+            header = dict(json.loads(file.metadata()["masktools"]))
+            labels, sums, cost = map(file.get_tensor, ("labels", "sums", "column_cost"))
         expected = header.pop("hash")
-        labels, sums, cost = (arrays[name] for name in ("labels", "sums", "column_cost"))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"a finished layer's file is damaged: {error}") from error
     if key_of(header, labels, sums, cost) != expected:
