@@ -151,7 +151,8 @@ class Report(Sequence[LayerReport]):
         Of the layers that were converted: what a network's density is counted over.
     total : Figures
         Of all layers that have a mask; its multiplications, and with them `limit`, are those of
-        the whole graph.
+        the whole graph. The columns that read a dropped row are still counted: taking them out
+        is left to the export.
     options : dict
         The arguments of the conversion.
     notes : tuple of str

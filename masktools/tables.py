@@ -28,7 +28,7 @@ def conversion_table(report: Report) -> Table:
         table.add_row(*cells, style="dim" if row.dense_because else "")
     table.add_section()
     converted = sum(not row.dense_because for row in report)
-    table.add_row(f"{converted} converted", "", *_cells(report.converted, False))
+    table.add_row(f"{converted} converted", "", *_cells(report.converted, counted))
     table.add_row(f"all {len(report)}", "", *_cells(report.total, counted), style="bold")
     return table
 
