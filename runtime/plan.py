@@ -12,8 +12,9 @@ from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
 from masktools.graph import Value
 from masktools.shapes import infer_shapes
+from runtime.context import Context
 from runtime.errors import PlanError
-from runtime.lowering import Lowering
+from runtime.lowering import lower
 from runtime.steps import (
     Activate,
     Activation,
@@ -139,9 +140,9 @@ def build(checkpoint: Checkpoint) -> Plan:
     shapes = _shapes(checkpoint)
     same: dict[str, str] = {}
     steps: list[Step] = []
-    lower = Lowering(checkpoint, shapes)
+    context = Context(checkpoint, shapes)
     for node in graph.nodes:
-        made = lower(node)
+        made = lower(context, node)
         if not made:
             same[node.outputs[0]] = same.get(node.inputs[0], node.inputs[0])
         steps += [replace(s, inputs=tuple(same.get(v, v) for v in s.inputs)) for s in made]

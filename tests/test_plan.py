@@ -314,10 +314,17 @@ def test_a_node_that_mixes_samples_is_refused(op, attributes, shape):
         build(*nodes, outputs={"y": shape})
 
 
-def test_a_node_that_cuts_an_open_batch_is_refused():
-    cut = {"starts": (0,), "ends": (1,), "axes": (0,), "steps": (1,)}
-    with pytest.raises(PlanError, match=r"node 'y' \(Slice\): it cuts a batch"):
-        build(node("Slice", "y", "x", **cut), outputs={"y": (1, 4, 6, 6)})
+@pytest.mark.parametrize(
+    ("op", "attributes", "shape"),
+    [
+        ("Slice", {"starts": (0,), "ends": (1,), "axes": (0,), "steps": (1,)}, (1, 4, 6, 6)),
+        ("Slice", {"starts": (-1,), "ends": (-9,), "axes": (0,), "steps": (-1,)}, SHAPE),
+        ("Softmax", {"axis": 0}, SHAPE),
+    ],
+)
+def test_a_node_that_works_across_an_open_batch_is_refused(op, attributes, shape):
+    with pytest.raises(PlanError, match=rf"node 'y' \({op}\): it works across a batch"):
+        build(node(op, "y", "x", **attributes), outputs={"y": shape})
 
 
 def test_a_fixed_batch_may_be_cut():
