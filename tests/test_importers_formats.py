@@ -487,6 +487,28 @@ def test_half_precision_under_parameter_names(tmp_path):
     same(load_weights(tmp_path / "ticket.safetensors"), half)
 
 
+def test_onnx_weights_behind_a_cast_and_a_copy(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx_model(path)
+    model = onnx.load(path)
+    before = []
+    for tensor, node in zip(model.graph.initializer, list(model.graph.node), strict=True):
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+        copy, full = f"{tensor.name}.copy", f"{tensor.name}.float"
+        before += [
+            helper.make_node("Identity", [tensor.name], [copy]),
+            helper.make_node("Cast", [copy], [full], to=TensorProto.FLOAT),
+        ]
+        node.input[1] = full
+    after = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *after])
+    onnx.save(model, path)
+    same(load_masks(path), MASKS)
+    same(load_weights(path), {n: np.float32(np.float16(w)) for n, w in MASKED.items()})
+
+
 def test_bfloat16_from_safetensors_and_torch(tmp_path):
     from safetensors.torch import save_file as save_tensors
 

@@ -32,9 +32,10 @@ class OnnxNode:
 
 @dataclass(frozen=True)
 class OnnxWeights:
-    """Constants by name, and the nodes in the file's order."""
+    """Constants by name, whose constant a copy or a cast is, and the nodes in the file's order."""
 
     constants: dict[str, Array | SparseTensor | Unreadable]
+    origins: dict[str, str]
     nodes: tuple[OnnxNode, ...]
 
 
@@ -68,7 +69,12 @@ def read_onnx(path: Path) -> OnnxWeights:
     # protobuf hands bytes over where a name is no UTF-8.
     if not all(isinstance(name, str) for node in nodes for name in (node.name, *node.inputs)):
         raise FormatError(f"{path}: a node's name is no text")
-    return OnnxWeights(constants, nodes)
+    origins: dict[str, str] = {}
+    for node in graph.node:  # Half-precision weights stand behind a Cast, shared ones a copy.
+        if node.op_type in ("Cast", "Identity") and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+            origins[node.output[0]] = origins.get(node.input[0], node.input[0])
+    return OnnxWeights(constants, origins, nodes)
 
 
 def _node(node: Any) -> OnnxNode:  # noqa: ANN401 - protobuf messages are untyped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from masktools.importers.contents import Array, Contents, Unreadable
 from masktools.importers.found import Found, Names, Tool, by_zeros
 from masktools.importers.read_onnx import OnnxNode, OnnxWeights, SparseTensor
+from masktools.layers import layer_name
 
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 
@@ -19,7 +20,8 @@ def _read(contents: Contents, _: Names) -> Found:
         if node.op not in _OPERATORS or len(node.inputs) < 2:
             continue
         constant = file.constants.get(node.inputs[1])
-        layer, lost_name = _layer(node)
+        parameter = file.origins.get(node.inputs[1], node.inputs[1])
+        layer = layer_name(parameter, node.name)
         if isinstance(constant, SparseTensor):
             weights[layer], listed[layer] = (
                 _turn(node, constant.values),
@@ -32,7 +34,7 @@ def _read(contents: Contents, _: Names) -> Found:
             continue
         else:
             weights[layer] = _turn(node, constant)
-        if lost_name:
+        if layer == node.name:
             by_node.append(layer)
     if by_node:
         notes.append(f"named by their node, for the parameter's name is lost: {', '.join(by_node)}")
@@ -41,14 +43,6 @@ def _read(contents: Contents, _: Names) -> Found:
     masks = {layer: listed.get(layer, weight != 0) for layer, weight in weights.items()}
     notes.append("kept are the positions that sparse initializers list, and nonzeros elsewhere")
     return Found(masks, weights, notes=notes)
-
-
-def _layer(node: OnnxNode) -> tuple[str, bool]:
-    """Return a layer's name, and whether it had to be the node's."""
-    parameter = node.inputs[1]
-    if parameter.endswith(".weight"):
-        return parameter.removesuffix(".weight"), False
-    return (node.name, True) if node.name else (parameter, False)
 
 
 def _turn(node: OnnxNode, weight: Array) -> Array:
