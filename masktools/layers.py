@@ -43,6 +43,21 @@ def layer_name(parameter: str, node: str) -> str:
     return stem if stem != parameter else node or parameter
 
 
+def names_layer(parameter: str) -> bool:
+    """Return whether a parameter's name tells its layer's.
+
+    Parameters
+    ----------
+    parameter : str
+
+    Examples
+    --------
+    >>> names_layer("conv1.weight"), names_layer("conv1.weight_mask")
+    (True, False)
+    """
+    return _PARAMETER.search(parameter) is not None
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """A weight, and the nodes that read it.

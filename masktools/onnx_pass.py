@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masktools.errors import GraphError
 from masktools.graph import Graph, Node, Value
-from masktools.layers import layer_name
+from masktools.layers import layer_name, names_layer
 from masktools.shapes import Shape, output_shapes
 
 if TYPE_CHECKING:
@@ -270,11 +270,13 @@ class Pass:
             made = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, feeds)
         except Exception as error:
             raise source.refuse(f"its constants cannot be computed: {error}") from error
-        largest = max(feeds, key=lambda name: feeds[name].size, default="")
+        # A weight keeps its name through what is done to it: a mask, a norm, a transposition.
+        origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
+        origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
         for name, value in zip(proto.output, made, strict=False):
             self._constants[name] = np.asarray(value)
-            if largest in self._constants:
-                self._origin[name] = self._origin.get(largest, largest)
+            if origin and source.op not in ("Shape", "Size"):
+                self._origin[name] = origin
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:

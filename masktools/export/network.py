@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.checkpoint import Checkpoint, write
@@ -19,7 +21,7 @@ from masktools.export.fold import fold
 from masktools.export.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, select
 from masktools.graph import Graph
-from masktools.layers import layers
+from masktools.layers import layer_name, layers, names_layer
 from masktools.layout import BlockLayout
 
 if TYPE_CHECKING:
@@ -140,7 +142,10 @@ def from_torch(
     """
     from masktools.onnx_reader import read_onnx
 
+    tied = _tied(module)
     graph = read_onnx(_to_onnx(module, example_input))
+    graph = _renamed(graph, {name: tied[name] for name in layers(graph) if name in tied})
+    layouts, masks = _untied(layouts, tied), _untied(masks, tied)
     write(dst, assemble(graph, _stored(graph, layouts, masks, residual)))
 
 
@@ -214,12 +219,33 @@ def _hash(path: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def _tied(module: torch.nn.Module) -> dict[str, str]:
+    """Return, of layers that share their weight with an earlier one, that one's name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if names_layer(name):
+            layer = layer_name(name, "")
+            if first.setdefault(id(parameter), layer) != layer:
+                tied[layer] = first[id(parameter)]
+    return tied
+
+
+def _untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what is given by layer under the name of the first that has its weight."""
+    if given is None:
+        return None
+    for name, first in tied.items():
+        if {name, first} <= given.keys() and not np.array_equal(given[name], given[first]):
+            raise MaskError(f"layers {first!r} and {name!r} share their weight, but differ here")
+    return {tied.get(name, name): value for name, value in given.items()}
+
+
 def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa: ANN401
     import torch
 
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    with _evaluating(module), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of the libraries about each other.
+    with _evaluating(module), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(module, inputs)
             exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
@@ -229,6 +255,20 @@ def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa
             raise GraphError(f"torch.export cannot capture the module: {error}") from error
     assert exported is not None
     return exported.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what the libraries have to say about each other."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

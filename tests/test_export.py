@@ -1,0 +1,378 @@
+"""Exporting: names, what is stored and how, residual policies, folding, the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import zoo
+from torch import nn
+from torch.nn.utils import prune
+from typer.testing import CliRunner
+
+import masktools
+import runtime
+from masktools import BlockLayout, DenseBlock, GraphError, MaskError, __main__
+from masktools.checkpoint import read
+from masktools.export import command, from_onnx, from_torch
+from masktools.export.network import prepare
+from masktools.onnx_reader import read_onnx
+
+SIZE = 12
+
+
+class Net(nn.Module):
+    """A stem, two convolutions with normalisation, a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+        self.last = nn.Sequential(nn.Conv2d(16, 12, 3), nn.ReLU(), nn.BatchNorm2d(12))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.last(torch.relu(self.conv(torch.relu(self.stem(x)))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    net = Net().eval()
+    zoo.randomise(net)
+    return net
+
+
+@pytest.fixture
+def net(module, tmp_path):
+    """The network as a file."""
+    path = tmp_path / "net.onnx"
+    onnx.save(zoo.to_onnx(module, SIZE), path)
+    return path
+
+
+def mask(shape, density=0.5, seed=0):
+    return np.random.default_rng(seed).random(shape) < density
+
+
+def blocks(shape, *parts):
+    return BlockLayout(shape, [DenseBlock(rows, columns) for rows, columns in parts])
+
+
+def run(path, x):
+    return runtime.load(path, backend="reference")(x)
+
+
+def expected(module, x, **weights):
+    parts = {name: part for name, part in module.named_modules() if name in weights}
+    return zoo.under(module, {name: weights[name] for name in parts}, x)
+
+
+def close(found, wanted):
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+IMAGES = zoo.images("any", SIZE, 3)
+CONV, LAST = (16, 8, 3, 3), (12, 16, 3, 3)
+
+
+# --- what is stored ------------------------------------------------------------------------------
+
+
+def test_a_network_without_zeros_is_stored_densely(net, module, tmp_path):
+    from_onnx(net, tmp_path / "out.safetensors")
+    written = read(tmp_path / "out.safetensors")
+    assert not written.sparse
+    assert set(written.graph.constants) >= {"stem.weight", "conv.0.weight", "head.bias"}
+    close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES))
+
+
+def test_zeros_of_the_weights_are_masks_where_layers_have_no_role(net, module, tmp_path):
+    keep = np.ones(CONV, bool)
+    keep[:8, ::2] = False
+    keep[8:, 1::2] = False
+    with torch.no_grad():
+        module.conv[0].weight *= torch.from_numpy(keep)
+        module.stem.weight[:, 0, 0] = 0
+        module.head.weight[::2, ::3] = 0
+    onnx.save(zoo.to_onnx(module, SIZE), net)
+    from_onnx(net, tmp_path / "out.safetensors")
+    written = read(tmp_path / "out.safetensors")
+    assert list(written.sparse) == ["conv.0"]
+    assert [b.size for b in written.sparse["conv.0"].layout.blocks] == [8 * 36] * 2
+    close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES))
+
+
+def test_a_zero_by_chance_leaves_a_layer_dense(module):
+    with torch.no_grad():
+        module.conv[0].weight[3, 3, 1, 1] = 0
+    assert not prepare(zoo.to_onnx(module, SIZE))[0].sparse
+
+
+def test_named_layers_are_stored_in_blocks_whatever_their_role(net, module):
+    masks = {"stem": np.ones((8, 3, 3, 3), bool), "head": np.ones((5, 12), bool)}
+    masks["stem"][::2, 0] = masks["stem"][1::2, 1] = False
+    masks["head"][:4, ::2] = masks["head"][4:, 1::2] = False
+    written, kept = prepare(net, masks=masks, residual="drop")
+    assert sorted(written.sparse) == ["head", "stem"]
+    assert (kept["head"] == (masks["head"] & [[True]] * 4 + [[False]])).all()
+
+
+def test_rows_that_keep_all_columns_are_a_block_however_few(net, module, tmp_path):
+    keep = np.zeros(LAST, bool)
+    keep[[2, 9]] = True
+    from_onnx(net, tmp_path / "out.safetensors", masks={"last.0": keep})
+    written = read(tmp_path / "out.safetensors")
+    assert written.graph.constants["head.weight"].shape == (5, 2)  # No padding: into its bias.
+    assert written.graph.constants["last.0.weight"].shape == (2, 16, 3, 3)
+    close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES, **{"last.0": keep}))
+
+
+def test_layouts_fix_the_blocks(net, module, tmp_path):
+    layout = blocks(CONV, (range(8), range(0, 72, 2)), (range(8, 16), range(20)))
+    path = tmp_path / "out.safetensors"
+    from_onnx(net, path, layouts={"conv.0": layout}, masks={"conv.0": layout.to_mask()})
+    assert read(path).sparse["conv.0"].layout.blocks == layout.blocks
+    close(run(path, IMAGES), expected(module, IMAGES, **{"conv.0": layout.to_mask()}))
+
+
+def test_names_rename_layers(net, tmp_path):
+    path = tmp_path / "out.safetensors"
+    keep = np.ones(CONV, bool)
+    keep[::2, ::2] = keep[1::2, 1::2] = False
+    from_onnx(net, path, masks={"body": keep}, names={"conv.0": "body"})
+    assert list(read(path).sparse) == ["body"]
+    with pytest.raises(MaskError, match="names: 'nobody' is no layer of the network, which has st"):
+        from_onnx(net, path, names={"nobody": "a"})
+    with pytest.raises(MaskError, match="two layers would be called 'stem'"):
+        from_onnx(net, path, names={"conv.0": "stem"})
+
+
+def test_the_file_is_the_same_every_time_and_names_its_source(net, tmp_path):
+    import hashlib
+
+    for name in ("a", "b"):
+        from_onnx(net, tmp_path / name, masks={"conv.0": mask(CONV)}, residual="keep")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    source = read(tmp_path / "a").source
+    assert source == "sha256:" + hashlib.sha256(net.read_bytes()).hexdigest()
+
+
+def test_the_file_is_as_large_as_values_and_indices(net, tmp_path):
+    keep = np.zeros(CONV, bool)
+    keep[:8, :4], keep[8:, 2:] = True, True
+    from_onnx(zoo.to_onnx(zoo.make("resnet18-cifar"), 8), tmp_path / "dense")
+    module = zoo.make("resnet18-cifar")
+    needed = 4 * sum(p.numel() for n, p in module.named_parameters() if "0.weight" in n)
+    assert (tmp_path / "dense").stat().st_size < 1.03 * needed
+
+
+# --- residual policies ---------------------------------------------------------------------------
+
+
+def test_a_residual_is_refused_and_counted(net, tmp_path):
+    path = tmp_path / "out.safetensors"
+    masks = {"conv.0": mask(CONV), "last.0": mask(LAST)}
+    with pytest.raises(MaskError) as caught:
+        from_onnx(net, path, masks=masks)
+    total = sum(m.sum() for m in masks.values())
+    assert f"{total} kept weights lie outside the dense blocks" in str(caught.value)
+    assert f"'conv.0' {masks['conv.0'].sum()} (100.0% of its saliency)" in str(caught.value)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop"])
+def test_a_residual_is_kept_or_dropped(net, module, tmp_path, policy):
+    path = tmp_path / "out.safetensors"
+    keep = mask(CONV)
+    keep[:6] = keep[0]  # One block, the rest beside it.
+    from_onnx(net, path, masks={"conv.0": keep}, residual=policy)
+    if policy == "drop":
+        keep[6:] = False
+    else:
+        assert read(path).sparse["conv.0"].residual.values.size == keep[6:].sum()
+    close(run(path, IMAGES), expected(module, IMAGES, **{"conv.0": keep}))
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused(net, tmp_path):
+    path = tmp_path / "out.safetensors"
+    for arguments, message in (
+        ({"masks": {"conv9": mask(CONV)}}, "mask 'conv9' matches no layer of the network, which"),
+        ({"layouts": {"x": blocks(CONV)}}, "layout 'x' matches no layer .* has stem, conv.0, last"),
+        ({"masks": {"conv.0": mask(LAST)}}, r"layer 'conv.0': expected a mask of shape \(16, 8, 3"),
+        ({"layouts": {"conv.0": blocks(LAST)}}, "layer 'conv.0': expected a layout of shape"),
+        ({"masks": {"conv.0": np.full(CONV, 0.5)}}, "layer 'conv.0': expected a mask of 0 and 1"),
+    ):
+        with pytest.raises(MaskError, match=message):
+            from_onnx(net, path, **arguments)
+    with pytest.raises(ValueError, match="residual must be one of error, keep, drop, got 'most'"):
+        from_onnx(net, path, residual="most")
+    assert not path.exists()
+
+
+def test_weights_that_are_not_finite_are_refused(net, module, tmp_path):
+    with torch.no_grad():
+        module.conv[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(MaskError, match=r"'conv.0.*finite"):
+        from_onnx(zoo.to_onnx(module, SIZE), tmp_path / "out.safetensors")
+    assert not list(tmp_path.glob("*out*"))
+
+
+# --- folding -------------------------------------------------------------------------------------
+
+
+def test_normalisation_is_folded_or_left_as_scale_and_shift(net):
+    written = prepare(net)[0]
+    assert [node.op for node in written.graph.nodes] == [
+        "Conv", "Relu", "Conv", "Relu", "Conv", "Relu", "Mul", "Add", "ReduceMean", "Gemm",
+    ]  # fmt: skip
+    assert "conv.0.bias" in written.graph.constants
+
+
+def test_a_shared_weight_is_stored_once_and_its_normalisations_stay(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.second.weight = self.first.weight
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.norm(self.first(x))))
+
+    module = Shared().eval()
+    zoo.randomise(module)
+    path = tmp_path / "out.safetensors"
+    x = torch.zeros(1, 3, SIZE, SIZE)
+    keep, other = mask((3, 3, 3, 3)), mask((3, 3, 3, 3), seed=1)
+    with pytest.raises(MaskError, match="'first' and 'second' share their weight, but differ"):
+        from_torch(module, x, path, masks={"first": keep, "second": other}, residual="keep")
+    from_torch(module, x, path, masks={"second": keep, "first": keep}, residual="keep")
+    assert list(read(path).sparse) == ["first"]
+    from_torch(module, x, path)
+    constants = read(path).graph.constants
+    assert [name for name, array in constants.items() if array.shape == (3, 3, 3, 3)] == [
+        "first.weight"
+    ]
+    close(run(path, IMAGES), expected(module, IMAGES))
+
+
+# --- PyTorch -------------------------------------------------------------------------------------
+
+
+def test_modules_keep_their_names_and_their_state(module, tmp_path):
+    module.train()
+    module.conv.eval()
+    keep = {"conv.0": np.ones(CONV, bool), "last.0": np.ones(LAST, bool)}
+    keep["conv.0"][::2, ::2] = keep["conv.0"][1::2, 1::2] = keep["last.0"][[0, 5, 7]] = False
+    path = tmp_path / "out.safetensors"
+    from_torch(module, torch.zeros(1, 3, SIZE, SIZE), path, masks=keep)
+    assert module.training
+    assert not module.conv.training
+    written = read(path)
+    assert written.graph.inputs[0].shape == (None, 3, SIZE, SIZE)
+    assert written.source is None
+    assert set(written.sparse) == {"conv.0"}  # The other shrank to what it keeps.
+    close(run(path, IMAGES), expected(module.eval(), IMAGES, **keep))
+
+
+@pytest.mark.parametrize("name", ["mobilenet-v3", "inception"])
+def test_modules_of_the_zoo(name, tmp_path):
+    module, size = zoo.make(name), zoo.ZOO[name][1]
+    masks = zoo.random_masks(module, 0.5, refilled=True)
+    path = tmp_path / "out.safetensors"
+    from_torch(module, torch.zeros(2, 3, size, size), path, masks=masks)
+    x = zoo.images(name, size)
+    close(run(path, x), zoo.under(module, masks, x))
+
+
+def test_modules_under_pruning_are_exported_as_they_run(module, tmp_path):
+    prune.ln_structured(module.conv[0], "weight", 0.5, n=1, dim=0)
+    path = tmp_path / "out.safetensors"
+    from_torch(module, torch.zeros(1, 3, SIZE, SIZE), path)
+    assert read(path).graph.constants["conv.0.weight"].shape[0] < 16
+    close(run(path, IMAGES), expected(module, IMAGES))
+
+
+def test_what_torch_cannot_capture_is_one_error(tmp_path):
+    class Loop(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(GraphError, match=r"torch\.export cannot capture the module"):
+        from_torch(Loop(), torch.zeros(1, 3), tmp_path / "out.safetensors")
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def invoke(*arguments, status=0):
+    done = CliRunner().invoke(__main__.app, ["export", *map(str, arguments)])
+    assert done.exit_code == status, (done.output, done.stderr)
+    return done.stdout, done.stderr
+
+
+def test_the_command_writes_and_verifies(net, tmp_path):
+    masktools.save_masks(tmp_path / "masks.npz", {"conv.0": mask(CONV)})
+    out = tmp_path / "out.safetensors"
+    stdout, _ = invoke(net, out, "--masks", tmp_path / "masks.npz", "--residual", "keep", "--json")
+    report = json.loads(stdout)
+    assert report["out"] == str(out)
+    assert report["bytes"] == out.stat().st_size
+    assert 0 <= report["difference"] < 1e-5
+    assert "max|Δ| / max|y| = " in invoke(net, out)[0]
+    assert json.loads(invoke(net, out, "--no-verify", "--json")[0])["difference"] is None
+
+
+def test_the_command_takes_a_result(net, module, tmp_path):
+    keep = mask(CONV, 0.4)
+    weights = {"conv.0": module.conv[0].weight.detach().numpy() * keep}
+    result = masktools.convert(
+        {"conv.0": keep}, weights, method="regroup", density=0.5, group_rows=4,
+        partitioner="spectral", progress=False,
+    )  # fmt: skip
+    result.save(tmp_path / "result")
+    out = tmp_path / "out.safetensors"
+    invoke(net, out, "--layouts", tmp_path / "result", "--residual", "drop")
+    kept = result.layouts["conv.0"].to_mask()
+    close(run(out, IMAGES), expected(module, IMAGES, **{"conv.0": kept}))
+
+
+def test_the_command_leaves_no_file_when_outputs_differ(net, tmp_path, monkeypatch):
+    def wrong(graph, stored):
+        stored = dict(stored)
+        weight = stored["head"].weight.copy()
+        weight[2, 3] += 0.1
+        stored["head"] = type(stored["head"])(weight)
+        return graph, stored
+
+    monkeypatch.setattr("masktools.export.network.shrink", wrong)
+    _, stderr = invoke(net, tmp_path / "out.safetensors", status=1)
+    assert "the checkpoint computes something else" in stderr
+    assert stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_the_command_refuses_in_one_line(net, tmp_path):
+    out = tmp_path / "out.safetensors"
+    masktools.save_masks(tmp_path / "masks.npz", {"conv.0": mask(CONV)})
+    _, stderr = invoke(net, out, "--masks", tmp_path / "masks.npz", status=1)
+    assert "kept weights lie outside the dense blocks" in stderr
+    invoke(net, out, "--masks", tmp_path / "masks.npz", "--layouts", tmp_path, status=2)
+    invoke(tmp_path / "none.onnx", out, status=1)
+    assert not out.exists()
+
+
+def test_verification_sees_what_is_masked(net):
+    _, kept = prepare(net, masks={"conv.0": mask(CONV)}, residual="drop")
+    assert not kept["conv.0"].any()
+    assert kept["stem"].all()
+    assert command.TOLERANCE <= 1e-4
+    assert read_onnx(net).inputs[0].shape[0] is None
