@@ -31,7 +31,10 @@ app.command("export")(export_command)
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
 File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A mask file of any tool, or a result folder.")
+    Path,
+    typer.Argument(
+        metavar="FILE", help="A mask file of any tool, a result folder, or a checkpoint."
+    ),
 ]
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
@@ -52,6 +55,11 @@ def inspect(file: File, tool: Tool = None, names: NamesFile = None, as_json: Jso
         if is_result(file):
             result = Conversion.load(file)
             _show_result(result, {"path": str(file)}, as_json)
+            return
+        from masktools.inventory import is_checkpoint
+
+        if is_checkpoint(file):
+            _show_checkpoint(file, as_json)
             return
         from masktools.importers import inspect_masks
         from masktools.tables import masks_lines, masks_table
@@ -241,6 +249,31 @@ def _show_result(result: Conversion, head: dict[str, str], as_json: bool) -> Non
     else:
         lines = conversion_lines(result.report)
         _print(conversion_table(result.report), *lines)
+
+
+def _show_checkpoint(path: Path, as_json: bool) -> None:
+    from masktools.checkpoint import read
+    from masktools.inventory import inventory
+    from masktools.tables import checkpoint_lines, checkpoint_table
+
+    checkpoint = read(path)
+    stored = inventory(checkpoint)
+    if as_json:
+        graph = checkpoint.graph
+        data = {
+            "path": str(path),
+            "producer": checkpoint.producer,
+            "seed": checkpoint.seed,
+            "source": checkpoint.source,
+            "inputs": {value.name: value.shape for value in graph.inputs},
+            "outputs": {value.name: value.shape for value in graph.outputs},
+            "nodes": len(graph.nodes),
+            "layers": [asdict(layer) | {"density": layer.density} for layer in stored],
+        }
+        print(json.dumps(data))
+    else:
+        head, *rest = checkpoint_lines(path, checkpoint, stored)
+        _print(head, checkpoint_table(stored), *rest)
 
 
 def _print(*parts: object) -> None:

@@ -11,7 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from masktools.checkpoint import Checkpoint
     from masktools.importers import MaskFile
+    from masktools.inventory import StoredLayer
     from masktools.summary import Figures, LayerReport, Report
 
 
@@ -66,6 +70,53 @@ def masks_lines(file: MaskFile) -> list[Text]:
     lines = [Text(f"{file.path}: {file.tool} ({file.container}), weights: {held}", "bold")]
     lines += [Text(f"assumed: {assumption}", "dim") for assumption in file.assumptions]
     return lines + [Text(f"refused: {file.refusal}", "yellow")] * bool(file.refusal)
+
+
+def checkpoint_table(layers: Sequence[StoredLayer]) -> Table:
+    """Return a line per layer of a checkpoint, and one for all of them."""
+    table = _table("layer", ("shape", "blocks", "residual", "density", "multiplications"))
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            " × ".join(map(str, layer.shape)),
+            f"{layer.blocks:,}" if layer.stored < layer.size else "dense",
+            f"{layer.residual:,}",
+            f"{layer.density:.3f}",
+            f"{layer.multiplications_stored:,}",
+        )
+    table.add_section()
+    table.add_row(
+        f"all {len(layers)}",
+        "",
+        f"{sum(layer.blocks for layer in layers):,}",
+        f"{sum(layer.residual for layer in layers):,}",
+        f"{sum(layer.stored for layer in layers) / max(sum(x.size for x in layers), 1):.3f}",
+        f"{sum(layer.multiplications_stored for layer in layers):,}",
+        style="bold",
+    )
+    return table
+
+
+def checkpoint_lines(
+    path: Path, checkpoint: Checkpoint, layers: Sequence[StoredLayer]
+) -> list[Text]:
+    """Return what stands around the table of a checkpoint."""
+    graph = checkpoint.graph
+    ends = [
+        ", ".join(f"{v.name} {_shape(v.shape)}" for v in values)
+        for values in (graph.inputs, graph.outputs)
+    ]
+    head = f"{path}: checkpoint of {checkpoint.producer}, {len(graph.nodes)} nodes"
+    lines = [Text(head, "bold"), Text(f"{ends[0]} → {ends[1]}", "dim")]
+    left = sum(layer.multiplications_stored for layer in layers)
+    if left:
+        limit = sum(layer.multiplications for layer in layers) / left
+        lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
+    return lines
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("N" if n is None else str(n) for n in shape) + ")"
 
 
 def _table(first: str, others: Sequence[str]) -> Table:

@@ -53,7 +53,12 @@ FLOORS = {
     "export": (["masktools.export"], ["checkpoint", "network"]),
     "runtime": (["runtime"], ["checkpoint"]),
     "commands": (
-        ["masktools.__main__", "masktools.tables", "masktools.export.command"],
+        [
+            "masktools.__main__",
+            "masktools.tables",
+            "masktools.inventory",
+            "masktools.export.command",
+        ],
         ["convert", "export", "runtime"],
     ),
 }

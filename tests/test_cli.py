@@ -200,7 +200,30 @@ def test_a_converted_network_is_exported_and_verified(ticket, tmp_path, weights)
     data = json.loads(stdout)
     assert data["sparse_layers"] == 2
     assert data["difference"] < 1e-5
-    assert checkpoint.exists()
+    report = Conversion.load(tmp_path / "out").report
+    shown, _ = run("inspect", checkpoint)
+    assert all(name in shown for name in SHAPES)
+    assert "limit" in shown
+    data = json.loads(run("inspect", checkpoint, "--json")[0])
+    assert {layer["name"]: layer["stored"] for layer in data["layers"]} == {
+        row.layer: row.stored for row in report
+    }
+    assert [layer["blocks"] > 0 for layer in data["layers"]] == [False, True, True, False]
+
+
+def test_inspect_counts_the_residual_of_a_checkpoint(ticket, tmp_path, weights):
+    from masktools.export import from_onnx
+
+    run("convert", ticket, tmp_path / "out", *FAST, "--density", "0.3")
+    write_onnx(tmp_path / "net.onnx", weights)
+    result, masks = Conversion.load(tmp_path / "out"), masktools.load_masks(ticket)
+    layouts, path = result.layouts, tmp_path / "kept.safetensors"
+    from_onnx(tmp_path / "net.onnx", path, layouts=layouts, masks=masks, residual="keep")
+    data = json.loads(run("inspect", path, "--json")[0])
+    residual = {layer["name"]: layer["residual"] for layer in data["layers"]}
+    assert residual["conv1"] == layouts["conv1"].residual(masks["conv1"]).sum() > 0
+    stored = {layer["name"]: layer["stored"] for layer in data["layers"]}
+    assert stored["conv1"] == layouts["conv1"].stored + residual["conv1"]
 
 
 def test_an_existing_result_is_replaced_and_a_strange_folder_is_not(ticket, tmp_path):

@@ -1,0 +1,104 @@
+"""What a checkpoint stores, layer by layer."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from masktools.checkpoint import FORMAT, Checkpoint, SparseWeight
+from masktools.layers import Layer, layers
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer of a checkpoint.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+        The weight's own shape.
+    groups : int
+        Convolution groups.
+    blocks, residual : int
+        Dense blocks, and weights outside of them; both 0 where the weight is dense.
+    stored, size : int
+        Weights in the file, the residual ones among them, and all of them.
+    dtype : str
+        Of the values.
+    multiplications, multiplications_stored : int
+        For one sample, taps inside the image only: dense, and with what is stored.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    groups: int
+    blocks: int
+    residual: int
+    stored: int
+    size: int
+    dtype: str
+    multiplications: int
+    multiplications_stored: int
+
+    @property
+    def density(self) -> float:
+        """Stored weights / all weights."""
+        return self.stored / self.size
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file says that it is a checkpoint; `masktools.checkpoint.read` checks it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
+
+
+def inventory(checkpoint: Checkpoint) -> list[StoredLayer]:
+    """Return the layers of a checkpoint in execution order.
+
+    Raises
+    ------
+    GraphError
+        If the shapes of its tensors do not fit together.
+    """
+    shapes = {f"{name}.weight": w.layout.shape for name, w in checkpoint.sparse.items()}
+    return [_stored(layer, checkpoint) for layer in layers(checkpoint.graph, shapes).values()]
+
+
+def _stored(layer: Layer, checkpoint: Checkpoint) -> StoredLayer:
+    dense = layer.multiplications()
+    size = layer.shape[0] * len(layer.column_cost)
+    weight = checkpoint.sparse.get(layer.name)
+    if weight is None:
+        dtype = str(checkpoint.graph.constants[f"{layer.name}.weight"].dtype)
+        return StoredLayer(
+            layer.name, layer.shape, layer.groups, 0, 0, size, size, dtype, dense, dense
+        )
+    residual = 0 if weight.residual is None else len(weight.residual.values)
+    return StoredLayer(
+        layer.name,
+        layer.shape,
+        layer.groups,
+        len(weight.layout.blocks),
+        residual,
+        weight.layout.stored + residual,
+        size,
+        str(weight.values.dtype),
+        dense,
+        _multiplications(layer, weight),
+    )
+
+
+def _multiplications(layer: Layer, weight: SparseWeight) -> int:
+    cost = layer.column_cost
+    inside = sum(len(b.rows) * int(cost[b.columns].sum()) for b in weight.layout.blocks)
+    if weight.residual is None:
+        return inside
+    return inside + int(cost[weight.residual.column_indices].sum())
