@@ -38,7 +38,7 @@ constexpr std::size_t kLanes = 32;
 constexpr double kProposalWork = 100;  // of a swap turned down by the bound, in visited values
 constexpr int kProposals = 16;         // to one row in turn, while it is in the cache
 constexpr int kBlocks = 64;            // of the search, between two looks at price and table
-constexpr double kPriceTolerance = 5e-3;
+constexpr double kPriceTolerance = 1e-2;
 constexpr double kDescent = 0.25;  // of the work of the annealing, for the descent that follows
 constexpr int kLevels = 4096;      // of the acceptance threshold
 
@@ -171,7 +171,7 @@ class Groups {
     cost_.assign(row_stride_, 0);
     std::copy(cost.data(), cost.data() + columns_, cost_.begin());
     Load(saliency.data());
-    Reprice();
+    Reprice(0);
   }
 
   std::size_t rows() const { return rows_; }
@@ -217,15 +217,15 @@ class Groups {
   }
 
   // Recomputes sums, which drift as floats do, and the price at which the budget is spent.
-  // Returns whether the price, and so the surplus, changed.
-  bool Reprice() {
+  // Returns whether the price moved by more than `tolerance` of itself; if not, all stays.
+  bool Reprice(double tolerance) {
     std::vector<float> sum(groups_ * row_stride_, 0);
     for (std::size_t r = 0; r < rows_; ++r) {
       float* to = &sum[label_[r] * row_stride_];
       for (std::size_t c = 0; c < columns_; ++c) to[c] += Row(r)[c];
     }
     const double price = Price(sum);
-    if (price_ >= 0 && std::abs(price - price_) <= kPriceTolerance * price_) return false;
+    if (price_ >= 0 && std::abs(price - price_) <= tolerance * price_) return false;
     price_ = price;
     surplus_ = std::move(sum);
     for (std::size_t g = 0; g < groups_; ++g) {
@@ -262,8 +262,14 @@ class Groups {
           throw std::invalid_argument("expected saliency that is finite and not negative");
         }
         by_row_[r * row_stride_ + c] = value;
-        by_column_[c * column_stride_ + r] = value;
         largest_[c] = std::max(largest_[c], value);
+      }
+    }
+    constexpr std::size_t kTile = 16;  // rows: a cache line of by_column_
+    for (std::size_t first = 0; first < rows_; first += kTile) {
+      const std::size_t end = std::min(first + kTile, rows_);
+      for (std::size_t c = 0; c < columns_; ++c) {
+        for (std::size_t r = first; r < end; ++r) by_column_[c * column_stride_ + r] = Row(r)[c];
       }
     }
   }
@@ -353,14 +359,15 @@ double Anneal(Groups* groups, double work, float hot, float cold, std::uint64_t 
       proposals += kProposals;
     }
     const bool bounded = groups->bounded() || updates < 0.25 * proposals * groups->GainWork();
-    const bool stale = block % 8 == 7 && groups->Reprice();
+    const bool stale = block % 8 == 7 && groups->Reprice(kPriceTolerance);
     if (bounded && (stale || !groups->bounded())) done += groups->BuildTable();
   }
   return done;
 }
 
-// Swaps whatever still gains, until nothing does or the work is done.
+// Swaps whatever still gains at the price of now, until nothing does or the work is done.
 void Descend(Groups* groups, double work, float least_gain) {
+  groups->Reprice(0);
   double updates = 1, done = groups->BuildTable();
   while (updates > 0 && done < work) {
     updates = 0;

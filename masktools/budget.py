@@ -35,8 +35,7 @@ def choose(gain: Numbers, cost: NDArray[np.integer[Any]], budget: int) -> BoolAr
     >>> choose(np.array([6.0, 5.0, 0.0, 1.0]), np.array([2, 4, 1, 1]), 3)
     array([ True, False, False,  True])
     """
-    worth = _gain_per_cost(gain, cost)
-    order = np.argsort(-worth, kind="stable")[: np.count_nonzero(gain > 0)]
+    order, _ = _by_gain_per_cost(gain, cost)
     chosen = np.zeros(len(gain), np.bool_)
     room = budget
     while True:
@@ -55,15 +54,18 @@ def price(gain: Numbers, cost: NDArray[np.integer[Any]], budget: int) -> float:
 
     Candidates above it are bought, candidates below it are not. 0 where everything fits.
     """
-    worth = _gain_per_cost(gain, cost)
-    order = np.argsort(-worth, kind="stable")
+    order, worth = _by_gain_per_cost(gain, cost)
     used = np.cumsum(cost[order], dtype=np.int64)
     last = int(np.searchsorted(used, budget, side="right"))
-    return float(worth[order[last]]) if last < len(order) else 0.0
+    return float(worth[last]) if last < len(order) else 0.0
 
 
-def _gain_per_cost(gain: Numbers, cost: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Return gain / cost; infinite for a gain that is free, 0 for no gain."""
-    worth: NDArray[np.float64] = np.where(gain > 0, np.inf, 0.0)
-    np.divide(gain, cost, out=worth, where=cost > 0)
-    return worth
+def _by_gain_per_cost(
+    gain: Numbers, cost: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the candidates that gain at all, best first, and their gain / cost."""
+    some = np.flatnonzero(gain > 0)
+    worth = np.full(len(some), np.inf)
+    np.divide(gain[some], cost[some], out=worth, where=cost[some] > 0)
+    order = np.argsort(-worth, kind="stable")
+    return some[order], worth[order]

@@ -15,8 +15,8 @@ from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
-_EFFORT = 1500  # visits of the swap search to each weight
-_LEAST_WORK = 2**24  # visits that cost too little to save on: milliseconds
+_EFFORT = 1200  # visits of the swap search to each weight
+_LEAST_WORK = 2**28  # visits that cost too little to save on: 0.03 s
 _HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group
 
 
