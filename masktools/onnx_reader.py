@@ -120,10 +120,12 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
     OSError
         If it cannot be opened.
     """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from onnx.inliner import inline_local_functions
-
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from onnx.inliner import inline_local_functions
+    except ImportError as error:
+        raise FormatError(f"{src}: reading it needs onnx: pip install 'masktools[onnx]'") from error
     model = src
     if not isinstance(model, onnx.ModelProto):
         try:

@@ -96,27 +96,6 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
     return made
 
 
-def window_pads(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (begin, end) padding of each spatial axis, with what `ceil_mode` adds at the end.
-
-    Parameters
-    ----------
-    node : Node
-        Conv, MaxPool or AveragePool.
-    spatial : sequence of int
-        Sizes of the input's spatial axes.
-    kernel : sequence of int
-        Sizes of the window.
-    """
-    strides, dilations, pads = (ints(node, name) for name in ("strides", "dilations", "pads"))
-    padded = []
-    for axis, count in enumerate(_windows(node, spatial, kernel)):
-        begin, end = pads[axis], pads[axis + len(spatial)]
-        reach = (count - 1) * strides[axis] + dilations[axis] * (kernel[axis] - 1) + 1
-        padded.append((begin, max(end, reach - begin - spatial[axis])))
-    return padded
-
-
 def _windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Shape:
     strides, dilations, pads = (ints(node, name) for name in ("strides", "dilations", "pads"))
     if not len(spatial) == len(kernel) == len(strides):

@@ -304,14 +304,23 @@ def to_onnx(module: nn.Module, size: int, opset: int = 17) -> ModelProto:
 
 
 def random_masks(module: nn.Module, density: float, refilled: bool, seed: int = 0) -> Masks:
-    """Return random masks of all layers but the first and the last; of whole rows if refilled."""
+    """Return random masks of all layers but the first and the last.
+
+    Whole rows if refilled; else two thirds of the rows share their columns in groups of eight, and
+    the others lie outside every block.
+    """
     rng = np.random.default_rng(seed)
     found = [(n, p) for n, p in module.named_modules() if isinstance(p, nn.Conv2d | nn.Linear)]
     masks = {}
     for name, part in found[1:-1]:
         weight = part.weight.detach().numpy()
         mask = rng.random(weight.shape, np.float32) < density
-        masks[name] = refill(mask, weight, density=density) if refilled else mask
+        if refilled:
+            masks[name] = refill(mask, weight, density=density)
+            continue
+        for first in range(0, len(mask) * 2 // 3 // 8 * 8, 8):
+            mask[first : first + 8] = mask[first]
+        masks[name] = mask
     return masks
 
 

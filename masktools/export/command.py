@@ -45,7 +45,7 @@ def export_command(
         raise typer.BadParameter("--masks and --layouts exclude each other")
     try:
         report = export(net, out, masks, layouts, residual, verify)
-    except (MasktoolsError, OSError, ImportError) as error:
+    except (MasktoolsError, OSError) as error:
         print(f"masktools: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     if as_json:
@@ -130,7 +130,12 @@ def compare(net: Path, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path) 
     checkpoint : path
         Run by the reference backend.
     """
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise GraphError(
+            "comparing needs onnxruntime: pip install 'masktools[onnx]', or pass --no-verify"
+        ) from error
 
     import runtime
     from masktools.onnx_reader import load_onnx, with_masks
