@@ -25,8 +25,9 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 DTYPES = ("float32", "float64")
-# Images are taken so many at a time that their columns, gathered, stay near this size.
-CHUNK_BYTES = 64 << 20
+# Images are taken so many at a time that their columns, gathered, stay near this size: the second
+# level of a cache, for every block gathers its own columns from them.
+CHUNK_BYTES = 2 << 20
 
 
 class ReferenceBackend:
