@@ -291,7 +291,8 @@ def networks(draw):
         elif kind == "concat":
             y = b.concat(x, draw(st.sampled_from(alive)))
         else:
-            y = draw(st.sampled_from((average, maximum, scale, pad_and_crop, upsample)))(b, x)
+            others = (average, maximum, scale, pad_and_crop, upsample, shuffle, middle, grouped)
+            y = draw(st.sampled_from(others))(b, x)
         alive.append(y)
     last = b.fc(alive[-1], 3) if draw(st.booleans()) else b.conv(alive[-1], 3)
     outputs = {last, *(draw(st.sampled_from(alive)) for _ in range(draw(st.integers(0, 1))))}
@@ -342,6 +343,30 @@ def upsample(b, x):
         kernel_shape=(2, 2), strides=(2, 2), dilations=(1, 1), pads=(0,) * 4, ceil_mode=0,
         count_include_pad=0,
     )  # fmt: skip
+
+
+def shuffle(b, x):
+    """Swap the halves of the channels."""
+    if b.channels[x] % 2:
+        return x
+    half, name = b.channels[x] // 2, f"s{len(b.nodes)}"
+    parts = (f"{name}a", f"{name}b")
+    attributes = {"axis": 1, "split": (half, half)}
+    b.nodes.append(Node(name, "Split", (x,), parts, attributes))
+    for part in parts:
+        b.channels[part], b.size[part] = half, b.size[x]
+    return b.concat(*parts[::-1])
+
+
+def middle(b, x):
+    last = b.channels[x] - 1
+    if last < 2:
+        return x
+    return b.add("Slice", [x], last - 1, axes=(1,), starts=(1,), ends=(last,), steps=(1,))
+
+
+def grouped(b, x):
+    return b.conv(x, 4, groups=2) if b.channels[x] % 2 == 0 else x
 
 
 @settings(max_examples=150)
