@@ -61,22 +61,20 @@ def halve_weights(model: onnx.ModelProto) -> None:
 
 
 def write_onnx(network: nn.Module, path: Path) -> None:
-    """Export with an open batch, parameter names kept and BatchNorm as it was trained."""
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "network.onnx"
-        torch.onnx.export(
-            network,
-            (torch.zeros(1, 1, 8, 8),),
-            raw,
-            dynamo=False,
-            opset_version=17,
-            do_constant_folding=False,
-            training=torch.onnx.TrainingMode.PRESERVE,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-        )
-        model = onnx.load(raw)
+    """Export with an open batch and the parameters' names."""
+    program = torch.onnx.export(
+        network,
+        (torch.zeros(2, 1, 8, 8),),
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]
     halve_weights(model)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
