@@ -17,6 +17,7 @@ setup(
         Pybind11Extension(
             "masktools._search",
             ["masktools/_search.cpp"],
+            depends=["masktools/_groups.h"],
             cxx_std=17,
             extra_compile_args=FLAGS,
             # A missing compiler must not keep anyone from the rest of the toolkit:
