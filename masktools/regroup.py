@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from masktools.budget import choose
 from masktools.errors import MaskError
-from masktools.grouping import GROUP_ROWS, RowGroups, as_group_rows, as_layer, row_groups
-from masktools.layout import BlockLayout, BoolArray, DenseBlock, FloatArray, as_mask
-from masktools.partition import candidates, partition
-
-__all__ = ["GROUP_ROWS", "RowGroups", "regroup", "row_groups"]
+from masktools.grouping import as_group_rows, as_layer
+from masktools.grouping import row_groups as divide_rows
+from masktools.layout import BlockLayout, DenseBlock, as_mask
+from masktools.partition import candidates
+from masktools.thresholds import Thresholds, find_blocks
 
 
 def regroup(
@@ -107,36 +107,20 @@ def regroup(
     >>> layout.blocks[0].rows.tolist(), layout.blocks[0].columns.tolist()
     ([0, 1, 2], [1, 3, 6, 11])
     """
-    thresholds = (row_groups, min_rows, min_columns, min_column_nonzeros)
-    if any(value is not None for value in thresholds):
+    height = as_group_rows(group_rows, target)
+    given = (row_groups, min_column_nonzeros, min_rows, min_columns)
+    if any(value is not None for value in given):
         if density is not None:
             raise TypeError("density and thresholds exclude each other: choose one form")
-        return _by_thresholds(
-            mask, weight, groups, as_group_rows(group_rows, target), thresholds, passes,
-            candidates(partitioner), seed,
-        )  # fmt: skip
+        thresholds = Thresholds(*given, passes)
+        return _by_thresholds(mask, weight, groups, height, thresholds, partitioner, seed)
     if passes is not None:
         raise TypeError("passes belongs to the form with thresholds; give one of them")
-    keep = as_mask(mask)
     if density is not None and not 0 <= density <= 1:
         raise MaskError(f"density must lie between 0 and 1, got {density}")
+    keep = as_mask(mask)
     budget = int(np.count_nonzero(keep)) if density is None else int(density * keep.size)
-    return _by_budget(
-        keep, weight, budget, groups, as_group_rows(group_rows, target), partitioner, refine, seed
-    )
-
-
-def _by_budget(
-    keep: BoolArray,
-    weight: ArrayLike | None,
-    budget: int,
-    groups: int,
-    height: int,
-    partitioner: str,
-    refine: bool,
-    seed: int,
-) -> BlockLayout:
-    found = row_groups(
+    found = divide_rows(
         keep, weight, budget=budget, groups=groups, group_rows=height, partitioner=partitioner,
         refine=refine, seed=seed,
     )  # fmt: skip
@@ -148,83 +132,18 @@ def _by_thresholds(
     weight: ArrayLike | None,
     groups: int,
     height: int,
-    thresholds: tuple[int | None, ...],
-    passes: int | None,
-    names: tuple[str, ...],
+    thresholds: Thresholds,
+    partitioner: str,
     seed: int,
 ) -> BlockLayout:
     """Algorithm 3, each convolution group alone; of several partitioners what retains most."""
-    for name, value in zip(
-        ("row_groups", "min_rows", "min_columns", "min_column_nonzeros", "passes"),
-        (*thresholds, passes),
-        strict=True,
-    ):
-        if value is not None and value < 1:
-            raise MaskError(f"{name} must be at least 1, got {value}")
     saliency, shape = as_layer(mask, weight, groups)
     keep = as_mask(mask).reshape(saliency.shape)
     layouts = []
-    for partitioner in names:
+    for name in candidates(partitioner):
         blocks = []
         for rows in np.split(np.arange(len(keep)), groups):
-            blocks += [
-                DenseBlock(rows[block.rows], block.columns)
-                for block in _blocks_of_passes(
-                    keep[rows], saliency[rows], height, thresholds, passes, partitioner, seed
-                )
-            ]
+            found = find_blocks(keep[rows], saliency[rows], height, thresholds, name, seed)
+            blocks += [DenseBlock(rows[block.rows], block.columns) for block in found]
         layouts.append(BlockLayout(shape, blocks, groups))
     return max(layouts, key=lambda layout: layout.retained(saliency.reshape(shape)))
-
-
-def _blocks_of_passes(
-    keep: BoolArray,
-    saliency: FloatArray,
-    height: int,
-    thresholds: tuple[int | None, ...],
-    passes: int | None,
-    partitioner: str,
-    seed: int,
-) -> list[DenseBlock]:
-    t1, b1, b2, t2 = thresholds
-    heights = threshold_heights(len(keep), height, t1)
-    stored = np.zeros_like(keep)
-    blocks: list[DenseBlock] = []
-    while passes is None or passes > 0:
-        left = keep & ~stored
-        # A kept weight of value 0 is a nonzero of the mask all the same.
-        visible = np.where(left, np.maximum(saliency, np.finfo(np.float32).tiny), np.float32(0))
-        labels = partition(visible, heights, partitioner, seed)
-        found = len(blocks)
-        for group in range(len(heights)):
-            rows = np.flatnonzero(labels == group)
-            nonzeros = np.count_nonzero(left[rows], axis=0)
-            eligible = (nonzeros >= (t2 or 1)) & ~stored[rows].any(axis=0)
-            columns = np.flatnonzero(eligible)
-            if len(rows) >= (b1 or 1) and len(columns) >= max(b2 or 1, 1):
-                blocks.append(DenseBlock(rows, columns))
-                stored[np.ix_(rows, columns)] = True
-        if len(blocks) == found:
-            break
-        passes = None if passes is None else passes - 1
-    return blocks
-
-
-def threshold_heights(rows: int, group_rows: int, row_groups: int | None) -> NDArray[np.int64]:
-    """Return the rows of each of t1 groups, as even as multiples of the height allow.
-
-    Examples
-    --------
-    >>> threshold_heights(100, 8, 4).tolist(), threshold_heights(5, 8, 2).tolist()
-    ([24, 24, 24, 28], [3, 2])
-    """
-    if rows == 0:
-        return np.zeros(0, np.int64)
-    k = min(row_groups or max(rows // group_rows, 1), rows)
-    unit = group_rows if rows // group_rows >= k else 1
-    units, rest = divmod(rows, unit)
-    heights = np.full(k, units // k, np.int64)
-    heights[: units % k] += 1
-    heights *= unit
-    heights[-1] += rest
-    return heights

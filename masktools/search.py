@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.budget import price
+from masktools.budget import choose, price
 from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
@@ -30,9 +30,22 @@ def group_sums(saliency: FloatArray, labels: IndexArray) -> NDArray[np.float32]:
     return sums
 
 
-def refine(
+def retained(
     saliency: FloatArray,
     labels: IndexArray,
+    heights: NDArray[np.int64],
+    column_cost: NDArray[np.int64],
+    budget: int,
+) -> float:
+    """Return the saliency that the best columns of the groups keep within the budget."""
+    gain = group_sums(saliency, labels).ravel()
+    cost = (heights[:, None] * column_cost).ravel()
+    return float(gain[choose(gain, cost, budget)].sum(dtype=np.float64))
+
+
+def refine(
+    saliency: FloatArray,
+    start: IndexArray,
     heights: NDArray[np.int64],
     column_cost: NDArray[np.int64],
     budget: int,
@@ -44,7 +57,7 @@ def refine(
     ----------
     saliency : ndarray of float32, shape (rows, columns)
         Not negative, 0 where pruned. Not changed.
-    labels : ndarray of int32, shape (rows,)
+    start : ndarray of int32, shape (rows,)
         The groups to start from. Not changed.
     heights : ndarray of int64, shape (k,)
         Rows of each group; they stay.
@@ -59,7 +72,7 @@ def refine(
     labels : ndarray of int32, shape (rows,)
     how : {"swaps", "assignment", "none"}
         "assignment" alone, after a warning, if the native search was not built; "none" where
-        there is nothing to exchange.
+        nothing retains more than the start, which is returned then.
 
     Notes
     -----
@@ -68,22 +81,26 @@ def refine(
     their storage. The work is counted, never timed, so that results repeat.
     """
     if len(heights) < 2 or heights.max() == 1 or budget <= 0 or not saliency.any():
-        return labels, "none"
-    labels = by_assignment(saliency, labels, heights, column_cost, budget)
+        return start, "none"
+    labels = by_assignment(saliency, start, heights, column_cost, budget)
     native = _native()
-    if native is None:
-        return labels, "assignment"
-    found: IndexArray = native.anneal(
-        saliency=saliency,
-        labels=labels,
-        cost=column_cost,
-        budget=budget,
-        work=max(_EFFORT * saliency.size, _LEAST_WORK),
-        hot=_HOT,
-        cold=_COLD,
-        seed=seed % 2**64,
+    found: IndexArray = (
+        labels
+        if native is None
+        else native.anneal(
+            saliency=saliency,
+            labels=labels,
+            cost=column_cost,
+            budget=budget,
+            work=max(_EFFORT * saliency.size, _LEAST_WORK),
+            hot=_HOT,
+            cold=_COLD,
+            seed=seed % 2**64,
+        )
     )
-    return found, "swaps"
+    how = "assignment" if native is None else "swaps"
+    kept = [retained(saliency, one, heights, column_cost, budget) for one in (start, found)]
+    return (found, how) if kept[1] > kept[0] else (start, "none")
 
 
 def by_assignment(

@@ -21,7 +21,7 @@ FLOORS = {
         ["masktools.partition", "masktools.spectral", "masktools.search", "masktools.budget"],
         ["hypergraph"],
     ),
-    "regroup": (["masktools.regroup", "masktools.grouping"], ["partition"]),
+    "regroup": (["masktools.regroup", "masktools.grouping", "masktools.thresholds"], ["partition"]),
     "graph": (
         [
             "masktools.graph",

@@ -12,7 +12,7 @@ from masktools import BlockLayout, regroup
 from masktools.budget import choose
 from masktools.errors import MaskError, PartitionError
 from masktools.grouping import row_groups
-from masktools.regroup import threshold_heights
+from masktools.thresholds import even_heights
 
 EACH = ["kahypar", "mtkahypar", "spectral", "best"]
 FIGURE_2 = np.zeros((3, 12), bool)
@@ -88,13 +88,13 @@ def test_kept_weights_of_value_zero_are_nonzeros_of_the_mask():
     assert layout.blocks[0].columns.tolist() == [1, 3, 6, 11]
 
 
-def test_threshold_heights():
-    assert threshold_heights(64, 32, 8).tolist() == [8] * 8
-    assert threshold_heights(512, 32, 6).tolist() == [96, 96, 96, 96, 64, 64]
-    assert threshold_heights(100, 32, 3).tolist() == [32, 32, 36]
-    assert threshold_heights(2, 8, 5).tolist() == [1, 1]
-    assert threshold_heights(20, 8, None).tolist() == [8, 12]
-    assert threshold_heights(0, 8, 5).tolist() == []
+def test_heights_of_a_pass():
+    assert even_heights(64, 32, 8).tolist() == [8] * 8
+    assert even_heights(512, 32, 6).tolist() == [96, 96, 96, 96, 64, 64]
+    assert even_heights(100, 32, 3).tolist() == [32, 32, 36]
+    assert even_heights(2, 8, 5).tolist() == [1, 1]
+    assert even_heights(20, 8, None).tolist() == [8, 12]
+    assert even_heights(0, 8, 5).tolist() == []
 
 
 # The budgeted form

@@ -28,7 +28,7 @@ def worth(saliency, labels, cost, price):
 def retained(saliency, labels, cost, budget):
     sums = group_sums(saliency, labels)
     costs = np.bincount(labels)[:, None] * cost
-    return sums.ravel()[choose(sums.ravel(), costs.ravel(), budget)].sum()
+    return sums.ravel()[choose(sums.ravel(), costs.ravel(), budget)].sum(dtype=np.float64)
 
 
 def swapped(labels, i, j):
@@ -117,6 +117,16 @@ def test_no_single_swap_is_left_that_gains():
     gains = [groups.gain(i, j) for i in range(64) for j in range(64) if found[i] != found[j]]
     # The price moved a little with the last swaps.
     assert max(gains) < 1e-4 * worth(saliency, found, cost, groups.price)
+
+
+@given(st.integers(0, 99), st.sampled_from([0.1, 0.5, 0.9]), st.integers(1, 300))
+def test_refinement_never_retains_less(seed, density, budget):
+    saliency, heights = layer(12, 25, density, seed), np.array([5, 4, 3])
+    labels = np.repeat(np.arange(3, dtype=np.int32), heights)
+    cost = np.random.default_rng(seed).integers(0, 5, 25)
+    found, _ = refine(saliency, labels, heights, cost, budget)
+    assert np.bincount(found).tolist() == [5, 4, 3]
+    assert retained(saliency, found, cost, budget) >= retained(saliency, labels, cost, budget)
 
 
 def test_planted_groups_are_found_from_a_wrong_start():
