@@ -217,6 +217,7 @@ def _divide(
         refine(part, label, heights, cost, int(share), seed)
         for part, label, share in zip(parts, labels, shares, strict=True)
     ]
-    how = {name for _, name in refined}
+    ways = {way for _, way in refined}
+    how = next(way for way in ("swaps", "assignment", "none") if way in ways)
     together = np.concatenate([label + at for (label, _), at in zip(refined, offsets, strict=True)])
-    return together, how.pop() if len(how) == 1 else "swaps"
+    return together, how
