@@ -94,13 +94,12 @@ def _conv(ctx: Pass, source: Source) -> None:
     if tuple(source.take("kernel_shape", kernel)) != kernel:
         raise source.refuse(f"attribute kernel_shape differs from its weight's {kernel}")
     window = _window(ctx, source, kernel)
-    inputs = [source.inputs[0], ctx.keep_weight(source, weight)]
+    layer = ctx.keep_weight(source, weight)
+    kept = [f"{layer}.weight"]
     if source.input(2):
-        bias = _constant(ctx, source, 2, "the bias")
-        inputs.append(ctx.keep(bias, f"{ctx.layer(source)}.bias"))
-    ctx.emit(
-        "Conv", inputs, source.outputs[0], source.name, **window, group=source.take("group", 1)
-    )
+        kept.append(ctx.keep(_constant(ctx, source, 2, "the bias"), f"{layer}.bias"))
+    group = source.take("group", 1)
+    ctx.emit("Conv", source.inputs[:1], source.outputs[0], source.name, kept, **window, group=group)
 
 
 def _gemm(ctx: Pass, source: Source) -> None:
@@ -116,28 +115,26 @@ def _gemm(ctx: Pass, source: Source) -> None:
         turned = ctx.fresh(f"{x}_transposed")
         ctx.emit("Transpose", [x], turned, f"{source.name}_transpose", perm=(1, 0))
         x = turned
-    inputs = [x, ctx.keep_weight(source, weight, transposed)]
-    if not source.input(2) or beta == 0:
-        ctx.emit("Gemm", inputs, source.outputs[0], source.name, transB=1)
-        return
-    bias = ctx.constant(source.inputs[2])
-    rows = len(weight)
-    if bias is not None and bias.size in (1, rows) and bias.shape[-1:] in ((), (1,), (rows,)):
-        bias = np.broadcast_to(np.float32(beta) * bias.ravel(), (rows,))
-        inputs.append(ctx.keep(bias, f"{ctx.layer(source)}.bias"))
-        ctx.emit("Gemm", inputs, source.outputs[0], source.name, transB=1)
-        return
-    product = ctx.fresh(f"{source.outputs[0]}_product")
-    ctx.emit("Gemm", inputs, product, source.name, transB=1)
-    addend = source.inputs[2]
+    layer = ctx.keep_weight(source, weight, transposed)
+    kept, made, rows = [f"{layer}.weight"], source.outputs[0], len(weight)
+    addend = source.input(2) if beta else ""
+    bias = ctx.constant(addend)
     if bias is not None:
-        addend = ctx.keep(np.float32(beta) * bias, addend)
-    elif beta != 1:
-        scaled = ctx.fresh(f"{addend}_scaled")
-        factor = ctx.keep(np.array(beta), ctx.fresh(f"{source.name}_beta"))
-        ctx.emit("Mul", [addend, factor], scaled, f"{source.name}_beta")
-        addend = scaled
-    ctx.emit("Add", [product, addend], source.outputs[0], f"{source.name}_add")
+        bias, addend = np.float32(beta) * bias, ""
+        if bias.size == 1 or bias.shape[-1] == bias.size == rows:
+            kept.append(ctx.keep(np.broadcast_to(bias.ravel(), (rows,)), f"{layer}.bias"))
+            bias = None
+    product = made if not addend and bias is None else ctx.fresh(f"{made}_product")
+    ctx.emit("Gemm", [x], product, source.name, kept, transB=1)
+    if bias is not None:
+        whole = ctx.keep(bias, f"{source.name}.C")
+        ctx.emit("Add", [product], made, f"{source.name}_add", [whole])
+    elif addend:
+        if beta != 1:
+            factor, plain = ctx.keep(np.array(beta), f"{source.name}.beta"), addend
+            addend = ctx.fresh(f"{made}_addend")
+            ctx.emit("Mul", [plain], addend, f"{source.name}_scale", [factor])
+        ctx.emit("Add", [product, addend], made, f"{source.name}_add")
 
 
 def _matmul(ctx: Pass, source: Source) -> None:
@@ -148,8 +145,9 @@ def _matmul(ctx: Pass, source: Source) -> None:
             f"factors of {rank} and {weight.ndim} axes: "
             "only at least two times a matrix is supported"
         )
-    name = ctx.keep_weight(source, weight.T, transposed=True)
-    ctx.emit("Gemm", [source.inputs[0], name], source.outputs[0], source.name, transB=1)
+    layer = ctx.keep_weight(source, weight.T, transposed=True)
+    kept = [f"{layer}.weight"]
+    ctx.emit("Gemm", source.inputs[:1], source.outputs[0], source.name, kept, transB=1)
 
 
 def _batch_norm(ctx: Pass, source: Source) -> None:
@@ -157,11 +155,12 @@ def _batch_norm(ctx: Pass, source: Source) -> None:
     _only(source, "spatial", 1, 1)
     source.take("momentum")  # Of training alone.
     _one_output(source)
-    inputs = [source.inputs[0]]
-    for index, what in enumerate(("scale", "B", "mean", "var"), 1):
-        inputs.append(ctx.keep(_constant(ctx, source, index, what), source.inputs[index]))
+    kept = [
+        ctx.keep(_constant(ctx, source, index, what), source.inputs[index])
+        for index, what in enumerate(("scale", "B", "mean", "var"), 1)
+    ]
     epsilon = float(source.take("epsilon", 1e-5))
-    ctx.emit("BatchNormalization", inputs, source.outputs[0], source.name, epsilon=epsilon)
+    ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, kept, epsilon=epsilon)
 
 
 # --- element by element -------------------------------------------------------------------------
@@ -171,7 +170,9 @@ def _plain(**attributes: float) -> Callable[[Pass, Source], None]:
     """Return the rewrite of an operator that only has attributes of type float."""
 
     def rewrite(ctx: Pass, source: Source) -> None:
-        values = {name: float(source.take(name, default)) for name, default in attributes.items()}
+        values: dict[str, Any] = {
+            name: float(source.take(name, default)) for name, default in attributes.items()
+        }
         ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **values)
 
     return rewrite
@@ -182,7 +183,7 @@ def _arithmetic(ctx: Pass, source: Source) -> None:
 
 
 def _clip(ctx: Pass, source: Source) -> None:
-    bounds = {}
+    bounds: dict[str, Any] = {}
     for index, name in enumerate(("min", "max"), 1):
         value = source.take(name)
         if value is None and source.input(index):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -143,11 +143,6 @@ class Pass:
         """Return whether a size that stands in the batch's place is the batch's."""
         return size in self._batches
 
-    def layer(self, source: Source) -> str:
-        """Return the name of the layer whose weight is the second input of a node."""
-        name = source.inputs[1]
-        return layer_name(self._origin.get(name, name), source.given)
-
     # --- and what it makes ----------------------------------------------------------------------
 
     def fresh(self, wish: str) -> str:
@@ -160,43 +155,10 @@ class Pass:
 
     def keep(self, array: NDArray[Any], wish: str) -> str:
         """Store a constant in float32 for the nodes to read, and return its name."""
-        kept = np.asarray(array, np.float32, order="C")
-        name, number = wish, 1
-        while (name in self._taken and name not in self._constants) or (
-            name in self._kept and not np.array_equal(self._kept[name], kept)
-        ):
-            name, number = f"{wish}_{number}", number + 1
-        self._kept[name] = kept
-        return name
-
-    def emit(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        outputs: str | Sequence[str],
-        name: str,
-        **attributes: Any,  # noqa: ANN401 - of several types
-    ) -> None:
-        """Append a node of the normal form, and derive the shapes of its outputs.
-
-        Inputs that are constants of the file are kept for it.
-        """
-        read = [
-            self.keep(self._constants[i], i) if i in self._constants and i not in self._kept else i
-            for i in inputs
-        ]
-        unique, number = name, 1
-        while unique in self._node_names:
-            unique, number = f"{name}_{number}", number + 1
-        self._node_names.add(unique)
-        made = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        node = Node(unique, op, tuple(read), made, attributes)
-        known = {i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in read}
-        self._nodes.append(node)
-        self.shapes.update(zip(made, output_shapes(node, known), strict=True))
+        return self._store(array, wish, lambda name: name not in self.weights)
 
     def keep_weight(self, source: Source, array: NDArray[Any], transposed: bool = False) -> str:
-        """Store the weight of a layer, (out, in / groups, ...), and return its name.
+        """Store the weight of a layer, (out, in / groups, ...), and return the layer's name.
 
         Parameters
         ----------
@@ -206,9 +168,64 @@ class Pass:
         transposed : bool, default False
             The file has the weight as (in, out).
         """
-        name = self.keep(array, f"{self.layer(source)}.weight")
+        read = source.inputs[1]
+        wish = layer_name(self._origin.get(read, read), source.given)
+        name = self._store(array, wish, lambda name: name in self.weights, ".weight")
         self.weights.setdefault(name, []).append((source.outputs[0], transposed))
+        return name.removesuffix(".weight")
+
+    def _store(
+        self,
+        array: NDArray[Any],
+        wish: str,
+        may_share: Callable[[str], bool],
+        suffix: str = "",
+    ) -> str:
+        kept = np.asarray(array, np.float32, order="C")
+        name, number = wish + suffix, 1
+        while (name in self._taken and name not in self._constants) or (
+            name in self._kept and not (may_share(name) and np.array_equal(self._kept[name], kept))
+        ):
+            name, number = f"{wish}_{number}{suffix}", number + 1
+        self._kept[name] = kept
         return name
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        outputs: str | Sequence[str],
+        name: str,
+        kept: Sequence[str] = (),
+        **attributes: Any,  # noqa: ANN401 - of several types
+    ) -> None:
+        """Append a node of the normal form, and derive the shapes of its outputs.
+
+        Parameters
+        ----------
+        op : str
+        inputs : sequence of str
+            As the file names them; constants among them are kept for the node.
+        outputs : str or sequence of str
+        name : str
+            A number is added where another node has it.
+        kept : sequence of str, default ()
+            Further inputs: constants, as `keep` named them.
+        **attributes
+            Of the normal form.
+        """
+        unique, number = name, 1
+        while unique in self._node_names:
+            unique, number = f"{name}_{number}", number + 1
+        self._node_names.add(unique)
+        values = [i if i in self.shapes else self.keep(self._constants[i], i) for i in inputs]
+        known = {
+            i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
+        }
+        made = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        node = Node(unique, op, (*values, *kept), made, attributes)
+        self._nodes.append(node)
+        self.shapes.update(zip(made, output_shapes(node, known), strict=True))
 
     def remove(self, source: Source) -> None:
         """Let a node's output be its first input."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from masktools.checkpoint import Checkpoint
 from masktools.errors import FormatError, GraphError
+from masktools.export.network import prepare
 from masktools.layers import layers
 from masktools.onnx_reader import load_onnx, read_onnx, with_masks
 from runtime import plan
@@ -95,6 +96,28 @@ def test_matrices_are_turned_and_products_are_layers():
     np.testing.assert_allclose(run(graph, x), (2 * x @ w + 1.5) @ v, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 5), (3, 1), (5, 1), (3, 5)])
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("constant", [True, False])
+def test_whatever_is_added_to_a_matrix_product(shape, beta, constant):
+    import onnxruntime
+
+    batch = 5 if shape == (5, 1) else 3
+    c = weight(*shape, seed=1)
+    net = model(
+        [node("Gemm", ["x", "w", "c"], ["y"], beta=beta)],
+        {"w": weight(4, 5), **({"c": c} if constant else {})},
+        [("x", [batch, 4]), *([] if constant else [("c", list(shape))])],
+    )
+    feeds = {"x": weight(batch, 4, seed=2), **({} if constant else {"c": c})}
+    if not constant and not shape:
+        with pytest.raises(GraphError, match="input 'c': shape"):
+            read_onnx(net)
+        return
+    wanted = onnxruntime.InferenceSession(net.SerializeToString()).run(None, feeds)[0]
+    np.testing.assert_allclose(run(read_onnx(net), feeds), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_shared_weights_stay_one():
     class Twice(nn.Module):
         def __init__(self):
@@ -121,6 +144,28 @@ def test_pruning_masks_in_the_graph_are_folded_and_the_name_survives():
     )
     graph = read_onnx(net)
     np.testing.assert_array_equal(graph.constants["conv.weight"], w * mask)
+
+
+def test_layers_that_would_have_one_name_are_told_apart():
+    w = weight(5, 5)
+    net = model(
+        [
+            node("Gemm", ["x", "a.weight"], ["t"]),
+            node("Gemm", ["t", "a.weight"], ["u"], transB=1),
+            node("Add", ["u", "a.weight"], ["v"]),
+            node("Gemm", ["v", "a.weight"], ["y"]),
+        ],
+        {"a.weight": w},
+        [("x", [5, 5])],
+    )
+    graph = read_onnx(net)
+    found = {name: layer.nodes for name, layer in layers(graph).items()}
+    assert found == {"a": ("my_Gemm", "my_Gemm_2"), "a_1": ("my_Gemm_1",)}
+    x = weight(5, 5, seed=1)
+    np.testing.assert_allclose(run(graph, x), (x @ w @ w.T + w) @ w, rtol=1e-4, atol=1e-4)
+    masks = {"a": np.ones((5, 5), bool), "a_1": np.ones((5, 5), bool)}
+    masks["a"][:, ::2] = False
+    prepare(net, masks=masks)[0].check()
 
 
 def test_node_names_are_made_unique_and_never_empty():

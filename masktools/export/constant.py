@@ -88,7 +88,9 @@ class _Analysis:
         used = (matrix != 0).any(axis=3)
         # On padding a channel is 0: only there is a constant of another value not constant.
         varies = np.isnan(known) | ((known != 0) & padded(node))
-        total = np.einsum("grct,gc->gr", matrix, np.nan_to_num(known[:, 0]), dtype=np.float64)
+        value = np.nan_to_num(known[:, 0])
+        some = value.any(axis=0)  # Mostly none: a large matrix is not multiplied by zeros.
+        total = np.einsum("grct,gc->gr", matrix[:, :, some], value[:, some], dtype=np.float64)
         bias = self.constants[node.inputs[2]] if len(node.inputs) > 2 else 0.0
         live = (used & varies).any(axis=2)
         return [np.where(live, np.nan, total).ravel() + bias]
