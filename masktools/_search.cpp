@@ -68,6 +68,7 @@ double Anneal(Groups* groups, double work, float hot, float cold, std::uint64_t 
       }
       proposals += kProposals;
     }
+    // The table saves evaluations and costs updates; once these are few, it pays from there on.
     const bool bounded = groups->bounded() || updates < 0.25 * proposals * groups->GainWork();
     const bool stale = block % 8 == 7 && groups->Reprice(kPriceTolerance);
     if (bounded && (stale || !groups->bounded())) done += groups->BuildTable();
