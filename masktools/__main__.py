@@ -26,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.command("export")(export_command)
-
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
 File = Annotated[
@@ -179,6 +177,9 @@ def convert(
         for note in notes:
             print(f"masktools: {note}", file=sys.stderr)
         _show_result(result, {"out": str(out)}, as_json)
+
+
+app.command("export")(export_command)
 
 
 def main() -> None:

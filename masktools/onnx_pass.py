@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from masktools.errors import GraphError
 from masktools.graph import Graph, Node, Value
 from masktools.layers import layer_name, names_layer
+from masktools.onnx_source import Source
 from masktools.shapes import Shape, output_shapes
 
 if TYPE_CHECKING:
@@ -27,51 +28,6 @@ _FOLDED = """
 """
 FOLDED = frozenset(_FOLDED.split())
 FOLDED_SIZE = 2**28  # Elements: a few bytes of a file may ask for any size.
-
-
-@dataclass
-class Source:
-    """A node as the file has it; what is taken from its attributes is used up.
-
-    Parameters
-    ----------
-    name, op : str
-    given : str
-        The name in the file, which may be empty.
-    inputs : list of str
-        Without removed nodes in between; "" where left out.
-    outputs : list of str
-    attributes : dict
-    """
-
-    name: str
-    op: str
-    given: str
-    inputs: list[str]
-    outputs: list[str]
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def where(self) -> str:
-        """The node in an error."""
-        return f"node {self.name!r} ({self.op})"
-
-    def take(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - of several types
-        """Return an attribute and use it up."""
-        return self.attributes.pop(name, default)
-
-    def input(self, index: int) -> str:
-        """Return the name of an input, "" where it is left out."""
-        return self.inputs[index] if index < len(self.inputs) else ""
-
-    def refuse(self, why: str) -> GraphError:
-        """Return the error that names the node."""
-        return GraphError(f"{self.where}: {why}")
-
-    def finish(self) -> None:
-        """Raise if an attribute was not used."""
-        for name, value in self.attributes.items():
-            raise self.refuse(f"attribute {name}={value!r} is not supported")
 
 
 class Pass:
@@ -133,6 +89,21 @@ class Pass:
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a tensor that does not depend on the inputs, else None."""
         return self._constants.get(name)
+
+    def constant_input(self, source: Source, index: int, what: str) -> NDArray[Any]:
+        """Return an input that must be a constant."""
+        value = self.constant(source.input(index))
+        if value is None:
+            raise source.refuse(f"{what}, input {index}, must be a constant")
+        return value
+
+    def integers(self, source: Source, name: str, index: int) -> tuple[int, ...] | None:
+        """Return an attribute that newer operator sets made an input; None if left out."""
+        if name in source.attributes:
+            return tuple(int(v) for v in source.take(name))
+        if not source.input(index):
+            return None
+        return tuple(int(v) for v in self.constant_input(source, index, name).ravel())
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a tensor at this batch size."""

@@ -1,0 +1,71 @@
+"""A node of an ONNX graph as the file has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from masktools.errors import GraphError
+
+
+@dataclass
+class Source:
+    """A node as the file has it; what is taken from its attributes is used up.
+
+    Parameters
+    ----------
+    name, op : str
+    given : str
+        The name in the file, which may be empty.
+    inputs : list of str
+        Without removed nodes in between; "" where left out.
+    outputs : list of str
+    attributes : dict
+    """
+
+    name: str
+    op: str
+    given: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The node in an error."""
+        return f"node {self.name!r} ({self.op})"
+
+    def take(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - of several types
+        """Return an attribute and use it up."""
+        return self.attributes.pop(name, default)
+
+    def input(self, index: int) -> str:
+        """Return the name of an input, "" where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def refuse(self, why: str) -> GraphError:
+        """Return the error that names the node."""
+        return GraphError(f"{self.where}: {why}")
+
+    def finish(self) -> None:
+        """Raise if an attribute was not used."""
+        for name, value in self.attributes.items():
+            raise self.refuse(f"attribute {name}={value!r} is not supported")
+
+    def take_only(self, name: str, default: Any, allowed: Any) -> None:  # noqa: ANN401
+        """Use up an attribute of which one value is supported."""
+        value = self.take(name, default)
+        if value != allowed:
+            raise self.refuse(f"attribute {name}={value!r} is not supported, only {allowed!r}")
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """Return axes counted from the front, of a tensor with `rank` of them."""
+        if any(not -rank <= axis < rank for axis in axes):
+            raise self.refuse(f"attribute axes={tuple(axes)} for a tensor of {rank} axes")
+        return tuple(axis % rank for axis in axes)
+
+    def check_one_output(self) -> None:
+        """Raise if more than the first output is asked for."""
+        if any(self.outputs[1:]):
+            raise self.refuse(f"output {self.outputs[1]!r} is not supported")
