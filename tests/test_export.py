@@ -264,6 +264,25 @@ def test_a_shared_weight_is_stored_once_and_its_normalisations_stay(tmp_path):
     close(run(path, IMAGES), expected(module, IMAGES))
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_one_dimension_and_convolution_groups(tmp_path, groups):
+    module = nn.Sequential(
+        nn.Conv1d(4, 16, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Conv1d(16, 32, 3, padding=1, groups=groups), nn.LeakyReLU(), nn.Flatten(),
+        nn.Linear(32 * 6, 5),
+    ).eval()  # fmt: skip
+    keep = mask((32, 16 // groups, 3))
+    for first in range(0, 32, 4):
+        keep[first : first + 4] = keep[first]
+    path = tmp_path / "out.safetensors"
+    x = np.random.default_rng(0).standard_normal((3, 4, 12), np.float32)
+    from_torch(module, torch.from_numpy(x), path, masks={"2": keep})
+    layout = read(path).sparse["2"].layout
+    assert layout.groups == groups
+    assert len(layout.blocks) == 8
+    close(run(path, x), zoo.under(module, {"2": keep}, x))
+
+
 # --- PyTorch -------------------------------------------------------------------------------------
 
 

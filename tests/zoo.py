@@ -307,7 +307,7 @@ def random_masks(module: nn.Module, density: float, refilled: bool, seed: int = 
     """Return random masks of all layers but the first and the last.
 
     Whole rows if refilled; else two thirds of the rows share their columns in groups of eight, and
-    the others lie outside every block.
+    the others lie outside every block; depthwise convolutions have no mask then.
     """
     rng = np.random.default_rng(seed)
     found = [(n, p) for n, p in module.named_modules() if isinstance(p, nn.Conv2d | nn.Linear)]
@@ -317,6 +317,8 @@ def random_masks(module: nn.Module, density: float, refilled: bool, seed: int = 
         mask = rng.random(weight.shape, np.float32) < density
         if refilled:
             masks[name] = refill(mask, weight, density=density)
+            continue
+        if getattr(part, "groups", 1) > 1:
             continue
         for first in range(0, len(mask) * 2 // 3 // 8 * 8, 8):
             mask[first : first + 8] = mask[first]
