@@ -214,7 +214,7 @@ def _divide(
     shares = (costs * chosen).reshape(groups, -1).sum(axis=1)
     shares += (budget - shares.sum()) // groups
     refined = [
-        refine(part, label, heights, cost, int(share), seed)
+        refine(part, label, heights, cost, int(share), seed, parts=groups)
         for part, label, share in zip(parts, labels, shares, strict=True)
     ]
     ways = {way for _, way in refined}

@@ -16,7 +16,8 @@ from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
 _EFFORT = 1200  # visits of the swap search to each weight
-_LEAST_WORK = 2**28  # visits that cost too little to save on: 0.03 s
+_LEAST_WORK = 2**24  # visits that cost too little to save on: milliseconds
+_SMALL, _MOST_RUNS = 2**30, 32  # layers of less work are searched several times, the best kept
 _HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group
 
 
@@ -50,6 +51,7 @@ def refine(
     column_cost: NDArray[np.int64],
     budget: int,
     seed: int = 0,
+    parts: int = 1,
 ) -> tuple[IndexArray, str]:
     """Exchange rows between groups so that the chosen columns retain more.
 
@@ -66,6 +68,8 @@ def refine(
     budget : int
         What all chosen (group, column) pairs may cost.
     seed : int, default 0
+    parts : int, default 1
+        Parts of the layer, of which this is one, that share the work a small layer is given.
 
     Returns
     -------
@@ -83,24 +87,21 @@ def refine(
     if len(heights) < 2 or heights.max() == 1 or budget <= 0 or not saliency.any():
         return start, "none"
     labels = by_assignment(saliency, start, heights, column_cost, budget)
-    native = _native()
-    found: IndexArray = (
-        labels
-        if native is None
-        else native.anneal(
-            saliency=saliency,
-            labels=labels,
-            cost=column_cost,
-            budget=budget,
-            work=max(_EFFORT * saliency.size, _LEAST_WORK),
-            hot=_HOT,
-            cold=_COLD,
-            seed=seed % 2**64,
-        )
-    )
-    how = "assignment" if native is None else "swaps"
-    kept = [retained(saliency, one, heights, column_cost, budget) for one in (start, found)]
-    return (found, how) if kept[1] > kept[0] else (start, "none")
+    found, how = [labels], "assignment"
+    if native := _native():
+        work = max(_EFFORT * saliency.size, _LEAST_WORK)
+        runs = min(max(_SMALL // parts // work, 1), _MOST_RUNS)
+        arguments = {"saliency": saliency, "labels": labels, "cost": column_cost}
+        schedule = {"work": work, "hot": _HOT, "cold": _COLD}
+        found, how = [], "swaps"
+        for run in range(runs):
+            # Where columns are few, the price moves in steps: look on both sides of the budget.
+            aside = 0.01 * ((run + 1) // 2 % 5) * (-1) ** run
+            once = {"budget": budget * (1 + aside), "seed": (seed * _MOST_RUNS + run) % 2**64}
+            found.append(native.anneal(**arguments, **schedule, **once))
+    kept = [retained(saliency, one, heights, column_cost, budget) for one in (start, *found)]
+    best = int(np.argmax(kept))
+    return (found[best - 1], how) if best else (start, "none")
 
 
 def by_assignment(
