@@ -16,7 +16,7 @@ from masktools.onnx_source import Source
 from masktools.shapes import Shape, output_shapes
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 # What a network may compute of its constants and shapes while it is read.
 _FOLDED = """
@@ -78,6 +78,8 @@ class Pass:
         self._alias: dict[str, str] = {}
         self._origin: dict[str, str] = {}
         self._taken = {name for node in proto.node for name in node.output} | set(inputs)
+        self._read_names = {name for node in proto.node for name in node.input}
+        self._read_names |= {value.name for value in proto.output}
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
         for node in proto.node:
@@ -229,7 +231,9 @@ class Pass:
 
         op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
         name = proto.name or next((name for name in proto.output if name), "")
-        source = Source(name, op, proto.name, [], list(proto.output))
+        # Optional outputs that nothing reads, as Dropout's mask, are as good as left out.
+        outputs = [o if op == "Split" or o in self._read_names else "" for o in proto.output[1:]]
+        source = Source(name, op, proto.name, [], [*proto.output[:1], *outputs])
         for given in proto.input:
             found = self._alias.get(given, given)
             if found and found not in self.shapes and found not in self._constants:
@@ -255,13 +259,14 @@ class Pass:
         _check_size(source, values)
         feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
         try:
-            made = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, feeds)
+            # A node alone would be taken for one of the newest operator set.
+            made = ReferenceEvaluator(_alone(proto, self.opset)).run(None, feeds)
         except Exception as error:
             raise source.refuse(f"its constants cannot be computed: {error}") from error
         # A weight keeps its name through what is done to it: a mask, a norm, a transposition.
         origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
         origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
-        for name, value in zip(proto.output, made, strict=False):
+        for name, value in zip(filter(None, proto.output), made, strict=True):
             self._constants[name] = np.asarray(value)
             if origin and source.op not in ("Shape", "Size"):
                 self._origin[name] = origin
@@ -281,6 +286,18 @@ class Pass:
             tuple(nodes),
             {name: array for name, array in self._kept.items() if name in read},
         )
+
+
+def _alone(proto: NodeProto, opset: int) -> ModelProto:
+    """Return the model that is one node, of an operator set."""
+    from onnx import TensorProto, helper
+
+    inputs, outputs = (
+        [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in names if n]
+        for names in (proto.input, proto.output)
+    )
+    graph = helper.make_graph([proto], "alone", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
 def _check_size(source: Source, values: Sequence[NDArray[Any] | None]) -> None:

@@ -209,6 +209,27 @@ def test_the_newest_operator_set_is_read():
     np.testing.assert_allclose(run(read_onnx(net), x), y, rtol=1e-5)
 
 
+def test_outputs_that_nothing_reads_are_left_out():
+    nodes = [
+        node("Dropout", ["x"], ["d", "mask"], ratio=0.5),
+        node("MaxPool", ["d"], ["p", "indices"], kernel_shape=[2, 2]),
+        node("Relu", ["p"], ["y"]),
+    ]
+    assert [n.op for n in read_onnx(model(nodes, opset=9)).nodes] == ["MaxPool", "Relu"]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13])
+def test_constants_are_folded_by_the_rules_of_their_own_operator_set(opset):
+    axes = {"axes": [1, 2]} if opset < 13 else {}
+    read = ["s"] if opset < 13 else ["s", "at"]
+    nodes = [node("Unsqueeze", read, ["u"], **axes), node("Mul", ["x", "u"], ["y"])]
+    scale = np.float32([1, 2, 3])
+    constants = {"s": scale} if opset < 13 else {"s": scale, "at": ints(1, 2)}
+    x = weight(1, 3, 6, 6)
+    y = run(read_onnx(model(nodes, constants, opset=opset)), x)
+    np.testing.assert_allclose(y, x * scale[:, None, None], rtol=1e-6)
+
+
 def test_shape_arithmetic_is_folded():
     class View(nn.Module):
         def forward(self, x):
@@ -357,7 +378,10 @@ def test_open_image_sizes_are_refused_with_advice():
         ([node("Pad", ["x", "p"], ["y"], mode="wild")], "attribute mode"),
         ([node("Reshape", ["x", "r"], ["y"])], r"\(Reshape\): inputs of shape .* do not fit"),
         (
-            [node("MaxPool", ["x"], ["y", "at"], kernel_shape=[2, 2])],
+            [
+                node("MaxPool", ["x"], ["p", "at"], kernel_shape=[2, 2]),
+                node("Add", ["p", "at"], ["y"]),
+            ],
             r"\(MaxPool\): output 'at' is not supported",
         ),
         ([node("ReduceMean", ["x"], ["y"], axes=[1])], r"attribute axes=\(1,\).*over the image"),
