@@ -15,7 +15,7 @@ from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
-_EFFORT = 1200  # visits of the swap search to each weight
+_EFFORT = 900  # visits of the swap search to each weight
 _LEAST_WORK = 2**24  # visits that cost too little to save on: milliseconds
 _SMALL, _MOST_RUNS = 2**30, 32  # layers of less work are searched several times, the best kept
 _HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group

@@ -256,7 +256,7 @@ def test_weight_where_the_mask_prunes_does_not_count():
         ({"partitioner": "metis"}, MaskError, "expected one of kahypar"),
         ({"groups": 5}, MaskError, "5 convolution groups do not divide 8 rows"),
         ({"weight": np.ones((8, 5))}, MaskError, r"expected weights of shape \(8, 6\)"),
-        ({"weight": np.full((8, 6), np.nan)}, MaskError, r"finite, got nan at \(0, 0\)"),
+        ({"weight": np.full((8, 6), np.nan)}, MaskError, r"finite.*, got nan at \(0, 0\)"),
         ({"weight": [["a"] * 6] * 8}, TypeError, "real weights"),
     ],
 )

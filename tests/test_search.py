@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masktools import _search, search
@@ -119,6 +119,7 @@ def test_no_single_swap_is_left_that_gains():
     assert max(gains) < 1e-4 * worth(saliency, found, cost, groups.price)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.sampled_from([0.1, 0.5, 0.9]), st.integers(1, 300))
 def test_refinement_never_retains_less(seed, density, budget):
     saliency, heights = layer(12, 25, density, seed), np.array([5, 4, 3])
