@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from masktools import __version__
 from masktools.errors import FormatError, GraphError, MaskError
+from masktools.files import whole_file
 from masktools.graph import Attribute, Graph, Node, Value
 from masktools.normal_form import check_graph
 from masktools.sparse import ARRAYS, RESIDUAL_ARRAYS, Residual, SparseWeight, check_values
@@ -98,13 +99,8 @@ def write(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """
     checkpoint.check()
     data = to_bytes(checkpoint)
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as beside:
         beside.write_bytes(data)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def to_bytes(checkpoint: Checkpoint) -> bytes:

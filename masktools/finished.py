@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError
+from masktools.files import whole_file
 from masktools.grouping import RowGroups
 
 FOLDER = "layers"
 _VERSION = 1
-_NAME = re.compile(r"[0-9a-f]{64}\.safetensors(\.part)?")
+_NAME = re.compile(r"(?P<partial>\.\d+\.)?[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,14 @@ class Finished:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{key}.safetensors"
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(_render(found))
-        part.replace(path)
+        with whole_file(path) as beside:
+            beside.write_bytes(_render(found))
+
+
+def count(folder: Path) -> int:
+    """Return how many layers are done."""
+    names = (_NAME.fullmatch(path.name) for path in folder.glob("*"))
+    return sum(1 for name in names if name and not name["partial"])
 
 
 def discard(folder: Path) -> None:

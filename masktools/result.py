@@ -15,7 +15,8 @@ import numpy as np
 
 from masktools import __version__
 from masktools.errors import FormatError, MaskError
-from masktools.finished import FOLDER, discard
+from masktools.files import whole_file
+from masktools.finished import FOLDER, count, discard
 from masktools.layout import BlockLayout, BoolArray
 from masktools.summary import Report
 
@@ -75,17 +76,15 @@ class Conversion:
         place = Path(folder)
         check_place(place)
         place.mkdir(parents=True, exist_ok=True)
-        parts = {name: place / f".{os.getpid()}.{name}" for name in (MASKS, LAYOUTS, REPORT)}
-        try:
-            save_masks(parts[MASKS], self.masks)
-            parts[LAYOUTS].write_bytes(_render_layouts(self.layouts))
-            hashes = {name: _hash(parts[name]) for name in (MASKS, LAYOUTS)}
-            parts[REPORT].write_text(_render_report(self.report, hashes), encoding="utf-8")
-            for name, part in parts.items():
-                part.replace(place / name)
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+        with (
+            whole_file(place / REPORT) as report,
+            whole_file(place / LAYOUTS) as layouts,
+            whole_file(place / MASKS) as masks,
+        ):
+            save_masks(masks, self.masks)
+            layouts.write_bytes(_render_layouts(self.layouts))
+            hashes = {MASKS: _hash(masks), LAYOUTS: _hash(layouts)}
+            report.write_text(_render_report(self.report, hashes), encoding="utf-8")
         discard(place / FOLDER)
 
     @classmethod
@@ -98,6 +97,11 @@ class Conversion:
             If the folder is not a result, or its files do not belong together.
         """
         place = Path(folder)
+        if _is_unfinished(place):
+            raise FormatError(
+                f"{place}: an unfinished conversion, layers done: {count(place / FOLDER)}; "
+                "convert again with resume"
+            )
         data = _read_report(place)
         hashes = data.get("files")
         for name in (MASKS, LAYOUTS):
@@ -178,7 +182,7 @@ def is_result(path: str | os.PathLike[str]) -> bool:
     try:
         _read_report(place)
     except FormatError:
-        return (place / FOLDER).is_dir() and not (place / REPORT).exists()
+        return _is_unfinished(place)
     return True
 
 
@@ -190,6 +194,10 @@ def check_place(folder: Path) -> None:
         raise FormatError(f"{folder}: expected a folder, and it is a file")
     if not is_result(folder):
         raise FormatError(f"{folder}: it is not empty, and not a result of masktools")
+
+
+def _is_unfinished(place: Path) -> bool:
+    return (place / FOLDER).is_dir() and not (place / REPORT).exists()
 
 
 def _render_layouts(layouts: Mapping[str, BlockLayout]) -> bytes:

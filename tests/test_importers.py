@@ -338,7 +338,11 @@ def test_saving_refuses_what_is_no_mask(tmp_path):
     with pytest.raises(MaskError, match="no masks"):
         save_masks(tmp_path / "a.npz", {})
     with pytest.raises(TypeError, match="name"):
-        save_masks(tmp_path / "a.npz", {3: MASK})
+        save_masks(tmp_path / "a.npz", {3: MASK, "fc": MASK})
+    with pytest.raises(TypeError, match=r"expected masks as \{layer: array\}, got list"):
+        save_masks(tmp_path / "a.npz", [MASK])
+    with pytest.raises(TypeError, match="layer 'fc': expected a mask of bool or 0/1 numbers"):
+        save_masks(tmp_path / "a.npz", {"fc": MASK.astype(complex)})
     assert not list(tmp_path.iterdir())
 
 

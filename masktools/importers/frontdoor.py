@@ -155,7 +155,7 @@ def load_weights(
     record = _load(path, tool, names)
     weights = record.trained if which == "trained" else record.rewound
     if not weights:
-        raise FormatError(f"{record.path}: a {record.tool} file that holds no {which} weights")
+        raise FormatError(f"{record.path}: read as {record.tool}, it holds no {which} weights")
     missing = [layer for layer in record.masks if layer not in weights]
     if missing:
         raise FormatError(f"{record.path}: holds no {which} weights of {', '.join(missing)}")

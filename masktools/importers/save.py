@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.errors import FormatError, MaskError
+from masktools.files import whole_file
 from masktools.importers.contents import open_contents
 from masktools.importers.registry import choose
 from masktools.layout import BoolArray, as_mask
@@ -38,7 +39,7 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> 
     MaskError
         If there is no mask, one is no mask, or a name cannot be a layer's.
     TypeError
-        If a name is not a string, or a mask neither bool nor numbers.
+        If `masks` is no mapping, a name not a string, or a mask neither bool nor numbers.
 
     Notes
     -----
@@ -61,21 +62,20 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> 
     checked = _checked(masks)
     _check_names(path, checked)
     content = writers[path.suffix](checked)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as beside:
         beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _checked(masks: Mapping[str, ArrayLike]) -> Masks:
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"expected masks as {{layer: array}}, got {type(masks).__name__}")
     if not masks:
         raise MaskError("there are no masks to save")
     checked: Masks = {}
-    for name, mask in sorted(masks.items()):
+    for name in masks:
         if not isinstance(name, str):
             raise TypeError(f"a layer's name must be a string, got {type(name).__name__}")
+    for name, mask in sorted(masks.items()):
         layer = name.removesuffix(".weight")
         if (
             not layer
@@ -87,8 +87,8 @@ def _checked(masks: Mapping[str, ArrayLike]) -> Masks:
             raise MaskError(f"{name!r} cannot be a layer's name, or names a layer twice")
         try:
             checked[layer] = as_mask(mask)
-        except MaskError as error:
-            raise MaskError(f"layer {name!r}: {error}") from error
+        except (TypeError, MaskError) as error:
+            raise type(error)(f"layer {name!r}: {error}") from error
     return checked
 
 

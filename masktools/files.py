@@ -1,0 +1,50 @@
+"""Write files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a place beside `path` to write to, and rename it there at the end.
+
+    Parameters
+    ----------
+    path : path-like
+        Replaced where it exists, once all is written; left alone where writing fails.
+
+    Yields
+    ------
+    Path
+        In the same folder, with the same ending and a name that no other process takes.
+
+    Raises
+    ------
+    OSError
+        Of the kind that writing raised, about `path`: a full disk raises without a name, and the
+        name beside means nothing to a user.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with whole_file(target) as beside:
+    ...     _ = beside.write_text("all of it")
+    >>> target.read_text(), beside.exists()
+    ('all of it', False)
+    """
+    target = Path(path)
+    beside = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        yield beside
+        beside.replace(target)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(beside)):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
+    finally:
+        beside.unlink(missing_ok=True)

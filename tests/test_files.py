@@ -1,0 +1,55 @@
+"""Files appear whole or not at all, and what goes wrong is said of the file that was asked for."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from masktools.files import whole_file
+
+
+def test_the_file_is_there_at_the_end_and_nothing_beside_it(tmp_path):
+    target = tmp_path / "out.npz"
+    with whole_file(target) as beside:
+        assert beside.parent == tmp_path
+        assert beside.suffix == ".npz"
+        beside.write_bytes(b"new")
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+    assert target.read_bytes() == b"new"
+
+
+def half_written(path, error):
+    with whole_file(path) as beside:
+        beside.write_bytes(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("bad")])
+def test_what_was_there_stays_where_writing_fails(tmp_path, error):
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        half_written(target, error)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert target.read_bytes() == b"old"
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as raised, whole_file(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "out")
+
+
+def test_a_missing_folder_is_said_of_the_file(tmp_path):
+    target = tmp_path / "none" / "out"
+    with pytest.raises(FileNotFoundError) as raised, whole_file(target) as beside:
+        beside.write_bytes(b"")
+    assert raised.value.filename == str(target)
+
+
+def test_errors_about_other_files_keep_their_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, whole_file(tmp_path / "out"):
+        (tmp_path / "other").read_bytes()
+    assert raised.value.filename == str(tmp_path / "other")
