@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -128,7 +128,12 @@ def _results(
 ) -> Generator[tuple[Job, Found], None, None]:
     """Yield each job with its result as it is done."""
     if executor is not None:
-        yield from _submitted(jobs, executor)
+        futures = _submitted(jobs, executor)
+        try:
+            yield from _completed(futures)
+        finally:
+            for future in futures:
+                future.cancel()
         return
     workers = min(cores(), len(jobs))
     if workers <= 1:
@@ -141,38 +146,42 @@ def _results(
 
     # Unlike the standard pool's, these workers do not import the caller's script again, so a
     # notebook or a script without a main guard can use them.
+    # Work that is abandoned is killed, never cancelled: loky's thread stumbles, with a traceback,
+    # over a cancelled future when it kills. After a layer's error all is done, as without one.
     pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
-    done = False
+    abandoned = True
     try:
-        yield from _submitted(jobs, pool)
-        done = True
+        yield from _completed(_submitted(jobs, pool))
+        abandoned = False
+    except MasktoolsError:
+        abandoned = False
+        raise
     finally:
-        pool.shutdown(wait=True, kill_workers=not done)
+        pool.shutdown(wait=True, kill_workers=abandoned)
 
 
-def _submitted(jobs: Sequence[Job], executor: Executor) -> Generator[tuple[Job, Found], None, None]:
+def _submitted(jobs: Sequence[Job], executor: Executor) -> dict[Future[Found], Job]:
+    return {executor.submit(find, job): job for job in jobs}
+
+
+def _completed(futures: Mapping[Future[Found], Job]) -> Iterator[tuple[Job, Found]]:
     """Yield what comes back; raise a layer's error once those that were running are done."""
-    futures: dict[Future[Found], Job] = {executor.submit(find, job): job for job in jobs}
     failure: MasktoolsError | None = None
-    try:
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            job = futures[future]
-            try:
-                with _naming(job.layer):
-                    result = future.result()
-            except MasktoolsError as error:
-                failure = failure or error
-                for other in futures:
-                    other.cancel()
-            else:
-                yield job, result
-        if failure:
-            raise failure
-    finally:
-        for future in futures:
-            future.cancel()
+    for future in as_completed(futures):
+        if future.cancelled():
+            continue
+        job = futures[future]
+        try:
+            with _naming(job.layer):
+                result = future.result()
+        except MasktoolsError as error:
+            failure = failure or error
+            for other in futures:
+                other.cancel()
+        else:
+            yield job, result
+    if failure:
+        raise failure
 
 
 @contextmanager

@@ -143,6 +143,30 @@ def test_a_failing_layer_is_named_and_the_others_are_kept(layers, tmp_path, erro
     assert not (tmp_path / "result" / FOLDER).exists()
 
 
+def test_work_that_is_abandoned_ends_quietly(tmp_path):
+    # A limit on the size of files stands in for a full disk: the first layer cannot be kept.
+    script = """
+import errno, resource, sys, numpy as np, masktools
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+masks = {name: np.eye(8, 16, dtype=bool) for name in "abcdefghijk"}
+try:
+    masktools.convert(masks, method="regroup", partitioner="spectral", resume=sys.argv[1])
+except OSError as error:
+    assert error.errno == errno.EFBIG, error
+    print(error.filename)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"},
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith(str(tmp_path / "out" / FOLDER))
+    assert list((tmp_path / "out" / FOLDER).iterdir()) == []
+
+
 def test_an_interrupt_keeps_what_is_done(layers, tmp_path, monkeypatch):
     masks, weights = layers
     monkeypatch.setattr(pool, "cores", lambda: 1)
