@@ -49,7 +49,7 @@ def as_mask(mask: ArrayLike) -> BoolArray:
     array([[ True, False],
            [False,  True]])
     """
-    array = np.asarray(mask)
+    array = _as_array(mask, "a mask")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"expected a mask of bool or 0/1 numbers, got dtype {array.dtype}")
     if array.ndim == 5:
@@ -86,17 +86,21 @@ def as_saliency(weight: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32
     MaskError
         If the shape differs, or a value is NaN or infinite.
     """
-    array = np.asarray(weight)
+    array = _as_array(weight, "weights")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"expected real weights, got dtype {array.dtype}")
     if array.shape != shape:
         raise MaskError(f"expected weights of shape {shape}, got {array.shape}")
-    saliency: NDArray[np.float32] = np.abs(array.astype(np.float32)).reshape(
-        shape[0], prod(shape[1:])
-    )
-    if not np.isfinite(saliency).all():
-        at = np.unravel_index(int(np.argmin(np.isfinite(array))), shape)
-        raise MaskError(f"weights must be finite, got {array[at]} at {tuple(map(int, at))}")
+    with np.errstate(over="ignore"):
+        saliency: NDArray[np.float32] = np.abs(array.astype(np.float32)).reshape(
+            shape[0], prod(shape[1:])
+        )
+    finite = np.isfinite(saliency)
+    if not finite.all():
+        at = np.unravel_index(int(np.argmin(finite)), shape)
+        raise MaskError(
+            f"weights must be finite in float32, got {array[at]} at {tuple(map(int, at))}"
+        )
     return saliency
 
 
@@ -118,11 +122,20 @@ class DenseBlock:
 
     def __init__(self, rows: ArrayLike, columns: ArrayLike) -> None:
         for name, given in (("rows", rows), ("columns", columns)):
-            index = np.array(given, dtype=np.int32)
-            if index.ndim != 1 or index.size == 0 or index[0] < 0 or (np.diff(index) <= 0).any():
+            array = _as_array(given, f"a block's {name}")
+            if array.size and array.dtype.kind not in "iu":
+                raise TypeError(f"a block's {name} must be whole numbers, got {array.dtype}")
+            if (
+                array.ndim != 1
+                or array.size == 0
+                or array[0] < 0
+                or array[-1] > np.iinfo(np.int32).max
+                or (array[1:] <= array[:-1]).any()
+            ):
                 raise MaskError(
                     f"a block's {name} must be a non-empty, strictly ascending list of indices"
                 )
+            index = array.astype(np.int32)
             index.flags.writeable = False
             object.__setattr__(self, name, index)
 
@@ -417,6 +430,13 @@ class BlockLayout:
         layout = cls(shape.tolist(), blocks, groups)
         layout.check(full=True)
         return layout
+
+
+def _as_array(given: ArrayLike, what: str) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise MaskError(f"expected {what} as an array, got lists of unequal length") from error
 
 
 def check_groups(shape: Sequence[int], groups: int) -> None:

@@ -349,5 +349,7 @@ def test_a_network_whose_shapes_do_not_fit_is_refused():
 def test_a_weight_that_does_not_fit_names_its_layer():
     masks, weights = network()
     weights["conv2"][0, 0, 0, 0] = np.nan
-    with pytest.raises(MaskError, match="layer 'conv2': weights must be finite, got nan"):
+    with pytest.raises(
+        MaskError, match="layer 'conv2': weights must be finite in float32, got nan"
+    ):
         convert(masks, weights, method="refill")

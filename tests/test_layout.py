@@ -213,6 +213,7 @@ def test_a_missing_array_is_named():
         (np.array([["a"]]), TypeError, "bool or 0/1 numbers"),
         (np.array([[0.0, 0.5]]), MaskError, "expected a mask of 0 and 1, got 0.5"),
         (np.array([[np.nan]]), MaskError, "got nan"),
+        ([[1], [1, 0]], MaskError, "lists of unequal length"),
         (np.ones(3, bool), MaskError, r"got \(3,\)"),
         (np.ones((1, 1, 1, 1, 1), bool), MaskError, "Conv3d"),
     ],
@@ -226,10 +227,26 @@ def test_saliency_is_the_finite_magnitude():
     assert as_saliency(np.array([[-2, 1]]), (1, 2)).tolist() == [[2.0, 1.0]]
     with pytest.raises(MaskError, match=r"got nan at \(1, 0\)"):
         as_saliency(np.array([[1.0, 2.0], [np.nan, 0.0]]), (2, 2))
+    with pytest.raises(MaskError, match=r"finite in float32, got 1e\+300 at \(0, 1\)"):
+        as_saliency(np.array([[1.0, 1e300]]), (1, 2))
+    with pytest.raises(MaskError, match="expected weights as an array, got lists of unequal"):
+        as_saliency([[1.0], [1.0, 2.0]], (2, 2))
     with pytest.raises(MaskError, match=r"expected weights of shape \(1, 2\), got \(2, 1\)"):
         as_saliency(np.ones((2, 1)), (1, 2))
     with pytest.raises(TypeError, match="complex"):
         as_saliency(np.ones((1, 2), complex), (1, 2))
+
+
+@pytest.mark.parametrize("rows", [[0.5], [True], ["a"], None, [None]])
+def test_indices_are_whole_numbers(rows):
+    with pytest.raises(TypeError, match="a block's rows must be whole numbers"):
+        DenseBlock(rows, [0])
+
+
+@pytest.mark.parametrize("rows", [[2**40], [-1], [1, 0], [0, 0], [[0]], [], 3])
+def test_indices_ascend_within_what_32_bits_hold(rows):
+    with pytest.raises(MaskError, match="a block's rows must be a non-empty, strictly ascending"):
+        DenseBlock(rows, [0])
 
 
 def test_convolution_groups_divide_the_rows():

@@ -151,7 +151,7 @@ def test_arguments_are_left_alone():
         ({"criterion": "first-order", "scores": list("abcd")}, TypeError, "real scores"),
         ({"groups": 3}, MaskError, "3 convolution groups do not divide 4 rows"),
         ({"weight": np.ones((4, 4))}, MaskError, "expected weights of shape"),
-        ({"weight": np.full((4, 3), np.nan)}, MaskError, "must be finite, got nan at"),
+        ({"weight": np.full((4, 3), np.nan)}, MaskError, "must be finite in float32, got nan at"),
         ({"mask": np.full((4, 3), 2)}, MaskError, "a mask of 0 and 1, got 2"),
         ({"mask": np.ones((4, 1, 3, 3, 3))}, MaskError, "Conv3d"),
     ],
