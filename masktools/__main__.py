@@ -192,13 +192,13 @@ def _refusing(kept: Path | None = None) -> Iterator[None]:
     """End with one line and a status where something cannot be done, or is interrupted."""
     try:
         yield
-    except (MasktoolsError, OSError) as error:
+    except (MasktoolsError, OSError, MemoryError, TypeError) as error:
         print(f"masktools: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        from masktools.finished import FOLDER
+        from masktools.finished import FOLDER, count
 
-        done = len(list((kept / FOLDER).glob("*.safetensors"))) if kept else 0
+        done = count(kept / FOLDER) if kept else 0
         layers = "1 layer is" if done == 1 else f"{done} layers are"
         hint = f"; {layers} done, --resume goes on from there" if done else ""
         print(f"masktools: interrupted{hint}", file=sys.stderr)
@@ -210,10 +210,12 @@ def _is_mask_file(out: Path) -> bool:
 
 
 def _check_out(out: Path, inputs: list[Path | None]) -> None:
-    """Refuse to write over what is being read."""
+    """Refuse to write over what is being read, or where no file can be, before any work."""
     for path in inputs:
         if path is not None and path.exists() and out.exists() and path.samefile(out):
             raise FormatError(f"{out}: it is an input as well; write the result elsewhere")
+    if _is_mask_file(out) and not out.parent.is_dir():
+        raise FormatError(f"{out}: there is no folder {out.parent}")
 
 
 def _load(

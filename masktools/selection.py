@@ -161,6 +161,8 @@ def select(
 
 def listed(names: Collection[str], most: int = 8) -> str:
     """Return the layers there are, for an error: all of them, or the first few."""
+    if not names:
+        return "there are none"
     first = ", ".join(map(repr, list(names)[:most]))
     return f"there are {first}" + (f" and {len(names) - most} more" * (len(names) > most))
 

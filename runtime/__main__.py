@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -44,6 +43,9 @@ def run(
     import runtime
     from runtime.errors import InputError
 
+    for path in (checkpoint, source):
+        if path.exists() and target.exists() and path.samefile(target):
+            raise InputError(f"{target}: it is an input as well; write the output elsewhere")
     model = runtime.load(checkpoint, backend, dtype)
     if len(model.inputs) > 1 or len(model.outputs) > 1:
         raise InputError(
@@ -139,13 +141,10 @@ def _save(path: Path, array: Any) -> None:  # noqa: ANN401
     """Write an array beside its place and rename it there."""
     import numpy as np
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    from masktools.files import whole_file
+
+    with whole_file(path) as beside, beside.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def _random_inputs(model: Model, batch: int, shape: str | None) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def main() -> NoReturn:
 
     try:
         app(standalone_mode=True)
-    except (MasktoolsError, ExecutionError, OSError, TypeError) as error:
+    except (MasktoolsError, ExecutionError, OSError, MemoryError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)

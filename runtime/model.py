@@ -222,7 +222,8 @@ class Model:
 
 
 def _check_input(value: Value, array: Array) -> None:
-    if not (hasattr(array, "dtype") and hasattr(array, "shape")):
+    # CuPy's dtypes are NumPy's; those of other array kinds are not, and mean something else.
+    if not isinstance(getattr(array, "dtype", None), np.dtype):
         raise TypeError(f"input {value.name!r}: expected an array, got {type(array).__name__}")
     if array.dtype != np.dtype(value.dtype):
         raise TypeError(f"input {value.name!r}: expected {value.dtype}, got {array.dtype}")

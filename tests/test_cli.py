@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import masktools
 from masktools import __main__ as command
-from masktools.finished import FOLDER
+from masktools.finished import FOLDER, count
 from masktools.result import Conversion
 
 FAST = ["--method", "regroup", "--partitioner", "spectral", "--group-rows", "4"]
@@ -248,13 +248,20 @@ def test_an_existing_result_is_replaced_and_a_strange_folder_is_not(ticket, tmp_
         (["convert", "{ticket}", "{out}", "--method", "refill", "--skip", "x"], "no layer 'x'"),
         (["convert", "{ticket}", "{out}", "--method", "refill", "--names", "{text}"], "not JSON"),
         (["convert", "{ticket}", "{text}", "--method", "refill"], "it is a file"),
+        (["convert", "{ticket}", "{out}/m.pt", "--method", "regroup"], "there is no folder"),
+        (["inspect", "{ticket}", "--names", "{list}"], "names must map the file's names"),
+        (["inspect", "{begun}"], "begun: an unfinished conversion, layers done: 0"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(ticket, tmp_path, arguments, match):
     (tmp_path / "text").write_text("nothing of use")
+    (tmp_path / "list").write_text("[1, 2]")
+    (tmp_path / "begun" / FOLDER).mkdir(parents=True)
     paths = {
         "missing": tmp_path / "missing.pt",
         "text": tmp_path / "text",
+        "list": tmp_path / "list",
+        "begun": tmp_path / "begun",
         "out": tmp_path / "out",
         "ticket": ticket,
     }
@@ -326,7 +333,7 @@ def test_a_real_process_can_be_interrupted_and_resumed(tmp_path):
         env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"},
         start_new_session=True,
     )
-    while not list((out / FOLDER).glob("*.safetensors")):
+    while not count(out / FOLDER):
         assert process.poll() is None, process.communicate()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers
     stdout, stderr = process.communicate(timeout=120)

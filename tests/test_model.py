@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,7 @@ def test_an_output_may_be_an_input_of_the_network_or_another_output():
         (X.astype(np.int64), TypeError, r"expected float32, got int64"),
         (X.tolist(), TypeError, r"expected an array, got list"),
         (None, TypeError, r"expected an array, got NoneType"),
+        (SimpleNamespace(dtype="float32", shape=(2, 4)), TypeError, r"got SimpleNamespace"),
         (X[:, :3], InputError, r"input 'x': expected shape \(N, 4\), got \(2, 3\)"),
         (X[0], InputError, r"expected shape \(N, 4\), got \(4,\)"),
         (X[None], InputError, r"expected shape \(N, 4\), got \(1, 2, 4\)"),

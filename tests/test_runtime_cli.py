@@ -89,6 +89,13 @@ def test_refusals_are_one_line_and_leave_no_file(command, tmp_path):
         assert (code, err.count("\n")) == (1, 1)
         assert reason in err
     assert not target.exists()
+    code, _, err = command("run", NET, tmp_path / "in.npy", tmp_path / "none" / "out.npy")
+    assert (code, err.count("\n")) == (1, 1)
+    assert str(tmp_path / "none" / "out.npy") in err
+    code, _, err = command("run", NET, tmp_path / "in.npy", tmp_path / "in.npy")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "in.npy: it is an input as well" in err
+    assert np.array_equal(np.load(tmp_path / "in.npy"), X)
     code, _, err = command("run", tmp_path / "in.npy", tmp_path / "in.npy", target)
     assert code == 1
     assert "not a safetensors file" in err
@@ -154,3 +161,9 @@ def test_figures_are_readable_without_json(command):
 )
 def test_usage_ends_with_two(command, arguments):
     assert command(*arguments)[0] == 2
+
+
+def test_more_than_memory_holds_is_refused_in_one_line(command):
+    code, out, err = command("bench", NET, "--batch", 10**15)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: Unable to allocate")
