@@ -16,8 +16,9 @@ from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
 _EFFORT = 900  # visits of the swap search to each weight
-_LEAST_WORK = 2**24  # visits that cost too little to save on: milliseconds
-_SMALL, _MOST_RUNS = 2**30, 32  # layers of less work are searched several times, the best kept
+_SMALL = 2**30  # visits, 0.1 s: layers that need fewer are searched longer, by this factor,
+_PATIENCE, _MOST_RUNS = 4, 32  # and then several times, the best kept
+_LEAST_WORK = 2**24  # visits of a run that cost too little to save on: milliseconds
 _HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group
 
 
@@ -89,7 +90,8 @@ def refine(
     labels = by_assignment(saliency, start, heights, column_cost, budget)
     found, how = [labels], "assignment"
     if native := _native():
-        work = max(_EFFORT * saliency.size, _LEAST_WORK)
+        least = _EFFORT * saliency.size
+        work = max(least, min(_PATIENCE * least, _SMALL // parts), _LEAST_WORK)
         runs = min(max(_SMALL // parts // work, 1), _MOST_RUNS)
         arguments = {"saliency": saliency, "labels": labels, "cost": column_cost}
         schedule = {"work": work, "hot": _HOT, "cold": _COLD}
