@@ -408,11 +408,11 @@ class BlockLayout:
             If an array is missing, of another dtype, or its offsets are not monotone from 0 to
             the number of indices; and as `check`.
         """
-        shape = _typed(arrays, "shape", np.int64)
+        shape = index_array(arrays, "shape", np.int64)
         lists = {}
         for name in ("row", "column"):
-            indices = _typed(arrays, f"{name}_indices", np.int32)
-            offsets = _typed(arrays, f"{name}_offsets", np.int64)
+            indices = index_array(arrays, f"{name}_indices", np.int32)
+            offsets = index_array(arrays, f"{name}_offsets", np.int64)
             if (
                 not offsets.size
                 or offsets[0] != 0
@@ -445,13 +445,14 @@ def check_groups(shape: Sequence[int], groups: int) -> None:
         raise MaskError(f"{groups} convolution groups do not divide {shape[0]} rows")
 
 
-def _typed(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type) -> NDArray[Any]:
+def index_array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type) -> NDArray[Any]:
+    """Return an array of one dimension by name; raise `MaskError` if it is missing or another."""
     if name not in arrays:
         raise MaskError(f"array {name!r} is missing")
     array = arrays[name]
     if array.dtype != dtype or array.ndim != 1:
         raise MaskError(
-            f"{name} must be one-dimensional {np.dtype(dtype)}, got {array.ndim}-dimensional "
-            f"{array.dtype}"
+            f"{name}: dtype must be {np.dtype(dtype)} of one dimension, "
+            f"got {array.dtype} of {array.ndim}"
         )
     return array

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.errors import MaskError
-from masktools.layout import BlockLayout, as_mask
+from masktools.layout import BlockLayout, as_mask, index_array
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -159,7 +159,7 @@ class SparseWeight:
         MaskError
             Naming the array and the value.
         """
-        _check_shape(_typed(arrays, "shape", np.int64))
+        _check_shape(index_array(arrays, "shape", np.int64))
         values = _values(arrays, "values")
         stored = _stored(arrays)
         if stored != values.size:
@@ -193,18 +193,6 @@ def check_values(name: str, array: NDArray[Any]) -> None:
         raise MaskError(f"{name}: values must be finite, got {array.flat[at]} at {at}")
 
 
-def _typed(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type) -> NDArray[Any]:
-    if name not in arrays:
-        raise MaskError(f"array {name!r} is missing")
-    array = arrays[name]
-    if array.dtype != dtype or array.ndim != 1:
-        raise MaskError(
-            f"{name}: dtype must be {np.dtype(dtype)} of one dimension, "
-            f"got {array.dtype} of {array.ndim}"
-        )
-    return array
-
-
 def _values(arrays: Mapping[str, NDArray[Any]], name: str) -> FloatArray:
     if name not in arrays:
         raise MaskError(f"array {name!r} is missing")
@@ -230,8 +218,8 @@ def _stored(arrays: Mapping[str, NDArray[Any]]) -> int:
     """
     lengths = []
     for name in ("row", "column"):
-        offsets = _typed(arrays, f"{name}_offsets", np.int64)
-        indices = _typed(arrays, f"{name}_indices", np.int32)
+        offsets = index_array(arrays, f"{name}_offsets", np.int64)
+        indices = index_array(arrays, f"{name}_indices", np.int32)
         length = np.diff(offsets)
         if (
             not offsets.size
@@ -254,8 +242,8 @@ def _stored(arrays: Mapping[str, NDArray[Any]]) -> int:
 
 def _residual(arrays: Mapping[str, NDArray[Any]], layout: BlockLayout) -> Residual:
     values = _values(arrays, "residual_values")
-    columns = _typed(arrays, "residual_column_indices", np.int32)
-    offsets = _typed(arrays, "residual_row_offsets", np.int64)
+    columns = index_array(arrays, "residual_column_indices", np.int32)
+    offsets = index_array(arrays, "residual_row_offsets", np.int64)
     if columns.size != values.size:
         raise MaskError(f"residual: {values.size} values, {columns.size} columns")
     if (

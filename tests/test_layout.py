@@ -169,7 +169,7 @@ def test_a_position_stored_twice_is_found_by_the_full_check():
         ({"row_offsets": np.array([0, 0, 2], np.int64)}, "row_offsets must rise from 0 to 2"),
         ({"row_offsets": np.array([], np.int64)}, "row_offsets must rise from 0 to 2"),
         ({"column_offsets": np.array([0, 1, 2], np.int64)}, "1 blocks by row_offsets, 2 by"),
-        ({"row_indices": np.array([0, 1], np.int64)}, "row_indices must be one-dimensional int32"),
+        ({"row_indices": np.array([0, 1], np.int64)}, "row_indices: dtype must be int32 of one"),
         ({"row_indices": np.array([0, 9], np.int32)}, "block 0: row 9, but there are 2"),
         ({"shape": np.array([2, -2], np.int64)}, "is not the shape of a weight"),
         ({"shape": np.array([2, 2, 1, 1, 1], np.int64)}, "is not the shape of a weight"),
