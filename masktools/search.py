@@ -15,7 +15,7 @@ from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
-_EFFORT = 900  # visits of the swap search to each weight
+_EFFORT = 800  # visits of the swap search to each weight
 _SMALL = 2**30  # visits, 0.1 s: layers that need fewer are searched longer, by this factor,
 _PATIENCE, _MOST_RUNS = 4, 32  # and then several times, the best kept
 _LEAST_WORK = 2**24  # visits of a run that cost too little to save on: milliseconds
