@@ -184,8 +184,8 @@ class BlockLayout:
            [0, 0, 0],
            [1, 1, 0],
            [0, 0, 0]])
-    >>> layout.stored, layout.density
-    (4, 0.333...)
+    >>> layout.stored, layout
+    (4, BlockLayout((4, 3), 1 block, density 0.333))
     """
 
     shape: tuple[int, ...]
@@ -204,6 +204,11 @@ class BlockLayout:
             raise MaskError(f"{self.shape} is larger than 32-bit indices reach")
         check_groups(self.shape, self.groups)
         self.check()
+
+    def __repr__(self) -> str:
+        groups = f", groups={self.groups}" if self.groups > 1 else ""
+        blocks = f"{len(self.blocks)} block{'s' * (len(self.blocks) != 1)}"
+        return f"BlockLayout({self.shape}, {blocks}, density {self.density:.3f}{groups})"
 
     @property
     def rows(self) -> int:

@@ -40,6 +40,9 @@ class Conversion:
     layouts: Mapping[str, BlockLayout]
     report: Report
 
+    def __repr__(self) -> str:
+        return f"Conversion({self.report!r})"
+
     @cached_property
     def masks(self) -> dict[str, BoolArray]:
         """What to retrain under, per layer in the weight's own shape: dense layers keep all."""

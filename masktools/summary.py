@@ -165,6 +165,14 @@ class Report(Sequence[LayerReport]):
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        after = self.total
+        return (
+            f"Report({sum(not row.dense_because for row in self)} of {len(self)} layers converted, "
+            f"density {after.density_before:.3f} -> {after.density_after:.3f}, "
+            f"retained {after.retained:.3f})"
+        )
+
     def __len__(self) -> int:
         return len(self.layers)
 

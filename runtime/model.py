@@ -120,6 +120,14 @@ class Model:
         sizes = {v.name: tuple(1 if n is None else n for n in v.shape) for v in self.inputs}
         self._executable(sizes)
 
+    def __repr__(self) -> str:
+        ends = [
+            ", ".join(f"{value.name} {_shape(value)}" for value in values)
+            for values in (self.inputs, self.outputs)
+        ]
+        how = f"steps: {len(self.plan.steps)}, backend: {self.backend.name}"
+        return f"Model({ends[0]} -> {ends[1]}, {how})"
+
     @property
     def inputs(self) -> tuple[Value, ...]:
         """Names, shapes (None: any batch) and dtypes of what it takes."""
@@ -227,11 +235,14 @@ def _check_input(value: Value, array: Array) -> None:
         raise TypeError(f"input {value.name!r}: expected an array, got {type(array).__name__}")
     if array.dtype != np.dtype(value.dtype):
         raise TypeError(f"input {value.name!r}: expected {value.dtype}, got {array.dtype}")
-    expected = "(" + ", ".join("N" if n is None else str(n) for n in value.shape) + ")"
     fits = len(array.shape) == len(value.shape) and all(
         n is None or n == m for n, m in zip(value.shape, array.shape, strict=True)
     )
     if not fits or 0 in array.shape:
         raise InputError(
-            f"input {value.name!r}: expected shape {expected}, got {tuple(array.shape)}"
+            f"input {value.name!r}: expected shape {_shape(value)}, got {tuple(array.shape)}"
         )
+
+
+def _shape(value: Value) -> str:
+    return "(" + ", ".join("N" if n is None else str(n) for n in value.shape) + ")"

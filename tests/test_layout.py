@@ -200,6 +200,13 @@ def test_the_full_check_agrees_with_counting(pairs):
         BlockLayout((5, 5), blocks).check(full=True)
 
 
+def test_a_layout_shows_itself_in_a_line():
+    blocks = [DenseBlock([0], [0]), DenseBlock([2, 3], [0, 1])]
+    assert repr(BlockLayout((4, 2), blocks, 2)) == (
+        "BlockLayout((4, 2), 2 blocks, density 0.625, groups=2)"
+    )
+
+
 def test_a_missing_array_is_named():
     arrays = BlockLayout((2, 2)).to_arrays()
     del arrays["row_offsets"]

@@ -39,6 +39,10 @@ def test_a_call_gives_what_the_document_says(model):
     assert model(X).dtype == np.float32
 
 
+def test_a_model_shows_itself_in_a_line(model):
+    assert repr(model) == "Model(x (N, 4) -> y (N, 3), steps: 1, backend: reference)"
+
+
 def test_float64_computes_wider_and_returns_float32():
     wide = runtime.load(GOLDEN / "minimal.safetensors", dtype="float64")
     assert wide(X).dtype == np.float32

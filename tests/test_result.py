@@ -32,6 +32,13 @@ def test_a_saved_result_comes_back(tmp_path):
     assert load_layouts(tmp_path / "new" / "result" / "layouts.safetensors") == result.layouts
 
 
+def test_a_result_shows_itself_in_a_line():
+    masks = {"conv": np.eye(4), "fc": np.ones((2, 4))}
+    assert repr(convert(masks, method="refill", density=0.5)) == (
+        "Conversion(Report(1 of 2 layers converted, density 0.500 -> 0.667, retained 0.833))"
+    )
+
+
 def test_a_result_replaces_a_result_and_nothing_else(tmp_path):
     first = converted()
     second = converted(0.2)
