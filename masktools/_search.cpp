@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@ constexpr int kProposals = 16;         // to one row in turn, while it is in the
 constexpr int kBlocks = 64;            // of the search, between two looks at price and table
 constexpr double kPriceTolerance = 1e-2;
 constexpr double kDescent = 0.25;  // of the work of the annealing, for the descent that follows
+constexpr int kSamples = 2048;     // of random swaps, to set the first temperature
 constexpr int kLevels = 4096;      // of the acceptance threshold
 
 class Random {  // splitmix64
@@ -48,9 +50,31 @@ double Try(Groups* groups, std::size_t i, std::size_t j, float threshold, double
   return kProposalWork + 3 * groups->GainWork() + (groups->bounded() ? visited : 0);
 }
 
-// Anneals from temperature hot to cold, geometrically in the work done, by swaps of random rows.
-double Anneal(Groups* groups, double work, float hot, float cold, std::uint64_t seed) {
+// Returns the temperature at which a share of the random swaps that lose would be accepted.
+float TemperatureFor(const Groups& groups, double share, Random* random) {
+  std::vector<double> gains;
+  for (int n = 0; n < kSamples; ++n) {
+    const std::size_t i = random->Below(groups.rows()), j = random->Below(groups.rows());
+    if (groups.label(i) == groups.label(j)) continue;
+    const double gain = groups.Gain(i, j);
+    if (gain < 0) gains.push_back(gain);
+  }
+  double low = 0, high = 0;
+  for (const double gain : gains) high = std::max(high, -gain / -std::log(share));
+  for (int halving = 0; halving < 30; ++halving) {
+    const double middle = (low + high) / 2;
+    double accepted = 0;
+    for (const double gain : gains) accepted += std::exp(gain / middle);
+    (accepted < share * static_cast<double>(gains.size()) ? low : high) = middle;
+  }
+  return static_cast<float>(high);
+}
+
+// Anneals by swaps of random rows, geometrically in the work done, from the temperature at which
+// the share `hot` of those that lose would be accepted to `cold` times that temperature.
+double Anneal(Groups* groups, double work, double hot, double cold, std::uint64_t seed) {
   Random random(seed);
+  const float start = TemperatureFor(*groups, hot, &random);
   std::vector<float> level(kLevels);
   for (int x = 0; x < kLevels; ++x) {
     level[x] = static_cast<float>(std::log((x + 0.5) / kLevels));
@@ -58,7 +82,7 @@ double Anneal(Groups* groups, double work, float hot, float cold, std::uint64_t 
   double done = 0;
   for (int block = 0; block < kBlocks; ++block) {
     const float share = static_cast<float>(block) / kBlocks;
-    const float temperature = hot * std::pow(cold / hot, share);
+    const float temperature = start * std::pow(static_cast<float>(cold), share);
     double proposals = 0, updates = 0;
     while (done < work * (block + 1) / kBlocks) {
       const std::size_t i = random.Below(groups->rows());
@@ -114,13 +138,12 @@ PYBIND11_MODULE(_search, module) {
   module.def(
       "anneal",
       [](const Floats& saliency, const Ints& labels, const Floats& cost, double budget, double work,
-         float hot, float cold, std::uint64_t seed) {
+         double hot, double cold, std::uint64_t seed) {
         Groups groups = Make(saliency, labels, cost, budget);
         {
           const py::gil_scoped_release release;
-          const auto scale = static_cast<float>(groups.MeanStep());
-          const double done = Anneal(&groups, work, scale * hot, scale * cold, seed);
-          Descend(&groups, kDescent * done, 1e-5f * scale);
+          const double done = Anneal(&groups, work, hot, cold, seed);
+          Descend(&groups, kDescent * done, static_cast<float>(1e-5 * groups.MeanStep()));
         }
         return Labels(groups);
       },

@@ -16,10 +16,10 @@ from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer
 _EFFORT = 800  # visits of the swap search to each weight
-_SMALL = 2**30  # visits, 0.1 s: layers that need fewer are searched longer, by this factor,
+_SMALL = 2**31  # visits, 0.3 s: layers that need fewer are searched longer, by this factor,
 _PATIENCE, _MOST_RUNS = 4, 32  # and then several times, the best kept
 _LEAST_WORK = 2**24  # visits of a run that cost too little to save on: milliseconds
-_HOT, _COLD = 0.06, 0.005  # temperatures, in what a row is worth to its group
+_HOT, _COLD = 0.08, 0.1  # losing swaps accepted at first; last temperature over first
 
 
 def group_sums(saliency: FloatArray, labels: IndexArray) -> NDArray[np.float32]:
