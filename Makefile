@@ -11,7 +11,7 @@ help:  ## What can be made
 
 venv: .venv/ready  ## A virtual environment with the package and everything the tests need
 
-.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp)
+.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp masktools/*.h)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -19,7 +19,7 @@ venv: .venv/ready  ## A virtual environment with the package and everything the 
 demo: .venv-demo/ready  ## A real ticket, from mask to running network, in about a minute
 	.venv-demo/bin/python examples/digits/demo.py build/demo
 
-.venv-demo/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp)
+.venv-demo/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp masktools/*.h)
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/pip install --quiet --constraint constraints.txt --editable '.[onnx,viz]'
 	touch $@
