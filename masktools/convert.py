@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masktools.arguments import check_count, check_layers, check_share
 from masktools.errors import MaskError
 from masktools.finished import FOLDER, Finished
 from masktools.graph import Graph
@@ -18,7 +19,7 @@ from masktools.grouping import GROUP_ROWS
 from masktools.layers import Layer, layers
 from masktools.methods import refill_layers, regroup_layers
 from masktools.partition import candidates as partitioners
-from masktools.refill import CRITERIA, check_share
+from masktools.refill import CRITERIA
 from masktools.result import Conversion as Conversion
 from masktools.result import check_place
 from masktools.selection import Named, select
@@ -137,8 +138,9 @@ def convert(
     options.check(scores, graph)
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(f"expected an Executor, got {type(executor).__name__}")
-    if not isinstance(masks, Mapping) or not (weights is None or isinstance(weights, Mapping)):
-        raise TypeError("expected masks, and weights where given, as {layer: array}")
+    check_layers("masks", masks)
+    if weights is not None:
+        check_layers("weights", weights)
     known = _layers(graph, masks)
     sources = select(masks, weights, known, named := Named.of(skip, include))
     wanted = [source for source in sources if not source.dense_because]
@@ -206,7 +208,7 @@ class Options:
         if self.density is not None:
             check_share("density", self.density)
         check_share("extra", self.extra)
-        _check_count("seed", self.seed, 0)
+        check_count("seed", self.seed, 0)
         if self.by == "multiplications" and graph is None:
             raise TypeError("by='multiplications' needs a graph")
         if self.extra and self.method != "refill-plus":
@@ -220,7 +222,7 @@ class Options:
         if self.criterion != "l1" or scores is not None:
             raise TypeError("criterion and scores belong to refill: regroup picks no rows")
         if self.group_rows is not None:
-            _check_count("group_rows", self.group_rows, 1)
+            check_count("group_rows", self.group_rows, 1)
         partitioners(self.partitioner)
 
     def of_row_groups(self) -> dict[str, str | int]:
@@ -230,13 +232,6 @@ class Options:
             "partitioner": self.partitioner,
             "seed": int(self.seed),
         }
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise MaskError(f"{name} must be at least {least}, got {value}")
 
 
 def _plain(values: Mapping[str, object]) -> dict[str, object]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arguments import check_count
 from masktools.budget import choose
 from masktools.errors import MaskError
 from masktools.layout import (
@@ -143,12 +144,12 @@ def row_groups(
     cost = _as_cost(column_cost, saliency.shape[1])
     if budget is None:
         budget = int(np.count_nonzero(np.asarray(mask).reshape(saliency.shape), axis=0) @ cost)
-    if budget < 0:
-        raise MaskError(f"budget must not be negative, got {budget}")
+    check_count("budget", budget, 0)
+    check_count("seed", seed, 0)
 
     best: RowGroups | None = None
     for name in names:
-        labels, how = _divide(saliency, groups, height, cost, budget, name, refine, seed)
+        labels, how = _divide(saliency, groups, height, cost, int(budget), name, refine, int(seed))
         sums = group_sums(saliency, labels)
         found = RowGroups(shape, groups, labels, sums, cost, name, how)
         if best is None or found.retained(budget) > best.retained(budget):
@@ -173,8 +174,7 @@ def as_group_rows(group_rows: int | None, target: str) -> int:
         raise MaskError(f"target {target!r}: expected one of {', '.join(GROUP_ROWS)}")
     if group_rows is None:
         return GROUP_ROWS[target]
-    if group_rows < 1:
-        raise MaskError(f"group_rows must be at least 1, got {group_rows}")
+    check_count("group_rows", group_rows, 1)
     return int(group_rows)
 
 

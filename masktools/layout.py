@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arguments import check_count
 from masktools.errors import MaskError
 
 BoolArray = NDArray[np.bool_]
@@ -173,6 +174,8 @@ class BlockLayout:
 
     Raises
     ------
+    TypeError
+        If `groups` is no whole number.
     MaskError
         If `shape` is no layer's shape, `groups` does not divide the rows, or `check` fails.
 
@@ -197,12 +200,12 @@ class BlockLayout:
     ) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in shape))
         object.__setattr__(self, "blocks", tuple(blocks))
-        object.__setattr__(self, "groups", int(groups))
         if len(self.shape) not in (2, 3, 4) or min(self.shape) < 0:
             raise MaskError(f"{self.shape} is not the shape of a weight")
         if max(self.rows, self.columns) > np.iinfo(np.int32).max:
             raise MaskError(f"{self.shape} is larger than 32-bit indices reach")
-        check_groups(self.shape, self.groups)
+        check_groups(self.shape, groups)
+        object.__setattr__(self, "groups", int(groups))
         self.check()
 
     def __repr__(self) -> str:
@@ -269,8 +272,7 @@ class BlockLayout:
         (DenseBlock(2 rows x 2 columns),)
         """
         keep = as_mask(mask)
-        if min_rows < 1:
-            raise MaskError(f"min_rows must be at least 1, got {min_rows}")
+        check_count("min_rows", min_rows, 1)
         check_groups(keep.shape, groups)
         matrix = keep.reshape(keep.shape[0], prod(keep.shape[1:]))
         rows_per_group = len(matrix) // groups
@@ -445,8 +447,9 @@ def _as_array(given: ArrayLike, what: str) -> NDArray[Any]:
 
 
 def check_groups(shape: Sequence[int], groups: int) -> None:
-    """Raise `MaskError` unless `groups` convolution groups divide the rows evenly."""
-    if groups < 1 or shape[0] % groups:
+    """Raise unless `groups` is a number of convolution groups that divides the rows evenly."""
+    check_count("groups", groups, 1)
+    if shape[0] % groups:
         raise MaskError(f"{groups} convolution groups do not divide {shape[0]} rows")
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arguments import check_share
 from masktools.errors import MaskError
 from masktools.layout import BoolArray, as_mask, as_saliency, check_groups
 
@@ -177,14 +178,6 @@ def whole_rows(shape: tuple[int, ...], rows: BoolArray) -> BoolArray:
     mask = np.empty(shape, np.bool_)
     mask[...] = rows.reshape(-1, *[1] * (len(shape) - 1))
     return mask
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise unless an argument is a number between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value <= 1:
-        raise MaskError(f"{name} must be between 0 and 1, got {value}")
 
 
 def _as_scores(scores: ArrayLike, rows: int) -> NDArray[np.float64]:

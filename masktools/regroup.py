@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masktools.arguments import check_count, check_share
 from masktools.budget import choose
-from masktools.errors import MaskError
 from masktools.grouping import as_group_rows, as_layer
 from masktools.grouping import row_groups as divide_rows
 from masktools.layout import BlockLayout, DenseBlock, as_mask
@@ -74,7 +74,7 @@ def regroup(
     ------
     TypeError
         If `density` or, with no threshold, `passes` stands beside the other form's arguments; if
-        `mask` or `weight` is no array of numbers.
+        `mask` or `weight` is no array of numbers, or another argument is of another kind.
     MaskError
         If shapes or values do not fit, or `weight` is NaN or infinite.
     PartitionError
@@ -116,8 +116,8 @@ def regroup(
         return _by_thresholds(mask, weight, groups, height, thresholds, partitioner, seed)
     if passes is not None:
         raise TypeError("passes belongs to the form with thresholds; give one of them")
-    if density is not None and not 0 <= density <= 1:
-        raise MaskError(f"density must lie between 0 and 1, got {density}")
+    if density is not None:
+        check_share("density", density)
     keep = as_mask(mask)
     budget = int(np.count_nonzero(keep)) if density is None else int(density * keep.size)
     found = divide_rows(
@@ -137,13 +137,14 @@ def _by_thresholds(
     seed: int,
 ) -> BlockLayout:
     """Algorithm 3, each convolution group alone; of several partitioners what retains most."""
+    check_count("seed", seed, 0)
     saliency, shape = as_layer(mask, weight, groups)
     keep = as_mask(mask).reshape(saliency.shape)
     layouts = []
     for name in candidates(partitioner):
         blocks = []
         for rows in np.split(np.arange(len(keep)), groups):
-            found = find_blocks(keep[rows], saliency[rows], height, thresholds, name, seed)
+            found = find_blocks(keep[rows], saliency[rows], height, thresholds, name, int(seed))
             blocks += [DenseBlock(rows[block.rows], block.columns) for block in found]
         layouts.append(BlockLayout(shape, blocks, groups))
     return max(layouts, key=lambda layout: layout.retained(saliency.reshape(shape)))

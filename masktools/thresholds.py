@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.errors import MaskError
+from masktools.arguments import check_count
 from masktools.layout import BoolArray, DenseBlock, FloatArray
 from masktools.partition import partition
 
@@ -23,8 +23,8 @@ class Thresholds:
 
     Raises
     ------
-    MaskError
-        If a value is below 1.
+    TypeError, MaskError
+        If a value is no whole number, or below 1.
     """
 
     row_groups: int | None
@@ -36,8 +36,8 @@ class Thresholds:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and value < 1:
-                raise MaskError(f"{field.name} must be at least 1, got {value}")
+            if value is not None:
+                check_count(field.name, value, 1)
 
 
 def find_blocks(

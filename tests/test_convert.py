@@ -299,7 +299,8 @@ def test_the_report_keeps_what_was_asked_for(tmp_path):
     ("change", "error", "match"),
     [
         ({"masks": {}}, MaskError, "there are no masks"),
-        ({"masks": [np.eye(3)]}, TypeError, "expected masks"),
+        ({"masks": [np.eye(3)]}, TypeError, "masks must be a mapping by layer, got list"),
+        ({"weights": np.eye(3)}, TypeError, "weights must be a mapping by layer, got ndarray"),
         ({"masks": {"conv1": np.full((3, 3), 2)}}, MaskError, "layer 'conv1': expected a mask"),
         ({"masks": {"conv1": np.array([["a"]])}}, TypeError, "layer 'conv1': expected a mask"),
         ({"weights": {"conv2": np.eye(3)}}, MaskError, "'stem' has a mask but no weights; there"),

@@ -149,6 +149,7 @@ def test_arguments_are_left_alone():
         ({"criterion": "first-order", "scores": [1, 2, -1, 0]}, MaskError, "-1.0 for row 2"),
         ({"criterion": "first-order", "scores": [1, np.nan, 1, 0]}, MaskError, "nan for row 1"),
         ({"criterion": "first-order", "scores": list("abcd")}, TypeError, "real scores"),
+        ({"groups": 2.0}, TypeError, "groups must be a whole number, got 2.0"),
         ({"groups": 3}, MaskError, "3 convolution groups do not divide 4 rows"),
         ({"weight": np.ones((4, 4))}, MaskError, "expected weights of shape"),
         ({"weight": np.full((4, 3), np.nan)}, MaskError, "must be finite in float32, got nan at"),
