@@ -14,6 +14,7 @@ import typer
 
 from masktools.errors import FormatError, MasktoolsError
 from masktools.export.command import export_command
+from masktools.files import check_apart, check_target
 
 if TYPE_CHECKING:
     from masktools.convert import Conversion
@@ -147,13 +148,17 @@ def convert(
         from masktools.convert import convert as convert_network
         from masktools.finished import FOLDER, discard
         from masktools.importers import save_masks
-        from masktools.result import check_place
+        from masktools.result import check_place, result_files
 
         try:
             Options(**options).check(None, graph)
         except TypeError as error:
             raise typer.BadParameter(str(error)) from error
-        _check_out(out, [source, weights, graph])
+        inputs = [*result_files(source), weights, graph]
+        if _is_mask_file(out):
+            check_target(out, inputs)
+        else:
+            check_apart(out, inputs)
         check_place(kept)
         masks, saliency, notes = _load(source, weights, tool, _read_names(names))
         if not resume:
@@ -207,15 +212,6 @@ def _refusing(kept: Path | None = None) -> Iterator[None]:
 
 def _is_mask_file(out: Path) -> bool:
     return out.suffix in MASK_FILES
-
-
-def _check_out(out: Path, inputs: list[Path | None]) -> None:
-    """Refuse to write over what is being read, or where no file can be, before any work."""
-    for path in inputs:
-        if path is not None and path.exists() and out.exists() and path.samefile(out):
-            raise FormatError(f"{out}: it is an input as well; write the result elsewhere")
-    if _is_mask_file(out) and not out.parent.is_dir():
-        raise FormatError(f"{out}: there is no folder {out.parent}")
 
 
 def _load(

@@ -1,11 +1,43 @@
-"""Write files that appear whole or not at all."""
+"""Write files that appear whole or not at all, and never over what is being read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from masktools.errors import FormatError
+
+
+def check_apart(path: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise `FormatError` if what is to be written would replace what is read.
+
+    Parameters
+    ----------
+    path : Path
+    inputs : iterable of Path or None
+        None, and what is not there, is passed over.
+    """
+    for source in inputs:
+        if source is not None and source.exists() and path.exists() and source.samefile(path):
+            raise FormatError(f"{path}: it is an input as well; write the result elsewhere")
+
+
+def check_target(path: Path, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise `FormatError` unless a file can stand at a path: ask before any work.
+
+    Parameters
+    ----------
+    path : Path
+    inputs : iterable of Path or None
+        As `check_apart`.
+    """
+    check_apart(path, inputs)
+    if path.is_dir():
+        raise FormatError(f"{path}: it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise FormatError(f"{path}: there is no folder {path.parent}")
 
 
 @contextmanager

@@ -189,6 +189,11 @@ def is_result(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def result_files(path: Path) -> list[Path]:
+    """Return what reading a path may read: itself and, of a result folder, its files."""
+    return [path, *(path / name for name in (MASKS, LAYOUTS, REPORT))]
+
+
 def check_place(folder: Path) -> None:
     """Raise `FormatError` unless a result may be written to a folder: lose nothing of others."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

@@ -41,11 +41,10 @@ def run(
 ) -> None:
     """Run a network of one input and one output on an array."""
     import runtime
+    from masktools.files import check_target
     from runtime.errors import InputError
 
-    for path in (checkpoint, source):
-        if path.exists() and target.exists() and path.samefile(target):
-            raise InputError(f"{target}: it is an input as well; write the output elsewhere")
+    check_target(target, [checkpoint, source])
     model = runtime.load(checkpoint, backend, dtype)
     if len(model.inputs) > 1 or len(model.outputs) > 1:
         raise InputError(

@@ -226,6 +226,14 @@ def test_inspect_counts_the_residual_of_a_checkpoint(ticket, tmp_path, weights):
     assert stored["conv1"] == layouts["conv1"].stored + residual["conv1"]
 
 
+def test_masks_of_a_result_are_not_written_over(ticket, tmp_path):
+    result = tmp_path / "out"
+    run("convert", ticket, result, *FAST)
+    arguments = ("convert", result, result / "masks.safetensors", *FAST)
+    assert "it is an input as well" in only_line(run(*arguments, status=1)[1])
+    assert Conversion.load(result).layouts
+
+
 def test_an_existing_result_is_replaced_and_a_strange_folder_is_not(ticket, tmp_path):
     out = tmp_path / "out"
     run("convert", ticket, out, "--method", "refill")
@@ -249,6 +257,10 @@ def test_an_existing_result_is_replaced_and_a_strange_folder_is_not(ticket, tmp_
         (["convert", "{ticket}", "{out}", "--method", "refill", "--names", "{text}"], "not JSON"),
         (["convert", "{ticket}", "{text}", "--method", "refill"], "it is a file"),
         (["convert", "{ticket}", "{out}/m.pt", "--method", "regroup"], "there is no folder"),
+        (["export", "{ticket}", "{ticket}"], "it is an input as well"),
+        (["export", "{text}", "{ticket}", "--masks", "{ticket}"], "it is an input as well"),
+        (["export", "{text}", "{out}/net.safetensors"], "out/net.safetensors: there is no folder"),
+        (["export", "{text}", "{begun}"], "begun: it is a folder"),
         (["inspect", "{ticket}", "--names", "{list}"], "names must map the file's names"),
         (["inspect", "{begun}"], "begun: an unfinished conversion, layers done: 0"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 import masktools
 import runtime
-from masktools import BlockLayout, DenseBlock, GraphError, MaskError, __main__
+from masktools import BlockLayout, DenseBlock, FormatError, GraphError, MaskError, __main__
 from masktools.checkpoint import read
 from masktools.export import command, from_onnx, from_torch
 from masktools.export.network import prepare
@@ -387,6 +388,34 @@ def test_the_command_refuses_in_one_line(net, tmp_path):
     invoke(net, out, "--masks", tmp_path / "masks.npz", "--layouts", tmp_path, status=2)
     invoke(tmp_path / "none.onnx", out, status=1)
     assert not out.exists()
+
+
+def test_no_input_is_written_over(net, tmp_path, monkeypatch):
+    monkeypatch.setattr("masktools.onnx_reader.read_onnx", lambda _: pytest.fail("work was done"))
+    result = tmp_path / "result"
+    masktools.convert(
+        {"conv.0": mask(CONV)}, method="regroup", partitioner="spectral", progress=False
+    ).save(result)
+    before = {path: path.read_bytes() for path in (net, *result.iterdir())}
+    for path in before:
+        _, stderr = invoke(net, path, "--layouts", result, status=1)
+        assert f"{path}: it is an input as well" in stderr
+    with pytest.raises(FormatError, match="it is an input as well"):
+        from_onnx(net, net)
+    with pytest.raises(FormatError, match="there is no folder"):
+        from_torch(Net(), IMAGES, tmp_path / "none" / "out.safetensors")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_cannot_be_written_is_said_of_the_file_asked_for(net, tmp_path, monkeypatch):
+    def full(path, _):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("masktools.checkpoint.write", full)
+    out = tmp_path / "out.safetensors"
+    _, stderr = invoke(net, out, status=1)
+    assert stderr == f"masktools: [Errno {errno.ENOSPC}] No space left on device: '{out}'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
 def test_verification_sees_what_is_masked(net):

@@ -6,7 +6,8 @@ import errno
 
 import pytest
 
-from masktools.files import whole_file
+from masktools.errors import FormatError
+from masktools.files import check_apart, check_target, whole_file
 
 
 def test_the_file_is_there_at_the_end_and_nothing_beside_it(tmp_path):
@@ -53,3 +54,21 @@ def test_errors_about_other_files_keep_their_name(tmp_path):
     with pytest.raises(FileNotFoundError) as raised, whole_file(tmp_path / "out"):
         (tmp_path / "other").read_bytes()
     assert raised.value.filename == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize("check", [check_apart, check_target])
+def test_an_input_is_not_written_over_whatever_it_is_called(tmp_path, check):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    check(tmp_path / "b", [tmp_path / "a", None, tmp_path / "none"])
+    for name in ("a", "link"):
+        with pytest.raises(FormatError, match=f"{name}: it is an input as well"):
+            check(tmp_path / name, [None, tmp_path / "none", tmp_path / "a"])
+
+
+def test_a_file_needs_a_folder_to_lie_in_and_is_none(tmp_path):
+    check_target(tmp_path / "a")
+    with pytest.raises(FormatError, match=r"a: there is no folder .*none"):
+        check_target(tmp_path / "none" / "a")
+    with pytest.raises(FormatError, match="it is a folder; name a file"):
+        check_target(tmp_path)

@@ -259,7 +259,7 @@ def test_indices_ascend_within_what_32_bits_hold(rows):
 def test_convolution_groups_divide_the_rows():
     with pytest.raises(MaskError, match="3 convolution groups do not divide 4 rows"):
         BlockLayout.from_mask(np.ones((4, 2), bool), groups=3)
-    with pytest.raises(TypeError, match="groups must be a whole number, got .a"):
+    with pytest.raises(TypeError, match="groups must be a whole number"):
         BlockLayout((4, 2), groups="a")
     with pytest.raises(MaskError, match="min_rows must be at least 1"):
         BlockLayout.from_mask(np.ones((4, 2), bool), min_rows=0)

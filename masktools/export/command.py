@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from numpy.typing import NDArray
 
 from masktools.errors import GraphError, MasktoolsError
+from masktools.files import check_target, whole_file
 
 # Of float32 over the deepest networks; a wrong weight or border is far beyond.
 TOLERANCE = 1e-4
@@ -45,7 +45,7 @@ def export_command(
         raise typer.BadParameter("--masks and --layouts exclude each other")
     try:
         report = export(net, out, masks, layouts, residual, verify)
-    except (MasktoolsError, OSError) as error:
+    except (MasktoolsError, OSError, MemoryError, TypeError) as error:
         print(f"masktools: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     if as_json:
@@ -84,22 +84,25 @@ def export(
 
     Raises
     ------
+    FormatError
+        If `out` is one of the inputs, or cannot be written.
     GraphError
         If the outputs differ by more than `TOLERANCE`; then nothing is written.
     """
     from masktools.checkpoint import write
     from masktools.export.network import prepare
     from masktools.importers import load_masks
-    from masktools.result import load_layouts
+    from masktools.result import load_layouts, result_files
 
+    read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
+    check_target(out, [net, *read])
     checkpoint, kept = prepare(
         net,
         masks=None if masks is None else load_masks(masks),
         layouts=None if layouts is None else load_layouts(layouts),
         residual=residual,
     )
-    beside = out.with_name(f".{out.name}.{os.getpid()}.unverified")
-    try:
+    with whole_file(out) as beside:
         write(beside, checkpoint)
         difference = compare(net, kept, beside) if verify else None
         if difference is not None and not difference <= TOLERANCE:
@@ -107,9 +110,6 @@ def export(
                 f"{net}: the checkpoint computes something else: max|Δ| / max|y| = "
                 f"{difference:.2e}, more than {TOLERANCE:.0e}; nothing was written"
             )
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
     return {
         "out": str(out),
         "bytes": out.stat().st_size,

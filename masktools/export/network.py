@@ -20,6 +20,7 @@ from masktools.errors import GraphError, MaskError
 from masktools.export.fold import fold
 from masktools.export.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, select
+from masktools.files import check_target
 from masktools.graph import Graph
 from masktools.layers import layer_name, layers, names_layer
 from masktools.layout import BlockLayout
@@ -65,7 +66,7 @@ def from_onnx(
     Raises
     ------
     FormatError
-        If `src` is no ONNX file.
+        If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
     GraphError
         If the network has an operator, an attribute or a shape that is not supported.
     MaskError
@@ -77,6 +78,7 @@ def from_onnx(
     Batch normalisation is folded into the layer before it. Channels that are constant, because
     refilling dropped their row, are taken out of the network (see `masktools.export.shrink`).
     """
+    check_target(Path(dst), [_path(src)])
     write(dst, prepare(src, layouts=layouts, masks=masks, names=names, residual=residual)[0])
 
 
@@ -103,7 +105,8 @@ def prepare(
     """
     from masktools.onnx_reader import read_onnx
 
-    source = _hash(Path(src)) if isinstance(src, str | os.PathLike) else None
+    path = _path(src)
+    source = None if path is None else _hash(path)
     graph = _renamed(read_onnx(src), names or {})
     stored = _stored(graph, layouts, masks, residual)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
@@ -132,7 +135,7 @@ def from_torch(
 
     Raises
     ------
-    GraphError, MaskError
+    FormatError, GraphError, MaskError
         As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
 
     Notes
@@ -142,6 +145,7 @@ def from_torch(
     """
     from masktools.onnx_reader import read_onnx
 
+    check_target(Path(dst))
     tied = _tied(module)
     graph = read_onnx(_to_onnx(module, example_input))
     graph = _renamed(graph, {name: tied[name] for name in layers(graph) if name in tied})
@@ -209,6 +213,10 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     if len(constants) < len(graph.constants):
         raise MaskError(f"names: {', '.join(names.values())} are names of other constants too")
     return replace(graph, nodes=nodes, constants=constants)
+
+
+def _path(src: str | os.PathLike[str] | ModelProto) -> Path | None:
+    return Path(src) if isinstance(src, str | os.PathLike) else None
 
 
 def _hash(path: Path) -> str:
