@@ -213,8 +213,29 @@ def test_what_does_not_fit_is_refused(net, tmp_path):
     ):
         with pytest.raises(MaskError, match=message):
             from_onnx(net, path, **arguments)
-    with pytest.raises(ValueError, match="residual must be one of error, keep, drop, got 'most'"):
-        from_onnx(net, path, residual="most")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"masks": 3}, TypeError, "masks must be a mapping by layer, got int"),
+        ({"layouts": [3]}, TypeError, "layouts must be a mapping by layer, got list"),
+        ({"layouts": {"fc": 3}}, TypeError, "layouts: layer 'fc': expected a BlockLayout, got int"),
+        ({"masks": {"conv.0": "x"}}, TypeError, "layer 'conv.0': expected a mask of bool"),
+        ({"residual": "most"}, MaskError, "residual must be one of error, keep, drop, got 'most'"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
+        ({"seed": -1}, MaskError, "seed must be at least 0, got -1"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(net, module, tmp_path, arguments, error, message):
+    path = tmp_path / "out.safetensors"
+    with pytest.raises(error, match=message):
+        from_onnx(net, path, **arguments)
+    with pytest.raises(error, match=message):
+        from_torch(module, torch.from_numpy(IMAGES), path, **arguments)
+    with pytest.raises(TypeError, match="names must be a mapping by layer, got str"):
+        from_onnx(net, path, names="x")
     assert not path.exists()
 
 
@@ -282,6 +303,16 @@ def test_one_dimension_and_convolution_groups(tmp_path, groups):
     assert layout.groups == groups
     assert len(layout.blocks) == 8
     close(run(path, x), zoo.under(module, {"2": keep}, x))
+
+
+def test_a_layout_converted_without_the_graph_says_what_it_lacks(tmp_path):
+    module = nn.Sequential(nn.Conv1d(16, 32, 3, groups=4)).eval()
+    layouts = {"0": blocks((32, 4, 3), ([5, 31], [0, 1]))}
+    out = tmp_path / "out.safetensors"
+    message = r"layer '0': .*rows 5 and 31 lie in different .*groups: 1, the layer: 4; .*graph="
+    with pytest.raises(MaskError, match=message):
+        from_torch(module, torch.ones(1, 16, 9), out, layouts=layouts, residual="drop")
+    assert not out.exists()
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
@@ -365,6 +396,28 @@ def test_the_command_takes_a_result(net, module, tmp_path):
     close(run(out, IMAGES), expected(module, IMAGES, **{"conv.0": kept}))
 
 
+def test_a_checkpoint_keeps_the_seed_of_its_conversion(net, module, tmp_path):
+    out, result = tmp_path / "out.safetensors", tmp_path / "result"
+    masktools.convert(
+        {"conv.0": mask(CONV)}, method="refill", seed=np.int64(7), progress=False
+    ).save(result)
+    arguments = (net, out, "--residual", "drop", "--no-verify")
+    for layouts, seed in ((result, 7), (result / "layouts.safetensors", None)):
+        invoke(*arguments, "--layouts", layouts)
+        assert read(out).seed == seed
+    found = masktools.Conversion.load(result)
+    same = {"layouts": found.layouts, "residual": "drop", "seed": found.report.options["seed"]}
+    from_onnx(net, out, **same)
+    assert read(out).seed == 7
+    from_torch(module, torch.from_numpy(IMAGES), out, **same)
+    assert read(out).seed == 7
+    report = json.loads((result / "report.json").read_text())
+    report["options"]["seed"] = "seven"
+    (result / "report.json").write_text(json.dumps(report))
+    _, stderr = invoke(*arguments, "--layouts", result, status=1)
+    assert "result: its report has the seed 'seven'" in stderr
+
+
 def test_the_command_leaves_no_file_when_outputs_differ(net, tmp_path, monkeypatch):
     def wrong(graph, stored):
         stored = dict(stored)
@@ -403,7 +456,7 @@ def test_no_input_is_written_over(net, tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="it is an input as well"):
         from_onnx(net, net)
     with pytest.raises(FormatError, match="there is no folder"):
-        from_torch(Net(), IMAGES, tmp_path / "none" / "out.safetensors")
+        from_torch(Net(), torch.from_numpy(IMAGES), tmp_path / "none" / "out.safetensors")
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -6,14 +6,17 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from masktools.errors import GraphError, MasktoolsError
+from masktools.errors import FormatError, GraphError, MasktoolsError
 from masktools.files import check_target, whole_file
+
+if TYPE_CHECKING:
+    from masktools.layout import BlockLayout
 
 # Of float32 over the deepest networks; a wrong weight or border is far beyond.
 TOLERANCE = 1e-4
@@ -72,7 +75,7 @@ def export(
     masks : path, default None
         A mask file of any tool.
     layouts : path, default None
-        A result folder.
+        A result folder, whose seed the checkpoint keeps; or its layouts.safetensors alone.
     residual : {"error", "keep", "drop"}
     verify : bool, default True
         Both networks, the source with the exported masks, run on the same random input.
@@ -92,15 +95,17 @@ def export(
     from masktools.checkpoint import write
     from masktools.export.network import prepare
     from masktools.importers import load_masks
-    from masktools.result import load_layouts, result_files
+    from masktools.result import result_files
 
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
+    blocks, seed = (None, None) if layouts is None else _load_layouts(layouts)
     checkpoint, kept = prepare(
         net,
         masks=None if masks is None else load_masks(masks),
-        layouts=None if layouts is None else load_layouts(layouts),
+        layouts=blocks,
         residual=residual,
+        seed=seed,
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
@@ -116,6 +121,19 @@ def export(
         "sparse_layers": len(checkpoint.sparse),
         "difference": difference,
     }
+
+
+def _load_layouts(path: Path) -> tuple[Mapping[str, BlockLayout], int | None]:
+    """Return layouts and the seed of their conversion, which only the report of a result knows."""
+    from masktools.result import Conversion, load_layouts
+
+    if not path.is_dir():
+        return load_layouts(path), None
+    result = Conversion.load(path)
+    seed = result.report.options.get("seed")
+    if not (seed is None or (type(seed) is int and seed >= 0)):
+        raise FormatError(f"{path}: its report has the seed {seed!r}, expected a whole number")
+    return result.layouts, seed
 
 
 def compare(net: Path, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path) -> float:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masktools.arguments import check_count, check_layers
 from masktools.checkpoint import Checkpoint, write
 from masktools.errors import GraphError, MaskError
 from masktools.export.fold import fold
 from masktools.export.shrink import shrink
-from masktools.export.stored import BoolArray, Stored, select
+from masktools.export.stored import BoolArray, Stored, check_wishes, select
 from masktools.files import check_target
 from masktools.graph import Graph
 from masktools.layers import layer_name, layers, names_layer
@@ -40,6 +41,7 @@ def from_onnx(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    seed: int | None = None,
 ) -> None:
     """Write a network from ONNX as a checkpoint.
 
@@ -62,9 +64,14 @@ def from_onnx(
         checkpoint have.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+    seed : int, default None
+        That of the conversion which made the layouts or masks, for the record:
+        ``result.report.options["seed"]``.
 
     Raises
     ------
+    TypeError
+        If an argument is of another kind.
     FormatError
         If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
     GraphError
@@ -79,7 +86,10 @@ def from_onnx(
     refilling dropped their row, are taken out of the network (see `masktools.export.shrink`).
     """
     check_target(Path(dst), [_path(src)])
-    write(dst, prepare(src, layouts=layouts, masks=masks, names=names, residual=residual)[0])
+    checkpoint, _ = prepare(
+        src, layouts=layouts, masks=masks, names=names, residual=residual, seed=seed
+    )
+    write(dst, checkpoint)
 
 
 def prepare(
@@ -89,12 +99,13 @@ def prepare(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    seed: int | None = None,
 ) -> tuple[Checkpoint, dict[str, BoolArray]]:
     """Return the checkpoint that `from_onnx` writes, and the weights that are left in it.
 
     Parameters
     ----------
-    src, layouts, masks, names, residual
+    src, layouts, masks, names, residual, seed
         As `from_onnx`.
 
     Returns
@@ -105,12 +116,16 @@ def prepare(
     """
     from masktools.onnx_reader import read_onnx
 
+    check_wishes(layouts, masks, residual)
+    if names is not None:
+        check_layers("names", names)
+    seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
     graph = _renamed(read_onnx(src), names or {})
     stored = _stored(graph, layouts, masks, residual)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
-    return replace(assemble(graph, stored), source=source), kept
+    return replace(assemble(graph, stored), source=source, seed=seed), kept
 
 
 def from_torch(
@@ -121,6 +136,7 @@ def from_torch(
     layouts: Mapping[str, BlockLayout] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     residual: str = "error",
+    seed: int | None = None,
 ) -> None:
     """Write a PyTorch module as a checkpoint, in the state of evaluation.
 
@@ -130,12 +146,12 @@ def from_torch(
         Its training flags are as before afterwards; nothing else is touched.
     example_input : torch.Tensor or tuple of torch.Tensor
         Of the shapes that the network is to take; the batch size stays open where that is sound.
-    dst, layouts, masks, residual
+    dst, layouts, masks, residual, seed
         As `from_onnx`; layers have the names of their parameters, without ``.weight``.
 
     Raises
     ------
-    FormatError, GraphError, MaskError
+    TypeError, FormatError, GraphError, MaskError
         As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
 
     Notes
@@ -145,12 +161,15 @@ def from_torch(
     """
     from masktools.onnx_reader import read_onnx
 
+    check_wishes(layouts, masks, residual)
+    seed = _as_seed(seed)
     check_target(Path(dst))
     tied = _tied(module)
     graph = read_onnx(_to_onnx(module, example_input))
     graph = _renamed(graph, {name: tied[name] for name in layers(graph) if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
-    write(dst, assemble(graph, _stored(graph, layouts, masks, residual)))
+    stored = _stored(graph, layouts, masks, residual)
+    write(dst, replace(assemble(graph, stored), seed=seed))
 
 
 def _stored(
@@ -213,6 +232,13 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     if len(constants) < len(graph.constants):
         raise MaskError(f"names: {', '.join(names.values())} are names of other constants too")
     return replace(graph, nodes=nodes, constants=constants)
+
+
+def _as_seed(seed: int | None) -> int | None:
+    if seed is None:
+        return None
+    check_count("seed", seed, 0)
+    return int(seed)
 
 
 def _path(src: str | os.PathLike[str] | ModelProto) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arguments import check_layers
 from masktools.errors import MaskError
 from masktools.layers import Layer
 from masktools.layout import BlockLayout, as_mask
@@ -56,6 +57,21 @@ class Stored:
         return SparseWeight.from_dense(self.weight, layout, self.residual)
 
 
+def check_wishes(layouts: object, masks: object, residual: str) -> None:
+    """Raise unless the arguments of `select` are of their kinds: ask before any work."""
+    if residual not in RESIDUALS:
+        raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
+    for name, given in (("layouts", layouts), ("masks", masks)):
+        if given is not None:
+            check_layers(name, given)
+    if isinstance(layouts, Mapping):
+        for name, layout in layouts.items():
+            if not isinstance(layout, BlockLayout):
+                raise TypeError(
+                    f"layouts: layer {name!r}: expected a BlockLayout, got {type(layout).__name__}"
+                )
+
+
 def select(
     layers: Mapping[str, Layer],
     weights: Mapping[str, FloatArray],
@@ -81,11 +97,7 @@ def select(
     ------
     MaskError
         If a name matches no layer, a shape differs, or there is a residual under ``"error"``.
-    ValueError
-        If `residual` is none of the three.
     """
-    if residual not in RESIDUALS:
-        raise ValueError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
     for what, given in (("layout", layouts), ("mask", masks)):
         _check_names(what, given or {}, layers)
     stored = {}
@@ -132,7 +144,13 @@ def _layout(layer: Layer, keep: BoolArray | None, given: BlockLayout | None) -> 
             layout = BlockLayout(given.shape, given.blocks, layer.groups)
             layout.check(full=True)
         except MaskError as error:
-            raise MaskError(f"layer {layer.name!r}: {error}") from error
+            hint = ""
+            if given.groups != layer.groups:
+                hint = (
+                    f"; the layout has convolution groups: {given.groups}, the layer: "
+                    f"{layer.groups}; convert with graph= (--graph), which tells them"
+                )
+            raise MaskError(f"layer {layer.name!r}: {error}{hint}") from error
         return layout
     if keep is None or keep.all():
         return None
