@@ -10,6 +10,7 @@ network retrained from the rewound weights under the regrouped mask: the paper's
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import masktools
+from masktools import checkpoint as checkpoints
 from networks import DigitsNet
 from training import accuracy, digits, train
 
@@ -80,6 +82,16 @@ def write_onnx(network: nn.Module, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def halve_values(source: Path, target: Path) -> None:
+    """Copy a checkpoint, its blocks' values in half precision."""
+    full = checkpoints.read(source)
+    sparse = {
+        layer: replace(weight, values=weight.values.astype(np.float16))
+        for layer, weight in full.sparse.items()
+    }
+    checkpoints.write(target, replace(full, sparse=sparse))
+
+
 def main() -> None:
     torch.use_deterministic_algorithms(True)
     train_set, test_set = digits(DigitsNet.image_size)
@@ -97,9 +109,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "retrained.onnx"
         write_onnx(retrained.eval(), network)
-        masktools.export.from_onnx(
-            network, HERE / "digitsnet_regrouped.safetensors", layouts=result.layouts
-        )
+        checkpoint = Path(folder) / "retrained.safetensors"
+        masktools.export.from_onnx(network, checkpoint, layouts=result.layouts)
+        halve_values(checkpoint, HERE / "digitsnet_regrouped.safetensors")
 
 
 if __name__ == "__main__":
