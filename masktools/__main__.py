@@ -15,6 +15,7 @@ import typer
 from masktools.errors import FormatError, MasktoolsError
 from masktools.export.command import export_command
 from masktools.files import check_apart, check_target
+from masktools.version import add_version
 
 if TYPE_CHECKING:
     from masktools.convert import Conversion
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+add_version(app, "masktools")
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
@@ -103,14 +105,14 @@ def convert(
     ] = "l1",
     target: Annotated[
         Literal["cpu", "cuda", "cuda-tensor"],
-        typer.Option(help="Where it is to run: row groups of 8, 32 or 64."),
+        typer.Option(help="Where it is to run: row groups of 8, 32 or 64; refill has none."),
     ] = "cpu",
     group_rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a group, whatever the target.")
+        int | None, typer.Option(min=1, help="regroup: rows of a group, whatever the target.")
     ] = None,
     partitioner: Annotated[
         Literal["kahypar", "mtkahypar", "spectral", "best"],
-        typer.Option(help="What divides the rows into groups."),
+        typer.Option(help="regroup: what divides the rows into groups."),
     ] = "kahypar",
     skip: Annotated[
         list[str] | None, typer.Option(metavar="LAYER", help="Leave this layer dense.")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from masktools.version import add_version
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run, time and profile a checkpoint.",
 )
+add_version(app, "runtime")
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors).")]
 Backend = Annotated[str, typer.Option(help="auto, or a backend by name.")]

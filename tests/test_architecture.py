@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 # Each floor: its modules, and the floors that they may import besides their own.
 FLOORS = {
-    "errors": (["masktools.errors", "masktools.arguments", "masktools.files"], []),
+    "errors": (
+        ["masktools.errors", "masktools.arguments", "masktools.files", "masktools.version"],
+        [],
+    ),
     "layout": (["masktools.layout"], ["errors"]),
     "refill": (["masktools.refill"], ["layout"]),
     "hypergraph": (["masktools.hypergraph"], ["layout"]),

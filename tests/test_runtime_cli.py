@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import masktools
 from masktools.checkpoint import Checkpoint, write
 from masktools.graph import Graph, Node, Value
 from runtime.__main__ import main
@@ -161,6 +162,10 @@ def test_figures_are_readable_without_json(command):
 )
 def test_usage_ends_with_two(command, arguments):
     assert command(*arguments)[0] == 2
+
+
+def test_the_version_is_that_of_masktools(command):
+    assert command("--version") == (0, f"runtime {masktools.__version__}\n", "")
 
 
 def test_more_than_memory_holds_is_refused_in_one_line(command):
