@@ -82,11 +82,12 @@ def convert(
     skip, include : iterable of str
         Layers that stay dense in any case; layers that are converted in any case.
     target : {"cpu", "cuda", "cuda-tensor"}
-        Where the network is to run: gives the height of row groups, 8, 32 or 64.
+        Where the network is to run: gives the height of row groups, 8, 32 or 64. The whole rows
+        of refill are the same for all three.
     group_rows : int, default None
-        The height of row groups itself.
+        regroup: the height of row groups itself.
     partitioner : {"kahypar", "mtkahypar", "spectral", "best"}
-        What divides the rows into groups.
+        regroup: what divides the rows into groups.
     seed : int, default 0
     resume : path, default None
         A result folder in which the row groups of each layer are kept as soon as they are found,
@@ -215,8 +216,13 @@ class Options:
             raise TypeError(f"extra belongs to method 'refill-plus', not to {self.method!r}")
         if self.method == "regroup":
             self._check_regroup(scores)
-        elif self.group_rows is not None:
-            raise TypeError(f"group_rows belongs to method 'regroup', not to {self.method!r}")
+        else:
+            for name, asked in (
+                ("group_rows", self.group_rows is not None),
+                ("partitioner", self.partitioner != "kahypar"),
+            ):
+                if asked:
+                    raise TypeError(f"{name} belongs to method 'regroup', not to {self.method!r}")
 
     def _check_regroup(self, scores: object) -> None:
         if self.criterion != "l1" or scores is not None:

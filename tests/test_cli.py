@@ -297,6 +297,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(ticket, tmp_path, arguments,
         (["--method", "refill", "--extra", "0.5"], "refill-plus"),
         (["--method", "regroup", "--criterion", "count"], "regroup picks no rows"),
         (["--method", "refill", "--group-rows", "8"], "regroup"),
+        (["--method", "refill", "--partitioner", "best"], "regroup"),
         (["--method", "refill", "--faster"], "faster"),
     ],
 )
@@ -304,6 +305,10 @@ def test_wrong_usage_has_a_status_of_its_own(ticket, tmp_path, arguments, match)
     stdout, stderr = run("convert", ticket, tmp_path / "out", *arguments, status=2)
     assert stdout == ""
     assert match in stderr
+
+
+def test_the_version_is_that_of_the_package():
+    assert run("--version") == (f"masktools {masktools.__version__}\n", "")
 
 
 def test_an_interrupted_run_says_how_to_go_on(ticket, tmp_path, monkeypatch):

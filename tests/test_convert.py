@@ -162,6 +162,16 @@ def test_rows_follow_given_scores_and_their_number_the_saliency():
     assert kept == {"a": [0, 2, 3], "b": []}
 
 
+def test_refill_keeps_the_same_rows_for_every_target():
+    masks, weights = network()
+    found = [
+        convert(masks, weights, method="refill", density=0.3, target=target, progress=False).masks
+        for target in ("cpu", "cuda", "cuda-tensor")
+    ]
+    for name, kept in found[0].items():
+        assert all(np.array_equal(kept, other[name]) for other in found[1:])
+
+
 def test_a_layer_that_loses_everything_is_noted():
     weights = {"a": np.full((4, 2), 9.0), "b": np.full((4, 2), 0.1)}
     masks = {name: np.eye(4, 2, dtype=bool) for name in weights}
@@ -314,6 +324,7 @@ def test_the_report_keeps_what_was_asked_for(tmp_path):
         ({"extra": 0.5}, TypeError, "extra belongs to method 'refill-plus', not to 'regroup'"),
         ({"criterion": "count"}, TypeError, "regroup picks no rows"),
         ({"method": "refill", "group_rows": 8}, TypeError, "group_rows belongs to method"),
+        ({"method": "refill", "partitioner": "best"}, TypeError, "partitioner belongs to method"),
         ({"group_rows": 8.0}, TypeError, "group_rows must be a whole number, got 8.0"),
         ({"seed": -1}, MaskError, "seed must be at least 0, got -1"),
         ({"group_rows": 0}, MaskError, "group_rows must be at least 1, got 0"),
