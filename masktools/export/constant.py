@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def constant_channels(
         For each tensor of two or more axes; NaN where a channel is not constant.
     """
     values = {v.name: _live(shapes[v.name]) for v in graph.inputs}
-    analysis = _Analysis(graph, stored, shapes, values)
+    analysis = _Analysis(graph.constants, stored, shapes, values)
     for node in graph.nodes:
         with np.errstate(all="ignore"):
             made = analysis.outputs(node)
@@ -50,18 +51,12 @@ def _live(shape: Shape) -> Values:
     return np.full(shape[1] if len(shape) > 1 else 0, np.nan)
 
 
+@dataclass(frozen=True, eq=False)
 class _Analysis:
-    def __init__(
-        self,
-        graph: Graph,
-        stored: Mapping[str, Stored],
-        shapes: Mapping[str, Shape],
-        values: Mapping[str, Values],
-    ) -> None:
-        self.constants = graph.constants
-        self.stored = stored
-        self.shapes = shapes
-        self.values = values
+    constants: Mapping[str, NDArray[Any]]
+    stored: Mapping[str, Stored]
+    shapes: Mapping[str, Shape]
+    values: Mapping[str, Values]
 
     def outputs(self, node: Node) -> list[Values]:
         rule = _RULES.get(node.op)
