@@ -196,7 +196,10 @@ def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[in
         tensor = value.type.tensor_type
         if tensor.elem_type != TensorProto.FLOAT:
             kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-            raise GraphError(f"input {value.name!r}: dtype {kind}, but only float32 is supported")
+            raise GraphError(
+                f"input {value.name!r}: dtype {kind}, but only float32 is supported; "
+                "export the network in float32"
+            )
         shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
         if not shape or None in shape[1:]:
             raise GraphError(
