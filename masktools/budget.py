@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.layout import BoolArray
+from masktools.arrays import BoolArray
 
 Numbers = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 

@@ -8,18 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.arguments import check_count
+from masktools.arrays import BoolArray, FloatArray, IndexArray, as_mask, as_saliency, check_groups
 from masktools.budget import choose
 from masktools.errors import MaskError
-from masktools.layout import (
-    BlockLayout,
-    BoolArray,
-    DenseBlock,
-    FloatArray,
-    IndexArray,
-    as_mask,
-    as_saliency,
-    check_groups,
-)
+from masktools.layout import BlockLayout, DenseBlock
 from masktools.partition import candidates, group_heights, partition
 from masktools.search import group_sums, refine
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arrays import IndexArray, as_mask
 from masktools.errors import MaskError
-from masktools.layout import IndexArray, as_mask
 
 if TYPE_CHECKING:
     import networkx

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arrays import as_mask
 from masktools.errors import GraphError, MaskError
 from masktools.graph import Graph, Node
-from masktools.layout import as_mask
 from masktools.operators import ints
 from masktools.shapes import Shape, infer_shapes
 

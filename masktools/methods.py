@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arrays import BoolArray
 from masktools.budget import choose
 from masktools.errors import MaskError
 from masktools.finished import Finished
-from masktools.layout import BlockLayout, BoolArray
+from masktools.layout import BlockLayout
 from masktools.partition import group_heights
 from masktools.pool import Job, find_all
 from masktools.refill import GIVEN_CRITERIA, row_scores, rows_kept

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.arrays import FloatArray, IndexArray
 from masktools.errors import MaskError, PartitionError
 from masktools.hypergraph import Hypergraph
-from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import spectral_groups
 
 Heights = NDArray[np.int64]

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.arrays import BoolArray
 from masktools.errors import MasktoolsError
 from masktools.finished import Finished, key_of
 from masktools.grouping import RowGroups, row_groups
-from masktools.layout import BoolArray
 
 
 @dataclass(frozen=True, eq=False)

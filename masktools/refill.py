@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.arguments import check_share
+from masktools.arrays import BoolArray, as_mask, as_saliency, check_groups
 from masktools.errors import MaskError
-from masktools.layout import BoolArray, as_mask, as_saliency, check_groups
 
 CRITERIA = ("l1", "count", "feature-l1", "feature-l2", "first-order")
 GIVEN_CRITERIA = ("feature-l1", "feature-l2", "first-order")

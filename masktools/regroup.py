@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.arguments import check_count, check_share
+from masktools.arrays import as_mask
 from masktools.budget import choose
 from masktools.grouping import as_group_rows, as_layer
 from masktools.grouping import row_groups as divide_rows
-from masktools.layout import BlockLayout, DenseBlock, as_mask
+from masktools.layout import BlockLayout, DenseBlock
 from masktools.partition import candidates
 from masktools.thresholds import Thresholds, find_blocks
 

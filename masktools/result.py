@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from masktools import __version__
+from masktools.arrays import BoolArray
 from masktools.errors import FormatError, MaskError
 from masktools.files import whole_file
 from masktools.finished import FOLDER, count, discard
-from masktools.layout import BlockLayout, BoolArray
+from masktools.layout import BlockLayout
 from masktools.summary import Report
 
 MASKS, LAYOUTS, REPORT = "masks.safetensors", "layouts.safetensors", "report.json"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.layout import BlockLayout, BoolArray, DenseBlock
+from masktools.arrays import BoolArray
+from masktools.layout import BlockLayout, DenseBlock
 from masktools.refill import best_rows, with_extra
 
 

@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.arrays import FloatArray, IndexArray
 from masktools.budget import choose, price
-from masktools.layout import FloatArray, IndexArray
 from masktools.spectral import assign
 
 _STEPS = 20  # of the assignment; it settles in fewer

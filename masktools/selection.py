@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arrays import BoolArray, FloatArray, as_mask, as_saliency
 from masktools.errors import MaskError
 from masktools.layers import Layer
-from masktools.layout import BoolArray, FloatArray, as_mask, as_saliency
 
 _ROLES = {
     "first": "the first layer",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from masktools.arrays import as_mask, index_array
 from masktools.errors import MaskError
-from masktools.layout import BlockLayout, as_mask, index_array
+from masktools.layout import BlockLayout
 
 FloatArray = NDArray[np.floating[Any]]
 

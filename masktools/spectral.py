@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.layout import FloatArray, IndexArray
+from masktools.arrays import FloatArray, IndexArray
 
 _RANK = 32
 _STEPS = 10

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.arguments import check_count
-from masktools.layout import BoolArray, DenseBlock, FloatArray
+from masktools.arrays import BoolArray, FloatArray
+from masktools.layout import DenseBlock
 from masktools.partition import partition
 
 

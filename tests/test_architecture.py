@@ -17,7 +17,7 @@ FLOORS = {
         ["masktools.errors", "masktools.arguments", "masktools.files", "masktools.version"],
         [],
     ),
-    "layout": (["masktools.layout"], ["errors"]),
+    "layout": (["masktools.arrays", "masktools.layout"], ["errors"]),
     "refill": (["masktools.refill"], ["layout"]),
     "hypergraph": (["masktools.hypergraph"], ["layout"]),
     "partition": (

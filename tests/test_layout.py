@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from masktools.arrays import as_mask, as_saliency
 from masktools.errors import MaskError
-from masktools.layout import BlockLayout, DenseBlock, as_mask, as_saliency
+from masktools.layout import BlockLayout, DenseBlock
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=7)
 MASKS = hnp.arrays(np.bool_, SHAPES)

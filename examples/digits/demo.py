@@ -25,7 +25,8 @@ from safetensors.numpy import load_file
 
 import masktools
 import runtime
-from masktools.layout import BlockLayout, BoolArray
+from masktools.arrays import BoolArray
+from masktools.layout import BlockLayout
 from masktools.result import load_layouts
 
 HERE = Path(os.path.relpath(Path(__file__).parent))

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.arguments import check_layers
+from masktools.arrays import as_mask
 from masktools.errors import MaskError
 from masktools.layers import Layer
-from masktools.layout import BlockLayout, as_mask
+from masktools.layout import BlockLayout
 from masktools.sparse import SparseWeight
 
 BoolArray = NDArray[np.bool_]

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.arrays import BoolArray
 from masktools.errors import FormatError
 from masktools.importers.containers import open_file
 from masktools.importers.found import Names as Names
 from masktools.importers.record import Record, Weights, checked_names, make_record
 from masktools.importers.registry import choose
-from masktools.layout import BoolArray
 
 StrPath = str | os.PathLike[str]
 
