@@ -17,6 +17,11 @@ from masktools.search import group_sums, refine
 
 GROUP_ROWS = {"cpu": 8, "cuda": 32, "cuda-tensor": 64}
 
+# Where the search follows, a partitioner sees so many nonzeros of a layer at most. All of them cost
+# KaHyPar a second for 512 x 4608 at density 0.2, and change nothing that the search retains.
+START_NONZEROS = 100_000
+START_NONZEROS_PER_ROW = 200
+
 
 @dataclass(frozen=True, eq=False)
 class RowGroups:
@@ -197,7 +202,9 @@ def _divide(
     parts = np.split(saliency, groups)
     heights = group_heights(len(parts[0]), height)
     offsets = np.arange(groups, dtype=np.int32) * len(heights)
-    labels = [partition(part, heights, name, seed) for part in parts]
+    labels = [
+        partition(_strongest(part) if wanted else part, heights, name, seed) for part in parts
+    ]
     if not wanted:
         return np.concatenate(list(map(np.add, labels, offsets))), "none"
     sums = group_sums(saliency, np.concatenate(list(map(np.add, labels, offsets))))
@@ -213,3 +220,13 @@ def _divide(
     how = next(way for way in ("swaps", "assignment", "none") if way in ways)
     together = np.concatenate([label + at for (label, _), at in zip(refined, offsets, strict=True)])
     return together, how
+
+
+def _strongest(saliency: FloatArray) -> FloatArray:
+    """Return the columns of most saliency, as many as a start for the search is found from."""
+    kept = np.count_nonzero(saliency, axis=0)
+    room = max(START_NONZEROS, START_NONZEROS_PER_ROW * len(saliency))
+    if kept.sum() <= room:
+        return saliency
+    order = np.argsort(-saliency.sum(axis=0, dtype=np.float64), kind="stable")
+    return saliency[:, np.sort(order[np.cumsum(kept[order]) <= room])]

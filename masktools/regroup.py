@@ -89,7 +89,9 @@ def regroup(
 
     The budgeted form is not in the paper. Group heights are equal because a taller group cannot
     retain more than the groups that it could be cut into; how many columns each group keeps is
-    free, and the budget alone decides it. `passes` does not apply: one block per group, so that
+    free, and the budget alone decides it. With `refine`, the partitioner divides the rows of a
+    layer of many nonzeros by its strongest columns, and the search goes on with all of them;
+    without, it sees the whole mask. `passes` does not apply: one block per group, so that
     `BlockLayout.from_mask` finds the same blocks in the mask.
 
     References

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masktools import BlockLayout, regroup
+from masktools import BlockLayout, grouping, regroup
 from masktools.budget import choose
 from masktools.errors import MaskError, PartitionError
 from masktools.grouping import row_groups
@@ -338,3 +338,25 @@ def test_row_groups_travel_between_processes():
 def test_row_groups_refuse(arguments, error, message):
     with pytest.raises(error, match=message):
         row_groups(np.ones((8, 6), bool), **arguments)
+
+
+def test_before_the_search_a_partitioner_sees_the_strongest_columns(monkeypatch):
+    keep, weight = layer((32, 40))
+    saliency = np.abs(weight)
+    seen = []
+
+    def watch(part, heights, name, seed):
+        seen.append(part)
+        return np.repeat(np.arange(len(heights), dtype=np.int32), heights)
+
+    monkeypatch.setattr(grouping, "partition", watch)
+    monkeypatch.setattr(grouping, "START_NONZEROS", 100)
+    monkeypatch.setattr(grouping, "START_NONZEROS_PER_ROW", 2)
+    found = row_groups(keep, weight, group_rows=8)
+    assert 80 < np.count_nonzero(seen[0]) <= 100
+    weakest_seen = seen[0].sum(axis=0).min()
+    strong = saliency[:, saliency.sum(axis=0) >= weakest_seen]
+    np.testing.assert_array_equal(seen[0], strong)
+    assert found.sums.shape == (4, 40)
+    row_groups(keep, weight, group_rows=8, refine=False)
+    np.testing.assert_array_equal(seen[1], saliency)
