@@ -13,7 +13,7 @@ from masktools.arrays import as_mask
 from masktools.errors import GraphError, MaskError
 from masktools.graph import Graph, Node
 from masktools.operators import ints
-from masktools.shapes import Shape, infer_shapes
+from masktools.shapes import Shape, infer_shapes, pixels_inside
 
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
 
@@ -184,7 +184,8 @@ def _taps(node: Node, image: Shape, output: Shape, weight: Shape) -> NDArray[np.
     taps = np.ones((), np.int64)
     strides, dilations, pads = (ints(node, name) for name in ("strides", "dilations", "pads"))
     for i, size in enumerate(image[2:]):
-        first = np.arange(weight[i + 2])[:, None] * dilations[i] - pads[i]
-        at = first + np.arange(output[i + 2])[None, :] * strides[i]
-        taps = np.multiply.outer(taps, ((at >= 0) & (at < size)).sum(axis=1, dtype=np.int64))
+        inside = pixels_inside(
+            size, output[i + 2], weight[i + 2], strides[i], dilations[i], pads[i]
+        )
+        taps = np.multiply.outer(taps, inside)
     return np.asarray(taps)

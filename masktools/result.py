@@ -158,10 +158,7 @@ def load_layouts(path: str | os.PathLike[str]) -> dict[str, BlockLayout]:
             arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, RecursionError) as error:
         raise FormatError(f"{file}: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != _LAYOUTS_FORMAT:
-        raise FormatError(f"{file}: it holds no layouts of masktools")
-    if header.get("version") != _VERSION:
-        raise FormatError(f"{file}: version {header.get('version')!r}, but {_VERSION} is read")
+    header = _of_format(file, header, _LAYOUTS_FORMAT, "it holds no layouts of masktools")
     groups = header.get("groups")
     if not isinstance(groups, dict) or not all(type(n) is int for n in groups.values()):
         raise FormatError(f"{file}: its header names no convolution groups")
@@ -243,11 +240,16 @@ def _read_report(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
-        raise FormatError(f"{path}: it is not a report of masktools")
-    if data.get("version") != _VERSION:
-        raise FormatError(f"{path}: version {data.get('version')!r}, but {_VERSION} is read")
-    return data
+    return _of_format(path, data, _FORMAT, "it is not a report of masktools")
+
+
+def _of_format(path: Path, header: object, expected: str, otherwise: str) -> dict[str, Any]:
+    """Return the header of a file, or raise unless it is of a format and version that is read."""
+    if not isinstance(header, dict) or header.get("format") != expected:
+        raise FormatError(f"{path}: {otherwise}")
+    if header.get("version") != _VERSION:
+        raise FormatError(f"{path}: version {header.get('version')!r}, but {_VERSION} is read")
+    return header
 
 
 def _hash(path: Path) -> str:

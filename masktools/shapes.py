@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masktools.errors import GraphError
 from masktools.graph import Graph, Node
@@ -286,3 +287,30 @@ _RULES: Mapping[str, Callable[[Node, list[Shape]], list[Shape]]] = {
     "Transpose": _transpose,
     "Resize": _resize,
 }
+
+
+def pixels_inside(
+    size: int, pixels: int, kernel: int, stride: int, dilation: int, pad: int
+) -> NDArray[np.int64]:
+    """Return, for each tap of one axis, how many output pixels read inside the image by it.
+
+    Parameters
+    ----------
+    size, pixels : int
+        Of the image and of the output along the axis.
+    kernel, stride, dilation : int
+    pad : int
+        Before the first pixel of the image.
+
+    Returns
+    -------
+    ndarray of int64, shape (kernel,)
+
+    Examples
+    --------
+    >>> pixels_inside(size=4, pixels=4, kernel=3, stride=1, dilation=1, pad=1).tolist()
+    [3, 4, 3]
+    """
+    at = np.arange(kernel)[:, None] * dilation - pad + np.arange(pixels) * stride
+    inside: NDArray[np.int64] = ((at >= 0) & (at < size)).sum(axis=1, dtype=np.int64)
+    return inside

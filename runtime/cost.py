@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.shapes import pixels_inside
 from runtime.plan import Plan
 from runtime.steps import Convolution, Product, Step, Weighted
 
@@ -57,7 +58,6 @@ def _pixels_by_tap(plan: Plan, step: Convolution) -> NDArray[np.int64]:
     ins, outs = (plan.shape(value, 1) for value in (step.inputs[0], step.output))
     for axis in (0, 1):
         size, pixels = (1, 1) if len(ins) == 3 and axis == 0 else (ins[axis - 2], outs[axis - 2])
-        taps = np.arange(step.kernel[axis]) * step.dilations[axis] - step.pads[axis]
-        at = np.arange(pixels)[:, None] * step.strides[axis] + taps
-        counts.append(((at >= 0) & (at < size)).sum(axis=0))
+        window = (step.kernel[axis], step.strides[axis], step.dilations[axis], step.pads[axis])
+        counts.append(pixels_inside(size, pixels, *window))
     return np.outer(counts[0], counts[1]).ravel()
