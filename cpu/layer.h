@@ -1,0 +1,126 @@
+// What a convolution or a product is to the kernels: packed arrays, made once when a program is
+// built. Dense layers, blocks, rows of
+// nonzeros, depthwise and grouped convolutions differ in these arrays alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace masktools {
+
+// Elements that may be read, and never matter, before the first and after the last element of an
+// arena: whole vectors are loaded where a part of one is used.
+constexpr std::int64_t kSlack = 64;
+
+// Entries that `Layer::offsets` holds beyond the last list: prefetching looks that far ahead.
+constexpr std::int64_t kOffsetPadding = 64;
+
+// An array that somebody else owns and keeps alive.
+template <class T>
+struct Array {
+  const T* data = nullptr;
+  std::int64_t size = 0;
+
+  const T& operator[](std::int64_t i) const { return data[i]; }
+};
+
+// A function of one number, applied where a value is written.
+struct Activation {
+  enum class Op : std::int32_t {
+    kNone,
+    kRelu,
+    kClip,
+    kLeakyRelu,
+    kSigmoid,
+    kHardSigmoid,
+    kHardSwish
+  };
+
+  Op op = Op::kNone;
+  float alpha = 0.0f;  // LeakyRelu, HardSigmoid; the lower bound of Clip
+  float beta = 0.0f;   // HardSigmoid; the upper bound of Clip
+};
+
+// A value in the arena: plane p begins at element offset + p * plane.
+struct Planes {
+  std::int64_t offset = 0;
+  std::int64_t planes = 0;
+  std::int64_t plane = 0;
+};
+
+// How a run's lanes meet what the output holds already: fused pooling.
+enum class Combine : std::int64_t { kStore, kMax, kAdd };
+
+// Contiguous lanes of the output whose taps inside the image are the same. Laid out as one row of
+// the array of int64 that Python passes.
+struct Run {
+  std::int64_t input;    // first lane, from the beginning of a plane of x (a source's first lane)
+  std::int64_t output;   // first lane, from the beginning of a plane of y (and of skip)
+  std::int64_t lanes;    // at least 1
+  std::int64_t tap_set;  // which taps are inside the image
+  std::int64_t mask;     // -1, or where the run's lane masks begin: 0 writes zero, -1 the sum
+  Combine combine;
+};
+
+// Groups are rows of y that read the same columns. They are executed in order, and a row may lie
+// in several groups: the first begins with the bias, the last runs the epilogue, the others add to
+// what the row holds.
+enum GroupFlags : std::int32_t { kFirst = 1, kLast = 2 };
+
+// Makes the columns of a tile where they cannot be read in place (strides without whole pixels,
+// tiny maps): a tile of one run is packed into scratch, and offsets count from there.
+class ColumnSource {
+ public:
+  virtual ~ColumnSource() = default;
+
+  // Elements that one packed run takes, kSlack behind the last lane included.
+  virtual std::int64_t scratch_elements() const = 0;
+
+  // Throws std::invalid_argument where `pack` of a run would leave the arena.
+  virtual void check(const Run& run, std::int64_t arena_elements) const = 0;
+
+  // Packs the columns of one run.
+  virtual void pack(const Run& run, const float* arena, float* scratch) const = 0;
+};
+
+// A packed layer. G groups, T taps, S tap sets; starts are the first entry of each part, and one
+// more that ends the last. All arrays outlive the Convolution.
+struct Layer {
+  Array<std::int32_t> rows;           // planes of y that the groups write, end to end
+  Array<std::int64_t> row_starts;     // [G + 1]; 1 to kMaxRows rows a group
+  Array<std::int32_t> offsets;        // of each column from a run's input; kOffsetPadding more
+  Array<std::int64_t> offset_starts;  // [G]; groups may share a list
+  Array<std::int32_t> tap_starts;     // [G][T + 1]; from 0 to the number of columns K
+  Array<float> weights;               // [K][R] a group
+  Array<std::int64_t> weight_starts;  // [G]
+  Array<std::int32_t> flags;          // [G] of GroupFlags
+  Array<float> bias;                  // [y.planes], or empty for zeros
+  Array<Run> runs;
+  Array<std::int32_t> tap_sets;        // ranges of taps [first, last), two entries each
+  Array<std::int64_t> tap_set_starts;  // [S + 1], in ranges
+  Array<std::int32_t> masks;           // lane masks
+
+  // How the work is cut. An item is one chunk of runs times one part of the groups; within an
+  // item, one panel of groups after the other goes over all runs of the chunk, so that its weights
+  // stay in cache. A row's groups lie in one part, runs that write the same lanes in one chunk.
+  Array<std::int64_t> chunk_starts;  // in runs
+  Array<std::int64_t> part_starts;   // in panels
+  Array<std::int64_t> panel_starts;  // in groups
+
+  Planes x, y, skip;  // skip.planes == 0: no skip add
+  Activation activation;
+  float scale = 1.0f;  // what is written is activation(...) * scale (mean pooling)
+
+  std::int64_t tile_vectors = 0;    // lanes that all groups of a panel run over before the next
+                                    // lanes, in vectors; 0: as many as the widest kernel holds
+  std::int64_t prefetch = 0;        // columns to prefetch ahead; 0: none
+  bool parts_first = false;         // neighbouring items are parts of one chunk, not the chunks
+                                    // of one part
+  std::int64_t arena_elements = 0;  // without the slack at both ends
+  std::shared_ptr<const ColumnSource> source;  // null: x is read in place
+};
+
+// Rows that a group may hold.
+constexpr std::int64_t kMaxRows = 8;
+
+}  // namespace masktools
