@@ -1,0 +1,87 @@
+// Packs what a strided or otherwise awkward convolution reads, so that it becomes one of stride 1
+// without padding.
+#pragma once
+
+#include <cstdint>
+
+#include "bfloat16.h"
+#include "layer.h"
+
+namespace masktools {
+
+// A value whose vectors run along its pixels, unfolded: each channel becomes J planes, one for
+// each phase of its rows and each tap along x,
+//
+//   u(c, j, i, k, n) = x(c, y0[j] + i * stride_y, x0[j] + k * stride_x, n),  0 outside the image,
+//
+// so that lane (i, k, n) of the output finds every one of its taps at lane (i + row, k, n) of one
+// of the planes. Unfolding along x alone writes kw / stride_x times the input, where unfolding
+// along both (im2col) would write kh times as much again.
+struct Unfolding {
+  Planes x;
+  std::int64_t height = 0, width = 0;  // of x
+  std::int64_t pitch = 0;              // pixels from one row of x to the next
+  std::int64_t batch = 0;              // elements of a pixel
+  std::int64_t stride_y = 1, stride_x = 1;
+
+  // [J][3]: y0, x0, and the rows that the plane has beyond those of the output.
+  Array<std::int64_t> origins;
+
+  std::int64_t columns = 0;  // pixels in a row of an unfolded plane, those of a halo included
+  std::int64_t plane = 0;    // elements from one unfolded plane to the next
+
+  std::int64_t planes() const { return origins.size / 3; }
+};
+
+// Throws std::invalid_argument if unfolding `rows` rows of the output would read outside an arena
+// of so many elements, or write beyond a plane.
+void check(const Unfolding& unfolding, std::int64_t rows, std::int64_t arena_elements);
+
+// Writes the planes of channels [first_channel, last_channel) for the output's rows
+// [first_row, first_row + rows), all of which `check` has seen. `arena` is element 0; `out` is
+// where the planes of channel 0 begin and overlaps no x. T: float or Bfloat16.
+template <class T>
+void unfold(const Unfolding& unfolding, std::int64_t first_channel, std::int64_t last_channel,
+            std::int64_t first_row, std::int64_t rows, const T* arena, T* out);
+
+// Unfolds a whole value into the arena, once for all threads: where a layer has little more to do
+// than to read its weights.
+class Unfold {
+ public:
+  // Writes x.planes * J planes from `offset` on, each of `rows` rows of the output and what the
+  // taps need beyond.
+  Unfold(const Unfolding& unfolding, std::int64_t rows, std::int64_t offset,
+         std::int64_t arena_elements);
+
+  std::int64_t items() const { return items_; }
+
+  // Executes one item. `arena` is element 0. T: float or Bfloat16.
+  template <class T>
+  void execute(std::int64_t item, T* arena) const;
+
+ private:
+  Unfolding unfolding_;
+  std::int64_t rows_;
+  std::int64_t offset_;
+  std::int64_t items_;
+};
+
+// Unfolds the rows that one run needs, into the scratch of its thread: where the whole would leave
+// the cache. A run's `input` is its first row in the output, its lanes are whole rows.
+class Panel : public ColumnSource {
+ public:
+  // `rows`: the most rows of the output that a run has.
+  Panel(const Unfolding& unfolding, std::int64_t rows, std::int64_t arena_elements);
+
+  std::int64_t scratch_elements() const override;
+  void check(const Run& run, std::int64_t arena_elements) const override;
+  void pack(const Run& run, const float* arena, float* scratch) const override;
+
+ private:
+  std::int64_t rows_of(const Run& run) const;
+
+  Unfolding unfolding_;
+  std::int64_t rows_;
+};
+
+}  // namespace masktools
