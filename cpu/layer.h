@@ -1,6 +1,6 @@
 // What a convolution or a product is to the kernels: packed arrays, made once when a program is
-// built. Dense layers, blocks, rows of
-// nonzeros, depthwise and grouped convolutions differ in these arrays alone.
+// built. Dense layers, blocks, rows of nonzeros, depthwise and grouped convolutions differ in these
+// arrays alone.
 #pragma once
 
 #include <cstdint>
