@@ -1,0 +1,78 @@
+"""One piece of memory for all values of a run: buffers that are never live together share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.cpu_layout import LINE, round_up
+
+
+@dataclass
+class Buffer:
+    """Elements that are needed from one step to another, both included."""
+
+    elements: int
+    first: int
+    last: int
+
+
+class Buffers:
+    """The buffers of a program, while it is made.
+
+    Examples
+    --------
+    >>> buffers = Buffers()
+    >>> a, b, c = buffers.add(100, 0), buffers.add(50, 1), buffers.add(80, 2)
+    >>> buffers.touch(a, 1); buffers.touch(b, 2)
+    >>> offsets, elements = buffers.arranged()
+    >>> offsets[a] == offsets[c], elements
+    (True, 176)
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[Buffer] = []
+
+    def add(self, elements: int, at: int) -> int:
+        """Return the number of a new buffer that is needed at a step."""
+        self._buffers.append(Buffer(elements, at, at))
+        return len(self._buffers) - 1
+
+    def touch(self, number: int, at: int) -> None:
+        """Keep a buffer live at a step."""
+        buffer = self._buffers[number]
+        buffer.first, buffer.last = min(buffer.first, at), max(buffer.last, at)
+
+    def last(self, number: int) -> int:
+        """Return the last step that needs a buffer, as far as is known."""
+        return self._buffers[number].last
+
+    def arranged(self) -> tuple[list[int], int]:
+        """Return the offset of each buffer, and the elements of an arena that holds all.
+
+        The largest is placed first, each in the smallest gap between those that are live with it.
+        """
+        offsets = [0] * len(self._buffers)
+        placed: list[int] = []
+        total = 0
+        order = sorted(range(len(offsets)), key=lambda i: (-self._buffers[i].elements, i))
+        for number in order:
+            size = round_up(self._buffers[number].elements, LINE)
+            offsets[number] = self._gap(number, size, placed, offsets)
+            total = max(total, offsets[number] + size)
+            placed.append(number)
+        return offsets, total
+
+    def _gap(self, number: int, size: int, placed: list[int], offsets: list[int]) -> int:
+        mine = self._buffers[number]
+        live = sorted(
+            (offsets[i], offsets[i] + round_up(self._buffers[i].elements, LINE))
+            for i in placed
+            if self._buffers[i].first <= mine.last and mine.first <= self._buffers[i].last
+        )
+        best, best_room, end = -1, 0, 0
+        for begin, after in live:
+            room = begin - end
+            if room >= size and (best < 0 or room < best_room):
+                best, best_room = end, room
+            end = max(end, after)
+        return best if best >= 0 else end

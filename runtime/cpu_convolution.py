@@ -1,0 +1,223 @@
+"""Convolutions and products as calls of the kernels: what is read in place, and what is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import steps as s
+from runtime.cpu_configuration import Cut, cut, whole
+from runtime.cpu_layout import Image, View
+from runtime.cpu_packing import Packed, shape_of
+from runtime.cpu_placement import WIDEST_HALO, window_of
+from runtime.cpu_program import Assembly
+from runtime.cpu_runs import Pooling, Runs, Window, pixel_runs, plane_runs
+from runtime.cpu_unfold import unfolding
+from runtime.errors import PlanError
+
+Int64 = NDArray[np.int64]
+
+# Entries behind the last column's offset: the kernels prefetch that far ahead.
+OFFSET_PADDING = 64
+# Weights behind the last: narrow kernels load whole vectors of them.
+WEIGHT_PADDING = 16
+# Lanes of the whole output, in vectors, up to which rows are the lanes instead.
+NARROW = 0.5
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a layer reads: an image, or a copy of it that its taps find in place.
+
+    Parameters
+    ----------
+    image : Image
+        Whose lanes the runs count.
+    window : Window
+        By which the runs read it.
+    columns : ndarray of int64, shape (taps * channels,)
+        Offset of each (tap, channel).
+    """
+
+    image: Image
+    window: Window
+    columns: Int64
+
+
+def convolution(assembly: Assembly, at: int, step: s.Convolution) -> None:
+    """Add the calls of a convolution, and of the pooling that it takes in."""
+    window = window_of(step)
+    pooling, output = assembly.pooling(at)
+    y = assembly.image(assembly.placement.views[output])
+    x = assembly.placement.views[step.inputs[0]]
+    skip = assembly.placement.views[step.inputs[1]] if len(step.inputs) == 2 else None
+    layer(assembly, at, step, x, y, skip, window, pooling)
+
+
+def product(assembly: Assembly, at: int, step: s.Product) -> None:
+    """Add the calls of a product: a convolution whose window is the whole of its input."""
+    views = assembly.placement.views
+    x, y = views[step.inputs[0]], views[step.output]
+    skip = views[step.inputs[1]] if len(step.inputs) == 2 else None
+    if len(y.shape) > 2:
+        _product_of_many(assembly, at, step, x, y, skip)
+        return
+    image = assembly.in_planes(at, x)
+    window = Window((image.height, image.width))
+    layer(assembly, at, step, x, assembly.image(y), skip, window, None)
+
+
+def _product_of_many(
+    assembly: Assembly, at: int, step: s.Product, x: View, y: View, skip: View | None
+) -> None:
+    """Multiply the last of several axes: all others become lanes, in copies."""
+    lanes = prod(y.shape[:-1])
+
+    def flat(view: View) -> tuple[View, View]:
+        """Return planes of features, and the same seen with the view's own axes."""
+        planes = assembly.placement.temporary((lanes, view.shape[-1]), at)
+        seen = planes.reshaped(view.shape)
+        assert seen is not None  # noqa: S101 - lanes are contiguous
+        return planes, seen
+
+    planes, seen = flat(x)
+    assembly.call("copy", at, x, seen)
+    added = None
+    if skip is not None:
+        added, seen = flat(skip)
+        assembly.call("copy", at, skip, seen)
+    out, seen = flat(y)
+    layer(assembly, at, step, planes, assembly.image(out), added, Window((1, 1)), None)
+    assembly.call("copy", at, seen, y)
+
+
+def layer(
+    assembly: Assembly,
+    at: int,
+    step: s.Weighted,
+    x: View,
+    y: Image,
+    skip: View | None,
+    window: Window,
+    pooling: Pooling | None,
+) -> None:
+    """Add the call of a layer, after what it needs of its input."""
+    vector = assembly.machine.vector
+    lanes = y.height * y.width * y.batch
+    narrow = y.lanes % vector != 0 and lanes <= NARROW * vector
+    source = _source(assembly, at, x, y, window, narrow)
+    if narrow or y.lanes % vector == 0:
+        runs = pixel_runs(source.image, y, source.window, pooling)
+    else:
+        runs = plane_runs(source.image, y, source.window, vector)
+    groups = step.groups if isinstance(step, s.Convolution) else 1
+    packed = assembly.packed(step.weight, shape_of(step.weight, groups, window.taps))
+    if narrow:
+        made = whole(packed, runs, assembly.machine)
+    else:
+        made = cut(packed, runs, assembly.machine, source.image.channels)
+    added = None if skip is None else assembly.like(at, skip, y)
+    assembly.call(
+        "narrow" if narrow else "convolution",
+        at,
+        arrays(packed, made, source.columns, step.bias),
+        source.image,
+        y,
+        added,
+        assembly.activation(step.activation),
+        {
+            "tile_vectors": made.tile_vectors,
+            "prefetch": made.prefetch,
+            "parts_first": made.parts_first,
+            "scale": 1.0 if pooling is None or pooling.largest else 1.0 / prod(pooling.window),
+        },
+    )
+
+
+def _source(
+    assembly: Assembly, at: int, view: View, y: Image, window: Window, narrow: bool
+) -> Source:
+    """Return what a layer reads, after the calls that make it."""
+    x = assembly.in_planes(at, view)
+    if narrow or y.lanes % assembly.machine.vector == 0:
+        return Source(x, window, window.column_offsets(x))
+    reach = window.reach(x.width, y.width)
+    if window.strides[1] == 1:
+        if x.is_plane and x.halo >= reach:
+            return Source(x, window, window.column_offsets(x))
+        if reach <= WIDEST_HALO * x.width:
+            copied = assembly.placement.temporary(_image_shape(x), at, reach)
+            seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
+            assembly.zero_halo(at, copied)
+            assembly.call("copy", at, assembly.as_rank_4(view), seen)
+            x = assembly.image(copied)
+            return Source(x, window, window.column_offsets(x))
+    return _unfolded(assembly, at, view, x, y, window)
+
+
+def _unfolded(
+    assembly: Assembly, at: int, view: View, x: Image, y: Image, window: Window
+) -> Source:
+    """Unfold an image along x, into rows as long as the output's."""
+    if not x.is_plane:
+        view = assembly.copied(at, assembly.as_rank_4(view))
+        x = assembly.image(view)
+    made = unfolding(window.kernel, window.strides, window.dilations, window.pads)
+    pitch = y.row // y.pixel
+    shape = (x.batch, x.channels * made.planes, made.plane_rows(y.height), pitch)
+    u = assembly.image(assembly.placement.temporary(shape, at))
+    assembly.call(
+        "unfold", at, x, (x.height, x.width, x.row // x.pixel, x.lanes), u, made.origins,
+        window.strides, y.height, pitch,
+    )  # fmt: skip
+    channels = np.arange(x.channels) * made.planes
+    planes = made.tap_planes[:, None] + channels
+    columns = planes * u.plane + made.tap_rows[:, None] * u.row
+    # Every tap is inside, wherever its row and plane lie: rows and pixels are those of the output.
+    seen = replace(u, height=y.height, width=y.width)
+    return Source(seen, Window((1, window.taps)), columns.ravel())
+
+
+def _image_shape(x: Image) -> tuple[int, int, int, int]:
+    return (x.batch, x.channels, x.height, x.width)
+
+
+def arrays(
+    packed: Packed, made: Cut, columns: Int64, bias: s.Array | None
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a layer, as cpu/layer.h names them.
+
+    Raises
+    ------
+    PlanError
+        If the planes lie farther apart than 32 bits count.
+    """
+    if columns.size and int(columns.max()) >= 1 << 31:
+        raise PlanError(
+            "backend 'cpu': the input of a layer has more than 2**31 elements; use a smaller batch"
+        )
+    offsets = np.zeros(len(packed.columns) + OFFSET_PADDING, np.int32)
+    np.take(columns.astype(np.int32), packed.columns, out=offsets[: len(packed.columns)])
+    runs: Runs = made.runs
+    return {
+        "rows": packed.rows,
+        "row_starts": packed.row_starts,
+        "offsets": offsets,
+        "offset_starts": packed.column_starts,
+        "tap_starts": packed.tap_starts,
+        "weights": packed.weights,
+        "weight_starts": packed.weight_starts,
+        "flags": packed.flags,
+        "bias": np.empty(0, np.float32) if bias is None else bias.astype(np.float32),
+        "runs": runs.table,
+        "tap_sets": runs.tap_sets,
+        "tap_set_starts": runs.tap_set_starts,
+        "masks": runs.masks,
+        "chunk_starts": made.chunk_starts,
+        "panel_starts": made.panel_starts,
+        "part_starts": made.part_starts,
+    }

@@ -1,0 +1,58 @@
+"""Pooling that a convolution does as it writes: the full-sized output is never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runtime import steps as s
+from runtime.cpu_layout import Shape, padded_batch
+from runtime.cpu_runs import Pooling
+from runtime.plan import Plan
+
+# Vectors of a pixel from which a convolution may write into a pooled one: below, runs of single
+# pixels would be too short for the kernels.
+POOLED_VECTORS = 4
+# Pixels of a pooling window, at most: they are computed one after the other.
+POOLED_PIXELS = 16
+
+
+def pooled_steps(
+    plan: Plan, shapes: Mapping[str, Shape], vector: int
+) -> dict[int, tuple[int, Pooling]]:
+    """Return, for convolutions that write into a pooled value, that step and how it pools."""
+    readers: dict[str, list[int]] = {}
+    made_by = {step.output: at for at, step in enumerate(plan.steps)}
+    for at, step in enumerate(plan.steps):
+        for name in step.inputs:
+            readers.setdefault(name, []).append(at)
+    found = {}
+    for at, step in enumerate(plan.steps):
+        pooling = _window(step, shapes, vector)
+        before = made_by.get(step.inputs[0]) if pooling else None
+        if pooling is None or before is None:
+            continue
+        conv = plan.steps[before]
+        alone = len(readers[conv.output]) == 1 and conv.output not in plan.results.values()
+        if isinstance(conv, s.Convolution) and len(conv.inputs) == 1 and alone:
+            found[before] = (at, pooling)
+    return found
+
+
+def _window(step: s.Step, shapes: Mapping[str, Shape], vector: int) -> Pooling | None:
+    """Return the window of a step that pools windows side by side, of whole vectors of samples."""
+    if not isinstance(step, s.Pool | s.GlobalAveragePool):
+        return None
+    x = shapes[step.inputs[0]]
+    lanes = padded_batch(x[0], vector)
+    if lanes % vector or lanes < POOLED_VECTORS * vector or not 3 <= len(x) <= 4:
+        return None
+    if isinstance(step, s.GlobalAveragePool):
+        window, largest = (1, *x[2:])[-2:], False
+    else:
+        apart = step.kernel == step.strides and step.dilations == (1, 1)
+        if not apart or any(step.pads) or any(step.counted):
+            return None
+        window, largest = step.kernel, step.op == "MaxPool"
+    if window[0] * window[1] > POOLED_PIXELS:
+        return None
+    return Pooling((window[0], window[1]), largest)

@@ -1,0 +1,250 @@
+"""Which buffer holds each value of a plan: what is copied, what is a view, and what has a halo.
+
+Reshapes, transpositions and slices are views wherever strides can tell them, and the parts of a
+concatenation along the channels are computed where the whole will lie.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from runtime import steps as s
+from runtime.cpu_arena import Buffers
+from runtime.cpu_layout import Form, Image, Shape, View, as_image, contiguous, padded_batch
+from runtime.cpu_runs import Window
+from runtime.plan import Plan
+
+# A halo may widen a row by no more than this share of it: else taps are unfolded.
+WIDEST_HALO = 0.25
+START = -1  # when inputs are copied in; outputs are copied out after the last step
+
+
+class Placement:
+    """The views of all values of a plan, for one batch.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    vector : int
+        Elements of a vector.
+    skipped : mapping of int to int, default none
+        Steps whose output is never written, as the step that reads it is part of them; and that
+        step.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        shapes: Mapping[str, Shape],
+        vector: int,
+        fused: Mapping[int, int] | None = None,
+    ) -> None:
+        self.buffers = Buffers()
+        self.views: dict[str, View] = {}
+        self._plan = plan
+        self._shapes = shapes
+        self._vector = vector
+        self._halos = halos(plan, shapes, vector)
+        self.parents = _parents(plan)
+        self._readers = _readers(plan)
+        fused = fused or {}
+        hidden = {plan.steps[i].output for i in fused}
+        for value in plan.inputs:
+            self._place(value.name, START)
+        for at, step in enumerate(plan.steps):
+            for name in step.inputs:
+                if name not in hidden:
+                    self._touch(name, at)
+            # A step that is part of an earlier one is written when that is executed.
+            when = min([at, *(i for i, j in fused.items() if j == at)])
+            if step.output not in hidden:
+                self._make(step, when)
+        for name in plan.results.values():
+            self._touch(name, len(plan.steps))
+
+    def image(self, name: str) -> Image | None:
+        """Return a value as planes, or None where it has to be copied first."""
+        return as_image(self.views[name])
+
+    def form(self, shape: Shape, halo: int = 0) -> Form:
+        """Return how a new buffer for a value of rank 2 to 4 is laid out."""
+        height, width = (1, 1, *shape[2:])[-2:] if len(shape) > 2 else (1, 1)
+        lanes = padded_batch(shape[0], self._vector)
+        return Form(shape[0], shape[1], height, width, lanes, halo)
+
+    def temporary(self, shape: Shape, at: int, halo: int = 0) -> View:
+        """Return a view of a buffer that one step alone uses, rank 2 to 4."""
+        form = self.form(shape, halo)
+        return View.of_form(self.buffers.add(form.elements, at), form, shape)
+
+    def _touch(self, name: str, at: int) -> None:
+        self.buffers.touch(self.views[name].buffer, at)
+
+    def _make(self, step: s.Step, at: int) -> None:
+        view = self._as_view(step)
+        if view is None:
+            self._place(step.output, at)
+        else:
+            self.views[step.output] = view
+        self._touch(step.output, at)
+
+    def _place(self, name: str, at: int) -> None:
+        """Give a value memory: its part of a concatenation, or a buffer of its own."""
+        if name in self.parents:
+            whole, start = self.parents[name]
+            if whole not in self.views:
+                self._place(whole, at)
+            self.views[name] = self.views[whole].sliced(1, start, start + self._shapes[name][1])
+        else:
+            self.views[name] = self._fresh(name, at)
+        self._touch(name, at)
+
+    def _fresh(self, name: str, at: int) -> View:
+        shape = self._shapes[name]
+        if not 2 <= len(shape) <= 4:
+            return View.plain(self.buffers.add(prod(shape), at), shape)
+        form = self.form(shape, self._halos.get(name, 0))
+        return View.of_form(self.buffers.add(form.elements, at), form, shape)
+
+    def _as_view(self, step: s.Step) -> View | None:
+        """Return a step's output as a view of its input, where it is one."""
+        if step.output in self.parents or step.output in self.views:
+            return self.views.get(step.output)
+        if isinstance(step, s.Reshape):
+            return self._reshaped(step)
+        if isinstance(step, s.Transpose):
+            return self.views[step.inputs[0]].transposed(step.perm)
+        if isinstance(step, s.Slice):
+            view = self.views[step.inputs[0]]
+            for axis, *cut in zip(step.axes, step.starts, step.ends, step.steps, strict=True):
+                view = view.sliced(axis, *cut)
+            return view
+        return None
+
+    def _reshaped(self, step: s.Reshape) -> View | None:
+        before, shape = self.views[step.inputs[0]], self._shapes[step.output]
+        view = before.reshaped(shape)
+        if view is not None:
+            return view
+        # A product reads the pixels of an image in place: it is a convolution as large as that.
+        flat = len(shape) == 2 and shape[0] == before.shape[0] and as_image(before) is not None
+        products = all(isinstance(reader, s.Product) for reader in self._readers[step.output])
+        kept = step.output in self._plan.results.values()
+        return before if flat and products and not kept else None
+
+
+def halos(plan: Plan, shapes: Mapping[str, Shape], vector: int) -> dict[str, int]:
+    """Return how many pixels of zeros each value has beside its rows; those with none left out.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    vector : int
+        Elements of a vector.
+    """
+    needed: dict[str, int] = {}
+    same = _Classes()
+    for step in plan.steps:
+        if isinstance(step, s.Convolution):
+            reach = _halo_of(step, shapes, vector)
+            needed[step.inputs[0]] = max(reach, needed.get(step.inputs[0], 0))
+        if isinstance(step, s.Weighted) and len(step.inputs) == 2:
+            same.join(step.inputs[1], step.output)
+        if (isinstance(step, s.Concat) and step.axis == 1) or (
+            isinstance(step, s.Slice) and step.axes == (1,) and step.steps == (1,)
+        ):
+            for name in step.inputs:
+                same.join(name, step.output)
+    alike: dict[Shape, str] = {}
+    for name, shape in shapes.items():
+        if len(shape) > 2 and _rows_waste(shape, vector):
+            same.join(alike.setdefault((shape[0], *shape[2:]), name), name)
+    widest: dict[str, int] = defaultdict(int)
+    for name, reach in needed.items():
+        widest[same.of(name)] = max(widest[same.of(name)], reach)
+    found = {name: widest[same.of(name)] for name in shapes}
+    return {name: halo for name, halo in found.items() if halo}
+
+
+def _halo_of(step: s.Convolution, shapes: Mapping[str, Shape], vector: int) -> int:
+    """Return the halo by which a convolution reads its input in place; 0 if it needs none."""
+    x, y = shapes[step.inputs[0]], shapes[step.output]
+    if padded_batch(x[0], vector) % vector == 0 or step.strides[1] != 1:
+        return 0
+    reach = window_of(step).reach(x[-1], y[-1])
+    return reach if reach <= WIDEST_HALO * x[-1] else 0
+
+
+def _rows_waste(shape: Shape, vector: int) -> bool:
+    """Return whether rows of a value fill their vectors badly, so that they should flow together.
+
+    Then all values of one size have one halo, and with it one distance between rows.
+    """
+    lanes = padded_batch(shape[0], vector)
+    row = shape[-1] * lanes
+    return lanes % vector != 0 and -(-row // vector) * vector > 1.1 * row
+
+
+def window_of(step: s.Convolution) -> Window:
+    """Return the window of a convolution."""
+    return Window(step.kernel, step.strides, step.dilations, (step.pads[0], step.pads[1]))
+
+
+def _readers(plan: Plan) -> Mapping[str, list[s.Step]]:
+    readers: dict[str, list[s.Step]] = defaultdict(list)
+    for step in plan.steps:
+        for name in step.inputs:
+            readers[name].append(step)
+    return readers
+
+
+def _parents(plan: Plan) -> dict[str, tuple[str, int]]:
+    """Return, for values that are parts of a concatenation, the whole and their first channel.
+
+    The last concatenation takes its parts first: one that joins fewer of the same parts is then
+    a part itself.
+    """
+    parents: dict[str, tuple[str, int]] = {}
+    channels = plan.shapes
+    for step in reversed(plan.steps):
+        if not (isinstance(step, s.Concat) and step.axis == 1 and _is_image(channels, step.output)):
+            continue
+        sizes = [int(channels[name][1] or 0) for name in step.inputs]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        first = parents.get(step.inputs[0])
+        if first and step.output not in parents and all(
+            parents.get(name) == (first[0], first[1] + start)
+            for name, start in zip(step.inputs, starts, strict=True)
+        ):
+            parents[step.output] = first
+            continue
+        for name, start in zip(step.inputs, starts, strict=True):
+            parents.setdefault(name, (step.output, start))
+    return parents
+
+
+def _is_image(shapes: Mapping[str, tuple[int | None, ...]], name: str) -> bool:
+    return 2 <= len(shapes[name]) <= 4
+
+
+class _Classes:
+    """Which values must be alike: a forest, each pointing to another of its class."""
+
+    def __init__(self) -> None:
+        self._to: dict[str, str] = {}
+
+    def of(self, name: str) -> str:
+        while name in self._to:
+            name = self._to[name]
+        return name
+
+    def join(self, a: str, b: str) -> None:
+        a, b = self.of(a), self.of(b)
+        if a != b:
+            self._to[a] = b

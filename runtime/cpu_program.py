@@ -1,0 +1,163 @@
+"""A program while it is made: first all calls, then the arena, then the calls are placed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from runtime import steps as s
+from runtime.cpu_configuration import Machine
+from runtime.cpu_layout import Image, Shape, View, as_image
+from runtime.cpu_fusion import pooled_steps
+from runtime.cpu_packing import Packed
+from runtime.cpu_packing import Shape as LayerShape
+from runtime.cpu_placement import Placement
+from runtime.cpu_runs import Pooling
+from runtime.plan import Plan
+
+Packer = Callable[[s.Weight, LayerShape], Packed]
+
+
+class Call(NamedTuple):
+    """A method of the program that is made; views among the arguments are still without offset."""
+
+    method: str
+    step: int
+    arguments: tuple[Any, ...]
+
+
+class Assembly:
+    """The calls of a plan for one batch.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    machine : Machine
+    packer : callable
+        Returns the groups of a weight, given its shape.
+    """
+
+    def __init__(
+        self, plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: Packer
+    ) -> None:
+        self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
+        self._pooled = pooled_steps(plan, shapes, machine.vector)
+        fused = {at: pool for at, (pool, _) in self._pooled.items()}
+        self.taken = set(fused.values())
+        self.placement = Placement(plan, shapes, machine.vector, fused)
+        self.calls: list[Call] = []
+
+    def call(self, method: str, step: int, *arguments: object) -> None:
+        """Add a call."""
+        self.calls.append(Call(method, step, arguments))
+
+    def view(self, name: str) -> View:
+        """Return where a value lies."""
+        return self.placement.views[name]
+
+    def image(self, view: View) -> Image:
+        """Return a view that is known to be planes, as such."""
+        image = as_image(view)
+        assert image is not None, view  # noqa: S101
+        return image
+
+    def in_planes(self, at: int, view: View) -> Image:
+        """Return a view as planes; copied where its samples are no neighbours."""
+        image = as_image(view)
+        wanted = self.placement.form((view.shape[0], 1)).lanes
+        if image is not None and image.lanes == wanted:
+            return image
+        return self.image(self.copied(at, view))
+
+    def copied(self, at: int, view: View) -> View:
+        """Return a copy of a view in a buffer that this step alone uses."""
+        made = self.placement.temporary(view.shape, at)
+        self.zero_batch(at, made)
+        self.call("copy", at, view, made)
+        return made
+
+    def like(self, at: int, view: View, y: Image) -> Image:
+        """Return a view whose rows and pixels lie as those of `y`; copied where they do not."""
+        image = as_image(view)
+        if image and (image.row, image.pixel, image.lanes) == (y.row, y.pixel, y.lanes):
+            return image
+        copied = self.placement.temporary(view.shape, at, y.row // y.pixel - y.width)
+        self.call("copy", at, view, copied)
+        return self.image(copied)
+
+    def pooling(self, at: int) -> tuple[Pooling | None, str]:
+        """Return the pooling that a convolution takes in, and the value that it writes."""
+        if at not in self._pooled:
+            return None, self.plan.steps[at].output
+        pool, pooling = self._pooled[at]
+        return pooling, self.plan.steps[pool].output
+
+    def activation(self, activation: s.Activation | None) -> tuple[str, float, float]:
+        """Return an activation as the kernels take it."""
+        if activation is None:
+            return ("", 0.0, 0.0)
+        return (activation.op, activation.alpha, activation.beta)
+
+    def as_rank_4(self, view: View) -> View:
+        """Return (N, C) or (N, C, L) as (N, C, 1, 1) or (N, C, 1, L)."""
+        missing = 4 - len(view.shape)
+        if missing <= 0:
+            return view
+        shape, strides = list(view.shape), list(view.strides)
+        for _ in range(missing):
+            shape.insert(2, 1)
+            strides.insert(2, 0)
+        return replace(view, shape=tuple(shape), strides=tuple(strides))
+
+    def zero_halo(self, at: int, view: View) -> None:
+        """Add the calls that write zeros around the rows of a value."""
+        if not view.halo:
+            return
+        view = self.as_rank_4(view)
+        lanes = view.halo * view.lanes
+        rows = self.image(view)
+        after = view.offset + rows.width * rows.pixel
+        shape, strides = (rows.channels, rows.height, lanes), (rows.plane, rows.row, 1)
+        self.call("fill", at, View(view.buffer, after, shape, strides, rows.channels), 0.0)
+        before = view.offset - lanes
+        shape, strides = (rows.channels, lanes), (rows.plane, 1)
+        self.call("fill", at, View(view.buffer, before, shape, strides, rows.channels), 0.0)
+
+    def zero_batch(self, at: int, view: View) -> None:
+        """Add the call that writes zeros where the batch is padded: no number may be denormal."""
+        batch = view.shape[0] if view.shape else 1
+        if view.lanes > batch:
+            shape = (view.lanes - batch, *view.shape[1:])
+            self.call("fill", at, replace(view, offset=view.offset + batch, shape=shape), 0.0)
+
+
+    def program(self, make: Callable[[int], Any]) -> Any:  # noqa: ANN401 - of the compiled module
+        """Return the program of all calls.
+
+        Parameters
+        ----------
+        make : callable
+            Makes an empty program, given the elements of its arena.
+        """
+        offsets, elements = self.placement.buffers.arranged()
+        made = make(elements)
+        for call in self.calls:
+            arguments = [_placed(argument, offsets) for argument in call.arguments]
+            getattr(made, call.method)(call.step, *arguments)
+        return made
+
+
+def _placed(argument: object, offsets: list[int]) -> object:
+    """Return a view or an image as the kernels take it: with its place in the arena."""
+    if isinstance(argument, View):
+        at = offsets[argument.buffer] + argument.offset
+        return (at, argument.shape, argument.strides)
+    if isinstance(argument, Image):
+        at = offsets[argument.buffer] + argument.offset
+        return (at, argument.channels, argument.plane)
+    if isinstance(argument, list):
+        return [_placed(item, offsets) for item in argument]
+    return argument

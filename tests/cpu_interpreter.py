@@ -1,0 +1,207 @@
+"""The kernels' interface in NumPy: what a packed layer means, to the letter and slowly.
+
+Stands in for a compiled module. The arena is poisoned with NaN at every run, so that whatever is
+read before it was written, and matters, shows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.steps import Activation
+from runtime import reference
+
+isa = "interpreter"
+lanes = 16
+SLACK = 64
+
+
+class Program:
+    """Collects operations, then runs them in order."""
+
+    def __init__(self, arena_elements, threads):
+        self.elements = arena_elements
+        self.operations = []
+
+    def run(self, inputs, outputs, seconds=None):
+        arena = np.full(self.elements + 2 * SLACK, np.nan, np.float32)
+        self.arena = arena[SLACK : SLACK + self.elements]
+        self.inputs, self.outputs = inputs, outputs
+        for step, operation in self.operations:
+            operation()
+            if seconds is not None and step >= 0:
+                seconds[step] += 1
+
+    def _add(self, step, operation):
+        self.operations.append((step, operation))
+
+    def _seen(self, view):
+        """Return a view of the arena; every element of it must lie inside."""
+        offset, shape, strides = view
+        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        assert offset >= 0
+        assert last < self.elements, view
+        return np.lib.stride_tricks.as_strided(
+            self.arena[offset:], shape, [4 * s for s in strides]
+        )
+
+    def copy_in(self, step, number, view):
+        def operation():
+            self._seen(view)[...] = self.inputs[number]
+
+        self._add(step, operation)
+
+    def copy_out(self, step, view, number):
+        def operation():
+            self.outputs[number][...] = self._seen(view)
+
+        self._add(step, operation)
+
+    def copy(self, step, x, y):
+        def operation():
+            self._seen(y)[...] = self._seen(x).copy()
+
+        self._add(step, operation)
+
+    def fill(self, step, y, value):
+        def operation():
+            self._seen(y)[...] = value
+
+        self._add(step, operation)
+
+    def gather(self, step, x, y, axes, indices, fill):
+        def operation():
+            taken = self._seen(x)
+            for axis, index in zip(axes, indices, strict=True):
+                taken = np.take(taken, np.maximum(index, 0), axis)
+                taken[(slice(None),) * axis + (index < 0,)] = fill
+            self._seen(y)[...] = taken
+
+        self._add(step, operation)
+
+    def softmax(self, step, x, y, axis):
+        def operation():
+            powers = np.exp(self._seen(x) - self._seen(x).max(axis, keepdims=True))
+            self._seen(y)[...] = powers / powers.sum(axis, keepdims=True)
+
+        self._add(step, operation)
+
+    def mean(self, step, x, y):
+        def operation():
+            seen = self._seen(x)
+            self._seen(y)[...] = seen.mean(tuple(range(2, seen.ndim)), keepdims=True)
+
+        self._add(step, operation)
+
+    def pool(self, step, op, x, y, kernel, strides, dilations, pads, counted):
+        from runtime.steps import Pool
+
+        pool = Pool(
+            name="", inputs=("x",), output="y", op=op, kernel=kernel, strides=strides,
+            dilations=dilations, pads=pads, counted=counted,
+        )  # fmt: skip
+
+        def operation():
+            self._seen(y)[...] = reference._pool(pool, y[1], [self._seen(x)])
+
+        self._add(step, operation)
+
+    def elementwise(self, step, op, operands, y, activation):
+        functions = {**reference._ARITHMETIC, "Identity": lambda x: x}
+
+        def operation():
+            given = [self._seen(o) if isinstance(o, tuple) else o for o in operands]
+            self._seen(y)[...] = activated(functions[op](*given), activation)
+
+        self._add(step, operation)
+
+    def scale_shift(self, step, x, scale, shift, y, activation):
+        def operation():
+            along = (1, -1) + (1,) * (len(x[1]) - 2)
+            made = self._seen(x)
+            made = made if scale is None else made * scale.reshape(along)
+            made = made if shift is None else made + shift.reshape(along)
+            self._seen(y)[...] = activated(made, activation)
+
+        self._add(step, operation)
+
+    def unfold(self, step, x, x_shape, u, origins, strides, rows, columns):
+        def operation():
+            height, width, pitch, batch = x_shape
+            offset, planes, plane = x
+            image = self._seen((offset, (planes, height, width, batch), (plane, pitch * batch, batch, 1)))
+            count = len(origins)
+            for j, (y0, x0, beyond) in enumerate(origins.tolist()):
+                for i in range(rows + beyond):
+                    for k in range(columns):
+                        y, z = y0 + i * strides[0], x0 + k * strides[1]
+                        inside = 0 <= y < height and 0 <= z < width
+                        to = u[0] + j * u[2] + (i * columns + k) * batch
+                        into = self._seen((to, (planes, batch), (count * u[2], 1)))
+                        into[...] = image[:, y, z] if inside else 0
+
+        self._add(step, operation)
+
+    def convolution(self, step, layer, x, y, skip, activation, configuration):
+        assert (np.diff(layer["chunk_starts"]) > 0).all()
+        assert layer["chunk_starts"][-1] == len(layer["runs"])
+        assert (np.diff(layer["part_starts"]) > 0).all()
+        assert (np.diff(layer["panel_starts"]) > 0).all()
+        assert layer["panel_starts"][layer["part_starts"][-1]] == len(layer["flags"])
+
+        def operation():
+            for part in range(len(layer["part_starts"]) - 1):
+                panels = layer["part_starts"][part : part + 2]
+                for chunk in range(len(layer["chunk_starts"]) - 1):
+                    self._item(layer, x, y, skip, activation, configuration, panels, chunk)
+
+        self._add(step, operation)
+
+    narrow = convolution
+
+    def _item(self, layer, x, y, skip, activation, configuration, panels, chunk):
+        runs = layer["runs"][slice(*layer["chunk_starts"][chunk : chunk + 2])]
+        sums = {}
+        for panel in range(*panels):
+            for number, run in enumerate(runs.tolist()):
+                for group in range(*layer["panel_starts"][panel : panel + 2]):
+                    self._group(layer, x, y, skip, activation, configuration, run, number, group, sums)
+        assert not sums, "rows that no group ends"
+
+    def _group(self, layer, x, y, skip, activation, configuration, run, number, group, sums):
+        source, target, lanes_, tap_set, mask, combine = run
+        rows = layer["rows"][slice(*layer["row_starts"][group : group + 2])]
+        taps = layer["tap_starts"][group]
+        ranges = layer["tap_sets"].reshape(-1, 2)[slice(*layer["tap_set_starts"][tap_set : tap_set + 2])]
+        first = layer["offset_starts"][group]
+        weights = layer["weights"][layer["weight_starts"][group] :][: taps[-1] * len(rows)]
+        weights = weights.reshape(taps[-1], len(rows)).astype(np.float64)
+        made = np.zeros((len(rows), lanes_))
+        for a, b in ranges.tolist():
+            for k in range(taps[a], taps[b]):
+                at = x[0] + source + layer["offsets"][first + k]
+                assert 0 <= at
+                assert at + lanes_ <= self.elements
+                made += np.outer(weights[k], self.arena[at : at + lanes_])
+        for i, row in enumerate(rows.tolist()):
+            key = (number, row)
+            if layer["flags"][group] & 1:
+                assert key not in sums
+                sums[key] = 0.0 + (layer["bias"][row] if len(layer["bias"]) else 0)
+            sums[key] = sums[key] + made[i]
+            if layer["flags"][group] & 2:
+                to = y[0] + row * y[2] + target
+                into = self._seen((to, (lanes_,), (1,)))
+                value = sums.pop(key)
+                if skip is not None:
+                    value = value + self._seen((skip[0] + row * skip[2] + target, (lanes_,), (1,)))
+                value = activated(value, activation) * configuration["scale"]
+                if mask >= 0:
+                    assert len(layer["masks"]) >= mask + -(-lanes_ // 16) * 16
+                    value = np.where(layer["masks"][mask : mask + lanes_], value, 0)
+                into[...] = [value, np.maximum(into, value), into + value][combine]
+
+
+def activated(x, activation):
+    op, alpha, beta = activation
+    return reference._activated(Activation(op, alpha, beta) if op else None, np.asarray(x))
