@@ -1,0 +1,62 @@
+// Vectors of floats as wide as the variant that is compiled: the one place that knows how wide.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace masktools {
+
+// Floats of a vector, and how many vectors the processor's registers hold.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4;
+constexpr int kRegisters = 32;
+#else
+constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t IntVector __attribute__((vector_size(4 * kLanes)));
+
+// Loads and stores are of any alignment.
+inline Vector load(const float* from) {
+  Vector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline IntVector load(const std::int32_t* from) {
+  IntVector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+
+inline Vector broadcast(float value) { return Vector{} + value; }
+
+// Stores the first `lanes` lanes, 0 to kLanes, and leaves the memory behind them alone: another
+// thread may write there. Compilers make no masked store of a loop over lanes, hence intrinsics.
+inline void store(float* to, Vector v, std::int64_t lanes) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << lanes) - 1), reinterpret_cast<__m512>(v));
+#elif defined(__AVX2__)
+  const IntVector index = {0, 1, 2, 3, 4, 5, 6, 7};
+  const IntVector mask = index < static_cast<std::int32_t>(lanes);
+  _mm256_maskstore_ps(to, reinterpret_cast<__m256i>(mask), reinterpret_cast<__m256>(v));
+#else
+  for (std::int64_t i = 0; i < lanes; ++i) to[i] = v[i];
+#endif
+}
+
+}  // namespace masktools
