@@ -1,0 +1,17 @@
+"""What the machine can do at most."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from runtime import cpu_isa
+
+
+def peak(threads: int, seconds: float) -> float:
+    """Return multiplications a second by fused multiply-adds on registers alone, on all threads.
+
+    Each thread measures for `seconds`; an addition that comes with a multiplication is not counted.
+    """
+    measure = cpu_isa.load().fma_peak
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(lambda _: measure(seconds), range(threads)))

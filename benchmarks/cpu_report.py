@@ -1,0 +1,85 @@
+"""From times to the figures that are reported: shares of peak, speed-ups, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from cpu_engines import Times
+from cpu_networks import Variant
+
+DENSE_PEERS = ("onnxruntime", "openvino", "torch", "torch-compile", "deepsparse")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One engine on one variant.
+
+    Parameters
+    ----------
+    engine : str
+    variant : Variant
+    times : Times
+    deviation : float
+        max|Δ| / max|y| against the reference backend.
+    """
+
+    engine: str
+    variant: Variant
+    times: Times
+    deviation: float
+
+
+def speedup(measured: Times, yardstick: Times) -> float:
+    """Return how many times as fast as a yardstick it is: the median over rounds of both."""
+    pairs = zip(measured.seconds, yardstick.seconds, strict=True)
+    return median(theirs / ours for ours, theirs in pairs)
+
+
+def share_of_peak(multiplications: int, times: Times) -> float:
+    """Return multiplications over what the machine could do in that time, as it was just then."""
+    pairs = zip(times.seconds, times.peaks, strict=True)
+    return median(multiplications / (seconds * peak) for seconds, peak in pairs)
+
+
+def fastest_dense_peer(measured: list[Measured]) -> Measured | None:
+    dense = [
+        m for m in measured if m.variant.structure == "dense" and m.engine in DENSE_PEERS
+    ]  # fmt: skip
+    return min(dense, key=lambda m: median(m.times.seconds), default=None)
+
+
+def records(
+    measured: list[Measured], multiplications: Mapping[str, int], batch: int, threads: int
+) -> list[dict[str, Any]]:
+    """Return a record for each engine and variant that were timed in the same rounds.
+
+    Parameters
+    ----------
+    measured : list of Measured
+        All of one network.
+    multiplications : mapping of str to int
+        By name of the variant: by stored weights, of inputs inside the image, for one image.
+    batch, threads : int
+    """
+    dense = fastest_dense_peer(measured)
+    deepsparse = {m.variant: m for m in measured if m.engine == "deepsparse"}
+    found = []
+    for m in measured:
+        count = multiplications[m.variant.name]
+        row = asdict(m.variant) | {"batch": batch, "threads": threads, "engine": m.engine}
+        row["milliseconds"] = median(m.times.seconds) * 1e3
+        row["least_milliseconds"] = min(m.times.seconds) * 1e3
+        row["share_of_peak"] = share_of_peak(count * batch, m.times)
+        row["peak_gflops_per_thread"] = median(m.times.peaks) * 2 / threads / 1e9
+        row["limit"] = multiplications[Variant(m.variant.network).name] / count
+        if dense:
+            row["fastest_dense_peer"] = dense.engine
+            row["over_fastest_dense_peer"] = speedup(m.times, dense.times)
+        if m.variant in deepsparse:
+            row["over_deepsparse"] = speedup(m.times, deepsparse[m.variant].times)
+        row["deviation"] = m.deviation
+        found.append(row)
+    return found
