@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "pixels.h"
+
 namespace masktools {
 namespace {
 
@@ -21,63 +23,8 @@ constexpr std::int64_t kItemElements = 16384;
 }
 
 // Whether [first, last] lies in [0, elements).
-bool inside(std::int64_t first, std::int64_t last, std::int64_t elements) {
+bool lies_in(std::int64_t first, std::int64_t last, std::int64_t elements) {
   return first >= 0 && last < elements;
-}
-
-// Pixels of `kBatch` elements, every `kStride`th of them; a 0 stands for a number known at run
-// time only. Loops of known length become a few shuffles or whole vectors.
-template <class T, int kStride, int kBatch>
-void copy_pixels(const T* __restrict in, T* __restrict out, std::int64_t pixels,
-                 std::int64_t stride, std::int64_t batch) {
-  const std::int64_t s = kStride ? kStride : stride;
-  const std::int64_t n = kBatch ? kBatch : batch;
-  for (std::int64_t k = 0; k < pixels; ++k) {
-    for (std::int64_t i = 0; i < n; ++i) out[k * n + i] = in[k * s * n + i];
-  }
-}
-
-template <class T>
-using Copy = void (*)(const T*, T*, std::int64_t, std::int64_t, std::int64_t);
-
-template <class T, int kBatch>
-Copy<T> copy_for_stride(std::int64_t stride) {
-  switch (stride) {
-    case 2:
-      return copy_pixels<T, 2, kBatch>;
-    case 4:
-      return copy_pixels<T, 4, kBatch>;
-    default:
-      return copy_pixels<T, 0, kBatch>;
-  }
-}
-
-template <class T>
-Copy<T> copy_for(std::int64_t stride, std::int64_t batch) {
-  switch (batch) {
-    case 1:
-      return copy_for_stride<T, 1>(stride);
-    case 2:
-      return copy_for_stride<T, 2>(stride);
-    case 4:
-      return copy_for_stride<T, 4>(stride);
-    case 8:
-      return copy_for_stride<T, 8>(stride);
-    default:
-      return copy_for_stride<T, 0>(stride);
-  }
-}
-
-// The part [first, last) of `count` entries x0 + k * stride that lies in [0, size).
-struct Span {
-  std::int64_t first, last;
-};
-
-Span valid(std::int64_t x0, std::int64_t stride, std::int64_t size, std::int64_t count) {
-  const std::int64_t first = x0 >= 0 ? 0 : (-x0 + stride - 1) / stride;
-  const std::int64_t last = x0 >= size ? 0 : (size - 1 - x0) / stride + 1;
-  const std::int64_t end = std::clamp<std::int64_t>(last, 0, count);
-  return {std::min(first, end), end};
 }
 
 }  // namespace
@@ -97,7 +44,7 @@ void check(const Unfolding& u, std::int64_t rows, std::int64_t arena_elements) {
   const std::int64_t pixels = (u.height - 1) * u.pitch + u.width;
   if (pixels > arena_elements / u.batch) refuse("x lies outside the arena");
   const std::int64_t image = pixels * u.batch;
-  if (!inside(u.x.offset, u.x.offset + (u.x.planes - 1) * u.x.plane + image - 1, arena_elements)) {
+  if (!lies_in(u.x.offset, u.x.offset + (u.x.planes - 1) * u.x.plane + image - 1, arena_elements)) {
     refuse("x lies outside the arena");
   }
   for (std::int64_t j = 0; j < u.planes(); ++j) {
@@ -112,7 +59,7 @@ void check(const Unfolding& u, std::int64_t rows, std::int64_t arena_elements) {
 template <class T>
 void unfold(const Unfolding& u, std::int64_t first_channel, std::int64_t last_channel,
             std::int64_t first_row, std::int64_t rows, const T* arena, T* out) {
-  const Copy<T> copy = copy_for<T>(u.stride_x, u.batch);
+  const PixelCopy<T> copy = pixel_copy<T>(u.stride_x, u.batch);
   const std::int64_t row_elements = u.columns * u.batch;
   for (std::int64_t c = first_channel; c < last_channel; ++c) {
     const T* image = arena + u.x.offset + c * u.x.plane;
@@ -121,8 +68,8 @@ void unfold(const Unfolding& u, std::int64_t first_channel, std::int64_t last_ch
       const std::int64_t y0 = u.origins[3 * j] + first_row * u.stride_y;
       const std::int64_t x0 = u.origins[3 * j + 1];
       const std::int64_t count = rows + u.origins[3 * j + 2];
-      const Span y = valid(y0, u.stride_y, u.height, count);
-      const Span x = valid(x0, u.stride_x, u.width, u.columns);
+      const Span y = inside(y0, u.stride_y, u.height, count);
+      const Span x = inside(x0, u.stride_x, u.width, u.columns);
       std::fill(plane, plane + y.first * row_elements, T{});
       for (std::int64_t i = y.first; i < y.last; ++i) {
         T* row = plane + i * row_elements;
@@ -153,7 +100,7 @@ Unfold::Unfold(const Unfolding& unfolding, std::int64_t rows, std::int64_t offse
   masktools::check(unfolding, rows, arena_elements);
   const std::int64_t planes = unfolding.x.planes * unfolding.planes();
   if (unfolding.plane > arena_elements / planes ||
-      !inside(offset, offset + planes * unfolding.plane - 1, arena_elements)) {
+      !lies_in(offset, offset + planes * unfolding.plane - 1, arena_elements)) {
     refuse("the planes lie outside the arena");
   }
   const std::int64_t elements = unfolding.plane * unfolding.planes();

@@ -1,0 +1,227 @@
+#include "winograd.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "epilogue.h"
+#include "pixels.h"
+#include "vector.h"
+#include "winograd_transform.h"
+
+namespace masktools {
+namespace {
+
+constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // two of them multiply within 64 bits
+
+[[noreturn]] void refuse(const std::string& what) {
+  throw std::invalid_argument("winograd: " + what);
+}
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Whether `planes` planes of `rows` rows lie in an arena.
+bool fits(const Planes& value, std::int64_t rows, std::int64_t pitch, std::int64_t batch,
+          std::int64_t arena_elements) {
+  for (std::int64_t n : {value.planes, rows, pitch, batch}) {
+    if (n < 1 || n > kLargest) return false;
+  }
+  if (pitch > arena_elements / rows || pitch * rows > arena_elements / batch) return false;
+  const std::int64_t plane = pitch * rows * batch;
+  if (value.offset < 0 || value.offset > arena_elements || value.plane < plane) return false;
+  return value.plane <= (arena_elements - value.offset) / value.planes ||
+         (value.planes == 1 && plane <= arena_elements - value.offset);
+}
+
+}  // namespace
+
+Winograd::Winograd(const WinogradLayer& layer) : layer_(layer) {
+  const std::int64_t arena = layer.arena_elements;
+  const std::int64_t rows = layer.y.planes;
+  if (layer.width > layer.x_pitch || layer.out_width > layer.y_pitch) refuse("impossible pitch");
+  if (layer.width < 1 || layer.out_width < 1) refuse("impossible width");
+  if (!fits(layer.x, layer.height, layer.x_pitch, layer.batch, arena)) refuse("x leaves the arena");
+  if (!fits(layer.y, layer.out_height, layer.y_pitch, layer.batch, arena)) {
+    refuse("y leaves the arena");
+  }
+  if (layer.skip.planes != 0 &&
+      (layer.skip.planes != rows ||
+       !fits(layer.skip, layer.out_height, layer.y_pitch, layer.batch, arena))) {
+    refuse("skip leaves the arena, or has other planes than y");
+  }
+  if (std::min(layer.pad_top, layer.pad_left) < 0 ||
+      std::max(layer.pad_top, layer.pad_left) > kLargest) {
+    refuse("impossible padding");
+  }
+  const std::int64_t weights = ceil_div(rows, kWinogradRows) * kPositions * kWinogradRows;
+  if (layer.weights.size != weights * layer.x.planes) refuse("weights of another size");
+  if (layer.bias.size != 0 && layer.bias.size != rows) refuse("bias of another size");
+  if (layer.vectors < 1 || layer.vectors > 2) refuse("a block has 1 or 2 vectors of lanes");
+  if (layer.parts < 1 || layer.parts > ceil_div(rows, kWinogradRows)) refuse("impossible parts");
+  collect_segments();
+}
+
+std::int64_t Winograd::block_lanes() const { return layer_.vectors * kLanes; }
+
+std::int64_t Winograd::scratch_elements() const {
+  // Transformed columns; products of 16 rows; a tile's inputs or outputs; a line of outputs.
+  return block_lanes() * (kPositions * (layer_.x.planes + kWinogradRows + 1) + kTileOut);
+}
+
+// Cuts the lanes, which run over samples first, then over the tiles of a row, then over rows.
+void Winograd::collect_segments() {
+  const std::int64_t tiles_x = ceil_div(layer_.out_width, kTileOut);
+  const std::int64_t tiles_y = ceil_div(layer_.out_height, kTileOut);
+  std::int64_t lane = block_lanes();  // the next one, within its block
+  for (std::int64_t ty = 0; ty < tiles_y; ++ty) {
+    std::int64_t tx = 0, sample = 0;
+    while (tx < tiles_x) {
+      if (lane == block_lanes()) {
+        segment_starts_.push_back(static_cast<std::int64_t>(segments_.size()));
+        lane = 0;
+      }
+      const std::int64_t free = block_lanes() - lane;
+      const bool whole = sample == 0 && free >= layer_.batch;
+      const std::int64_t tiles = whole ? std::min(free / layer_.batch, tiles_x - tx) : 1;
+      const std::int64_t samples = whole ? layer_.batch : std::min(free, layer_.batch - sample);
+      segments_.push_back({ty, tx, tiles, sample, samples, lane});
+      lane += tiles * samples;
+      sample = (sample + samples) % layer_.batch;
+      if (sample == 0) tx += tiles;
+    }
+  }
+  blocks_ = static_cast<std::int64_t>(segment_starts_.size());
+  segment_starts_.push_back(static_cast<std::int64_t>(segments_.size()));
+}
+
+// Finds the inputs of a block's tiles in one plane: in place where all lanes are samples of one
+// tile, packed as tile[position][lane] elsewhere. `tile` is zero, or what this has packed.
+void Winograd::gather(std::int64_t block, const float* image, float* tile,
+                      const float* (&in)[kPositions]) const {
+  const std::int64_t lanes = block_lanes(), batch = layer_.batch;
+  const Segment& only = segments_[segment_starts_[block]];
+  if (only.tiles == 1 && only.samples == lanes) {
+    for (int p = 0; p < kPositions; ++p) {
+      const std::int64_t y = only.tile_y * kTileOut + p / kTile - layer_.pad_top;
+      const std::int64_t x = only.tile_x * kTileOut + p % kTile - layer_.pad_left;
+      const bool inside = y >= 0 && y < layer_.height && x >= 0 && x < layer_.width;
+      in[p] = inside ? image + (y * layer_.x_pitch + x) * batch + only.first_sample : tile;
+    }
+    return;
+  }
+  for (int p = 0; p < kPositions; ++p) in[p] = tile + p * lanes;
+  for (std::int64_t s = segment_starts_[block]; s < segment_starts_[block + 1]; ++s) {
+    const Segment& segment = segments_[s];
+    const PixelCopy<float> copy = pixel_copy<float>(kTileOut, segment.samples);
+    for (int i = 0; i < kTile; ++i) {
+      const std::int64_t y = segment.tile_y * kTileOut + i - layer_.pad_top;
+      const bool outside = y < 0 || y >= layer_.height;
+      for (int j = 0; j < kTile; ++j) {
+        float* to = tile + (i * kTile + j) * lanes + segment.lane;
+        const std::int64_t x = segment.tile_x * kTileOut + j - layer_.pad_left;
+        const Span in = outside ? Span{0, 0} : inside(x, kTileOut, layer_.width, segment.tiles);
+        std::fill(to, to + in.first * segment.samples, 0.0f);
+        if (in.first < in.last) {
+          const std::int64_t pixel = y * layer_.x_pitch + x + in.first * kTileOut;
+          copy(image + pixel * batch + segment.first_sample, to + in.first * segment.samples,
+               in.last - in.first, kTileOut, segment.samples);
+        }
+        std::fill(to + in.last * segment.samples, to + segment.tiles * segment.samples, 0.0f);
+      }
+    }
+  }
+}
+
+// Writes a block's outputs, tile[position][lane], of one row of y.
+void Winograd::scatter(std::int64_t block, std::int64_t row, const float* tile, float* arena,
+                       float* line) const {
+  const std::int64_t lanes = block_lanes(), batch = layer_.batch;
+  for (std::int64_t s = segment_starts_[block]; s < segment_starts_[block + 1]; ++s) {
+    const Segment& segment = segments_[s];
+    const std::int64_t x = segment.tile_x * kTileOut;
+    const std::int64_t columns = std::min(segment.tiles * kTileOut, layer_.out_width - x);
+    const bool last = x + columns == layer_.out_width;
+    for (int i = 0; i < kTileOut; ++i) {
+      const std::int64_t y = segment.tile_y * kTileOut + i;
+      if (y >= layer_.out_height) break;
+      const float* from = tile + i * kTileOut * lanes + segment.lane;
+      const std::int64_t at = (y * layer_.y_pitch + x) * batch + segment.first_sample;
+      if (segment.tiles == 1) {
+        for (std::int64_t j = 0; j < columns; ++j) {
+          finish(from + j * lanes, segment.samples, row, at + j * batch, arena);
+        }
+      } else {
+        for (std::int64_t t = 0; t < segment.tiles; ++t) {
+          for (int j = 0; j < kTileOut; ++j) {
+            std::copy_n(from + j * lanes + t * batch, batch, line + (t * kTileOut + j) * batch);
+          }
+        }
+        finish(line, columns * batch, row, at, arena);
+      }
+      for (std::int64_t k = columns; last && k < layer_.y_pitch - x; ++k) {
+        float* halo = arena + layer_.y.offset + row * layer_.y.plane + at + k * batch;
+        std::fill(halo, halo + segment.samples, 0.0f);
+      }
+    }
+  }
+}
+
+// Writes lanes that lie side by side in y, from element `at` of the row's plane on.
+void Winograd::finish(const float* sums, std::int64_t lanes, std::int64_t row, std::int64_t at,
+                      float* arena) const {
+  const float bias = layer_.bias.size ? layer_.bias[row] : 0.0f;
+  const bool add = layer_.skip.planes != 0;
+  const float* skip = arena + layer_.skip.offset + row * layer_.skip.plane + at;
+  float* y = arena + layer_.y.offset + row * layer_.y.plane + at;
+  const auto write = [&](auto function) {
+    for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
+      Vector v = load(sums + lane) + bias;
+      if (add) v += load(skip + lane);
+      store(y + lane, function(v), std::min<std::int64_t>(kLanes, lanes - lane));
+    }
+  };
+  Bounds bounds;
+  if (is_bounds(layer_.activation, &bounds)) {
+    const Vector low = broadcast(bounds.low), high = broadcast(bounds.high);
+    write([&](Vector v) { return clamp(v, low, high); });
+  } else {
+    write([&](Vector v) { return activate(layer_.activation, v); });
+  }
+}
+
+void Winograd::execute(std::int64_t item, float* arena, float* scratch) const {
+  const std::int64_t block = item / layer_.parts, part = item % layer_.parts;
+  const std::int64_t channels = layer_.x.planes, rows = layer_.y.planes, lanes = block_lanes();
+  float* columns = scratch;                                     // [position][channel][lane]
+  float* products = columns + kPositions * channels * lanes;    // [position][row][lane]
+  float* tile = products + kPositions * kWinogradRows * lanes;  // [position][lane]
+  float* line = tile + kPositions * lanes;
+  const float* in[kPositions];
+  std::fill(tile, tile + kPositions * lanes, 0.0f);
+  for (std::int64_t c = 0; c < channels; ++c) {
+    gather(block, arena + layer_.x.offset + c * layer_.x.plane, tile, in);
+    for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
+      transform_input(in, lane, columns + c * lanes + lane, channels * lanes);
+    }
+  }
+  const std::int64_t row_blocks = ceil_div(rows, kWinogradRows);
+  for (std::int64_t b = part * row_blocks / layer_.parts;
+       b < (part + 1) * row_blocks / layer_.parts; ++b) {
+    for (int p = 0; p < kPositions; ++p) {
+      const float* weights = layer_.weights.data + (b * kPositions + p) * channels * kWinogradRows;
+      multiply_rows(layer_.vectors, weights, columns + p * channels * lanes, channels,
+                    products + p * kWinogradRows * lanes);
+    }
+    const std::int64_t first = b * kWinogradRows;
+    for (std::int64_t row = first; row < std::min(first + kWinogradRows, rows); ++row) {
+      for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
+        transform_output(products + (row - first) * lanes + lane, kWinogradRows * lanes,
+                         tile + lane, lanes);
+      }
+      scatter(block, row, tile, arena, line);
+    }
+  }
+}
+
+}  // namespace masktools

@@ -1,0 +1,114 @@
+// The transforms of F(4x4, 3x3) at the points 0, a, -a, b, -b and infinity, a = 3/4, b = 4/3, and
+// the products between them. Lanes are tiles, so that no vector is shuffled.
+#pragma once
+
+#include <cstdint>
+
+#include "layer.h"
+#include "vector.h"
+#include "winograd.h"
+
+namespace masktools {
+
+constexpr int kTile = 6;     // inputs of a tile along an axis
+constexpr int kTileOut = 4;  // outputs of a tile along an axis
+
+constexpr float kA = 3.0f / 4.0f, kB = 4.0f / 3.0f;  // their product is 1
+constexpr float kA2 = 9.0f / 16.0f, kB2 = 16.0f / 9.0f;
+constexpr float kA3 = 27.0f / 64.0f, kB3 = 64.0f / 27.0f;
+
+// One axis of the input's transform: the coefficients of the product of all x - p but one, for
+// each point p; ab = 1, so that the product of all is x (x^4 - (a^2 + b^2) x^2 + 1).
+inline void transform_input_axis(const Vector (&d)[kTile], Vector (&v)[kTile]) {
+  const Vector even_a = d[4] - kB2 * d[2], odd_a = kA * d[3] - kB * d[1];
+  const Vector even_b = d[4] - kA2 * d[2], odd_b = kB * d[3] - kA * d[1];
+  v[0] = d[0] + (d[4] - (kA2 + kB2) * d[2]);
+  v[1] = even_a + odd_a;
+  v[2] = even_a - odd_a;
+  v[3] = even_b + odd_b;
+  v[4] = even_b - odd_b;
+  v[5] = d[1] + (d[5] - (kA2 + kB2) * d[3]);
+}
+
+// One axis of the output's transform: powers of the points.
+inline void transform_output_axis(const Vector (&m)[kTile], Vector (&y)[kTileOut]) {
+  const Vector sum_a = m[1] + m[2], difference_a = m[1] - m[2];
+  const Vector sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+  y[0] = m[0] + sum_a + sum_b;
+  y[1] = kA * difference_a + kB * difference_b;
+  y[2] = kA2 * sum_a + kB2 * sum_b;
+  y[3] = m[5] + kA3 * difference_a + kB3 * difference_b;
+}
+
+// Transforms one vector of tiles: v[position * stride] from in[position] + lane.
+inline void transform_input(const float* const (&in)[kPositions], std::int64_t lane, float* v,
+                            std::int64_t stride) {
+  Vector half[kTile][kTile];  // [x][transformed y]
+  for (int x = 0; x < kTile; ++x) {
+    Vector d[kTile];
+    for (int y = 0; y < kTile; ++y) d[y] = load(in[y * kTile + x] + lane);
+    transform_input_axis(d, half[x]);
+  }
+  for (int y = 0; y < kTile; ++y) {
+    Vector d[kTile], t[kTile];
+    for (int x = 0; x < kTile; ++x) d[x] = half[x][y];
+    transform_input_axis(d, t);
+    for (int x = 0; x < kTile; ++x) store(v + (y * kTile + x) * stride, t[x]);
+  }
+}
+
+// Transforms one vector of tiles back: 16 outputs y[position * y_stride] from m[position *
+// stride].
+inline void transform_output(const float* m, std::int64_t stride, float* y, std::int64_t y_stride) {
+  Vector half[kTile][kTileOut];  // [x][y]
+  for (int x = 0; x < kTile; ++x) {
+    Vector d[kTile];
+    for (int y = 0; y < kTile; ++y) d[y] = load(m + (y * kTile + x) * stride);
+    transform_output_axis(d, half[x]);
+  }
+  for (int i = 0; i < kTileOut; ++i) {
+    Vector d[kTile], t[kTileOut];
+    for (int x = 0; x < kTile; ++x) d[x] = half[x][i];
+    transform_output_axis(d, t);
+    for (int j = 0; j < kTileOut; ++j) store(y + (i * kTileOut + j) * y_stride, t[j]);
+  }
+}
+
+// out[r][lane] = sum over c of weights[c * stride + r] * x[c][lane], for kRows rows and kVectors
+// vectors of lanes, both matrices without gaps between their rows of lanes.
+template <int kRows, int kVectors>
+void multiply(const float* weights, std::int64_t stride, const float* x, std::int64_t columns,
+              float* out) {
+  Vector sum[kRows][kVectors] = {};
+  for (std::int64_t c = 0; c < columns; ++c) {
+    __builtin_prefetch(weights + 16 * stride);
+    Vector v[kVectors];
+    for (int i = 0; i < kVectors; ++i) v[i] = load(x + i * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kVectors; ++i) sum[r][i] += weights[r] * v[i];
+    }
+    weights += stride;
+    x += kVectors * kLanes;
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kVectors; ++i) store(out + (r * kVectors + i) * kLanes, sum[r][i]);
+  }
+}
+
+// The same for kWinogradRows rows: as many at a time as the registers hold, 32 or 16 of them.
+inline void multiply_rows(std::int64_t vectors, const float* weights, const float* x,
+                          std::int64_t columns, float* out) {
+  const auto in_steps = [&](auto kernel, std::int64_t rows) {
+    for (std::int64_t r = 0; r < kWinogradRows; r += rows) {
+      kernel(weights + r, kWinogradRows, x, columns, out + r * vectors * kLanes);
+    }
+  };
+  constexpr bool kManyRegisters = kLanes == 16;
+  if (vectors == 1) {
+    in_steps(multiply < kManyRegisters ? 16 : 8, 1 >, kManyRegisters ? 16 : 8);
+  } else {
+    in_steps(multiply < kManyRegisters ? 8 : 4, 2 >, kManyRegisters ? 8 : 4);
+  }
+}
+
+}  // namespace masktools
