@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernel.h"
 #include "layer.h"
 
 namespace masktools {
@@ -23,9 +24,16 @@ class Convolution {
   void execute(std::int64_t item, float* arena, float* scratch) const;
 
  private:
+  void execute_run(const Run& run, std::int64_t first, std::int64_t last, float* arena,
+                   float* scratch) const;
+  void execute_group(std::int64_t group, const Tile& whole) const;
+
   Layer layer_;
+  Call call_;
   std::int64_t chunks_ = 0;
   std::int64_t parts_ = 0;
+  bool partial_sums_apart_ = false;    // in scratch, not in the output
+  std::int64_t partial_elements_ = 0;  // of scratch, before what the source packs
   std::int64_t scratch_elements_ = 0;
 };
 

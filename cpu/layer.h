@@ -123,4 +123,8 @@ struct Layer {
 // Rows that a group may hold.
 constexpr std::int64_t kMaxRows = 8;
 
+// Throws std::invalid_argument, naming what is wrong, if any array is inconsistent or executing the
+// layer would read or write outside the arena, or write a lane from two items.
+void check(const Layer& layer);
+
 }  // namespace masktools

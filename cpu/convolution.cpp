@@ -1,0 +1,137 @@
+#include "convolution.h"
+
+#include <algorithm>
+
+#include "kernel.h"
+
+namespace masktools {
+namespace {
+
+// The least height of a layer's groups is the one whose kernel is the widest.
+std::int64_t widest(const Layer& layer) {
+  std::int64_t rows = kMaxRows;
+  for (std::int64_t g = 0; g < layer.flags.size; ++g) {
+    rows = std::min(rows, layer.row_starts[g + 1] - layer.row_starts[g]);
+  }
+  return vectors(static_cast<int>(rows));
+}
+
+bool pooled(const Layer& layer) {
+  return std::any_of(layer.runs.data, layer.runs.data + layer.runs.size,
+                     [](const Run& run) { return run.combine != Combine::kStore; });
+}
+
+bool summed_in_parts(const Layer& layer) {
+  return std::any_of(layer.flags.data, layer.flags.data + layer.flags.size,
+                     [](std::int32_t flags) { return flags != (kFirst | kLast); });
+}
+
+bool overlap(const Planes& a, const Planes& b) {
+  return a.planes > 0 && b.planes > 0 && a.offset < b.offset + b.planes * b.plane &&
+         b.offset < a.offset + a.planes * a.plane;
+}
+
+std::int64_t round_up(std::int64_t number, std::int64_t unit) {
+  return (number + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+Convolution::Convolution(const Layer& layer) : layer_(layer) {
+  check(layer);
+  chunks_ = layer.chunk_starts.size - 1;
+  parts_ = layer.part_starts.size - 1;
+  call_.activation = layer.activation;
+  call_.bounded = is_bounds(layer.activation, &call_.bounds);
+  call_.scale = layer.scale;
+  call_.prefetch = layer.prefetch;
+  if (layer_.tile_vectors == 0) layer_.tile_vectors = widest(layer);
+  // What the output holds is the sum of other pixels, or the skip branch: partial sums go
+  // elsewhere.
+  partial_sums_apart_ = summed_in_parts(layer) && (pooled(layer) || overlap(layer.y, layer.skip));
+  if (partial_sums_apart_) {
+    partial_elements_ = layer.y.planes * layer_.tile_vectors * kLanes;
+  }
+  scratch_elements_ = partial_elements_;
+  if (layer.source) scratch_elements_ += round_up(layer.source->scratch_elements(), 16);
+}
+
+void Convolution::execute(std::int64_t item, float* arena, float* scratch) const {
+  const std::int64_t chunk = layer_.parts_first ? item / parts_ : item % chunks_;
+  const std::int64_t part = layer_.parts_first ? item % parts_ : item / chunks_;
+  const std::int64_t first_run = layer_.chunk_starts[chunk];
+  const std::int64_t last_run = layer_.chunk_starts[chunk + 1];
+  const std::int64_t first_panel = layer_.part_starts[part];
+  const std::int64_t last_panel = layer_.part_starts[part + 1];
+  if (partial_sums_apart_ || layer_.source) {
+    for (std::int64_t r = first_run; r < last_run; ++r) {
+      if (layer_.source) layer_.source->pack(layer_.runs[r], arena, scratch + partial_elements_);
+      execute_run(layer_.runs[r], layer_.panel_starts[first_panel], layer_.panel_starts[last_panel],
+                  arena, scratch);
+    }
+    return;
+  }
+  for (std::int64_t p = first_panel; p < last_panel; ++p) {
+    for (std::int64_t r = first_run; r < last_run; ++r) {
+      execute_run(layer_.runs[r], layer_.panel_starts[p], layer_.panel_starts[p + 1], arena,
+                  scratch);
+    }
+  }
+}
+
+// Executes groups [first, last) on one run, tile by tile.
+void Convolution::execute_run(const Run& run, std::int64_t first, std::int64_t last, float* arena,
+                              float* scratch) const {
+  const float* x =
+      layer_.source ? scratch + partial_elements_ : arena + layer_.x.offset + run.input;
+  float* y = arena + layer_.y.offset + run.output;
+  const float* skip = layer_.skip.planes ? arena + layer_.skip.offset + run.output : nullptr;
+  Tile tile;
+  tile.taps = layer_.tap_sets.data + 2 * layer_.tap_set_starts[run.tap_set];
+  tile.ranges = layer_.tap_set_starts[run.tap_set + 1] - layer_.tap_set_starts[run.tap_set];
+  tile.bias = layer_.bias.size ? layer_.bias.data : nullptr;
+  tile.combine = run.combine;
+  tile.y_plane = layer_.y.plane;
+  tile.skip_plane = layer_.skip.plane;
+  tile.partial_plane = partial_sums_apart_ ? layer_.tile_vectors * kLanes : layer_.y.plane;
+  const std::int64_t vectors = (run.lanes + kLanes - 1) / kLanes;
+  const std::int64_t tiles = (vectors + layer_.tile_vectors - 1) / layer_.tile_vectors;
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    const std::int64_t begin = t * vectors / tiles, end = (t + 1) * vectors / tiles;
+    const std::int64_t lane = begin * kLanes;
+    tile.x = x + lane;
+    tile.y = y + lane;
+    tile.skip = skip ? skip + lane : nullptr;
+    tile.partial = partial_sums_apart_ ? scratch : tile.y;
+    tile.mask = run.mask >= 0 ? layer_.masks.data + run.mask + lane : nullptr;
+    tile.lanes = std::min(run.lanes - lane, (end - begin) * kLanes);
+    for (std::int64_t g = first; g < last; ++g) execute_group(g, tile);
+  }
+}
+
+// Executes one group on a tile, as wide a kernel at a time as there is for its rows.
+void Convolution::execute_group(std::int64_t group, const Tile& whole) const {
+  const std::int64_t rows = layer_.row_starts[group + 1] - layer_.row_starts[group];
+  const std::int64_t taps = layer_.tap_starts.size / layer_.flags.size;
+  Tile tile = whole;
+  tile.offsets = layer_.offsets.data + layer_.offset_starts[group];
+  tile.tap_starts = layer_.tap_starts.data + group * taps;
+  tile.weights = layer_.weights.data + layer_.weight_starts[group];
+  tile.rows = layer_.rows.data + layer_.row_starts[group];
+  tile.flags = layer_.flags[group];
+  const std::int64_t count = (whole.lanes + kLanes - 1) / kLanes;
+  const std::int64_t passes = (count + vectors(rows) - 1) / vectors(rows);
+  for (std::int64_t pass = 0; pass < passes; ++pass) {
+    const std::int64_t begin = pass * count / passes, end = (pass + 1) * count / passes;
+    const std::int64_t lane = begin * kLanes;
+    tile.x = whole.x + lane;
+    tile.y = whole.y + lane;
+    tile.partial = whole.partial + lane;
+    tile.skip = whole.skip ? whole.skip + lane : nullptr;
+    tile.mask = whole.mask ? whole.mask + lane : nullptr;
+    tile.lanes = std::min(whole.lanes - lane, (end - begin) * kLanes);
+    kernel_of(rows, end - begin)(call_, tile);
+  }
+}
+
+}  // namespace masktools
