@@ -6,14 +6,87 @@
 namespace masktools {
 namespace {
 
+// Groups of fewer rows read their columns faster than prefetching them would.
+constexpr int kPrefetchedRows = 3;
+
+#define MASKTOOLS_INLINE __attribute__((always_inline))
+
+// f(0), f(1) ... f(kCount - 1), written out: sums stay in registers where every index is a
+// constant.
+template <class F, int... kIndex>
+MASKTOOLS_INLINE inline void repeat(std::integer_sequence<int, kIndex...>, const F& f) {
+  (f(kIndex), ...);
+}
+template <int kCount, class F>
+MASKTOOLS_INLINE inline void repeat(const F& f) {
+  repeat(std::make_integer_sequence<int, kCount>(), f);
+}
+
+// The sums of a kernel: kRows rows over kWidth vectors.
+template <int kRows, int kWidth>
+struct Sums {
+  Vector of[kRows][kWidth];
+
+  // f(row, vector) for each sum.
+  template <class F>
+  MASKTOOLS_INLINE static void each(const F& f) {
+    repeat<kRows>(
+        [&](int r) MASKTOOLS_INLINE { repeat<kWidth>([&](int j) MASKTOOLS_INLINE { f(r, j); }); });
+  }
+};
+
 // Sums kept for each of a kernel's, over columns in turn, so that enough multiplications are under
 // way to hide their latency.
 constexpr int splits(int rows, int width) {
   return rows * width >= 8 ? 1 : rows * width >= 4 ? 2 : 4;
 }
 
+// sums[r][j] += weights[r] * at[j].
+template <int kRows, int kWidth>
+MASKTOOLS_INLINE inline void add_column(Sums<kRows, kWidth>& sums, const float* at,
+                                        const float* weights) {
+  Vector column[kWidth];
+  repeat<kWidth>([&](int j) MASKTOOLS_INLINE { column[j] = load(at + j * kLanes); });
+  repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+    const Vector w = broadcast(weights[r]);
+    repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] += w * column[j]; });
+  });
+}
+
+// Adds columns [first, last) of a group.
+template <int kRows, int kWidth>
+MASKTOOLS_INLINE inline void add_columns(Sums<kRows, kWidth>& sums, const Tile& tile,
+                                         std::int64_t first, std::int64_t last,
+                                         std::int64_t ahead) {
+  constexpr int kSplit = splits(kRows, kWidth);
+  const float* const x = tile.x;
+  const std::int32_t* offsets = tile.offsets + first;
+  const std::int32_t* const end = tile.offsets + last;
+  const float* weights = tile.weights + first * kRows;
+  if constexpr (kSplit > 1) {
+    Sums<kRows, kWidth> other[kSplit - 1] = {};
+    for (; end - offsets >= kSplit; offsets += kSplit, weights += kSplit * kRows) {
+      add_column(sums, x + offsets[0], weights);
+      repeat<kSplit - 1>([&](int s) MASKTOOLS_INLINE {
+        add_column(other[s], x + offsets[s + 1], weights + (s + 1) * kRows);
+      });
+    }
+    repeat<kSplit - 1>([&](int s) MASKTOOLS_INLINE {
+      sums.each([&](int r, int j) MASKTOOLS_INLINE { sums.of[r][j] += other[s].of[r][j]; });
+    });
+  }
+  for (; offsets < end; ++offsets, weights += kRows) {
+    if constexpr (kRows >= kPrefetchedRows) {
+      const float* next = x + offsets[ahead];
+      repeat<kWidth>([&](int j) MASKTOOLS_INLINE { __builtin_prefetch(next + j * kLanes); });
+    }
+    add_column(sums, x + *offsets, weights);
+  }
+}
+
 // Finishes sums that are not simply bounded and stored: [row][vector] in `sums`.
-void finish(const Call& call, const Tile& tile, int rows, int width, const float* sums) {
+__attribute__((noinline)) void finish(const Call& call, const Tile& tile, int rows, int width,
+                                      const float* sums) {
   const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
   for (int r = 0; r < rows; ++r) {
     float* to = tile.y + tile.rows[r] * tile.y_plane;
@@ -33,96 +106,51 @@ void finish(const Call& call, const Tile& tile, int rows, int width, const float
   }
 }
 
-// sum[r][j] += weights[k][r] * x[offsets[k]][j], for columns k.
-template <int kRows, int kWidth>
-inline __attribute__((always_inline)) void accumulate(Vector (&sum)[kRows][kWidth], const float* x,
-                                                      const std::int32_t* offsets,
-                                                      const float* weights, std::int64_t columns,
-                                                      std::int64_t ahead) {
-  constexpr int kSplit = splits(kRows, kWidth);
-  Vector other[kSplit][kRows][kWidth];  // the first stands for `sum` and is left out
-  for (int s = 1; s < kSplit; ++s) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int j = 0; j < kWidth; ++j) other[s][r][j] = Vector{};
-    }
-  }
-  const auto column = [&](Vector(&into)[kRows][kWidth], std::int64_t k)
-                          __attribute__((always_inline)) {
-                            const float* at = x + offsets[k];
-                            if (kRows > 2) {
-                              const float* next = x + offsets[k + ahead];
-                              for (int j = 0; j < kWidth; ++j)
-                                __builtin_prefetch(next + j * kLanes);
-                            }
-                            Vector v[kWidth];
-                            for (int j = 0; j < kWidth; ++j) v[j] = load(at + j * kLanes);
-                            for (int r = 0; r < kRows; ++r) {
-                              const Vector w = broadcast(weights[k * kRows + r]);
-                              for (int j = 0; j < kWidth; ++j) into[r][j] += w * v[j];
-                            }
-                          };
-  std::int64_t k = 0;
-  for (; k + kSplit <= columns; k += kSplit) {
-    column(sum, k);
-    for (int s = 1; s < kSplit; ++s) column(other[s], k + s);
-  }
-  for (; k < columns; ++k) column(sum, k);
-  for (int s = 1; s < kSplit; ++s) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int j = 0; j < kWidth; ++j) sum[r][j] += other[s][r][j];
-    }
-  }
-}
-
 // One group of kRows rows over kWidth vectors, the last of which may be a part.
 template <int kRows, int kWidth>
 void kernel(const Call& call, const Tile& tile) {
-  Vector sum[kRows][kWidth];
-  for (int r = 0; r < kRows; ++r) {
+  Sums<kRows, kWidth> sums;
+  repeat<kRows>([&](int r) MASKTOOLS_INLINE {
     if (tile.flags & kFirst) {
       const Vector bias = broadcast(tile.bias ? tile.bias[tile.rows[r]] : 0.0f);
-      for (int j = 0; j < kWidth; ++j) sum[r][j] = bias;
+      repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] = bias; });
     } else {
       const float* from = tile.partial + tile.rows[r] * tile.partial_plane;
-      for (int j = 0; j < kWidth; ++j) sum[r][j] = load(from + j * kLanes);
+      repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] = load(from + j * kLanes); });
     }
-  }
+  });
   for (std::int64_t i = 0; i < tile.ranges; ++i) {
-    const std::int64_t first = tile.tap_starts[tile.taps[2 * i]];
-    const std::int64_t last = tile.tap_starts[tile.taps[2 * i + 1]];
-    accumulate<kRows, kWidth>(sum, tile.x, tile.offsets + first, tile.weights + first * kRows,
-                              last - first, call.prefetch);
+    add_columns(sums, tile, tile.tap_starts[tile.taps[2 * i]],
+                tile.tap_starts[tile.taps[2 * i + 1]], call.prefetch);
   }
   const bool last = tile.flags & kLast;
+  if (last &&
+      (!call.bounded || tile.mask || tile.combine != Combine::kStore || call.scale != 1.0f)) {
+    float made[kRows * kWidth * kLanes];
+    sums.each([&](int r, int j)
+                  MASKTOOLS_INLINE { store(made + (r * kWidth + j) * kLanes, sums.of[r][j]); });
+    finish(call, tile, kRows, kWidth, made);
+    return;
+  }
   float* to = last ? tile.y : tile.partial;
   const std::int64_t plane = last ? tile.y_plane : tile.partial_plane;
   const std::int64_t tail = tile.lanes - (kWidth - 1) * kLanes;
-  if (last &&
-      (!call.bounded || tile.mask || tile.combine != Combine::kStore || call.scale != 1.0f)) {
-    float sums[kRows * kWidth * kLanes];
-    for (int r = 0; r < kRows; ++r) {
-      for (int j = 0; j < kWidth; ++j) store(sums + (r * kWidth + j) * kLanes, sum[r][j]);
-    }
-    finish(call, tile, kRows, kWidth, sums);
-    return;
-  }
-  for (int r = 0; r < kRows; ++r) {
-    if (last) {
-      if (tile.skip) {
-        const float* skip = tile.skip + tile.rows[r] * tile.skip_plane;
-        for (int j = 0; j < kWidth; ++j) sum[r][j] += load(skip + j * kLanes);
-      }
-      const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
-      for (int j = 0; j < kWidth; ++j) sum[r][j] = clamp(sum[r][j], low, high);
+  const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
+  repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+    if (last && tile.skip) {
+      const float* skip = tile.skip + tile.rows[r] * tile.skip_plane;
+      repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] += load(skip + j * kLanes); });
     }
     float* row = to + tile.rows[r] * plane;
-    for (int j = 0; j < kWidth - 1; ++j) store(row + j * kLanes, sum[r][j]);
-    if (tail == kLanes) {
-      store(row + (kWidth - 1) * kLanes, sum[r][kWidth - 1]);
-    } else {
-      store(row + (kWidth - 1) * kLanes, sum[r][kWidth - 1], tail);
-    }
-  }
+    repeat<kWidth>([&](int j) MASKTOOLS_INLINE {
+      const Vector v = last ? clamp(sums.of[r][j], low, high) : sums.of[r][j];
+      if (j + 1 < kWidth || tail == kLanes) {
+        store(row + j * kLanes, v);
+      } else {
+        store(row + j * kLanes, v, tail);
+      }
+    });
+  });
 }
 
 // Kernels of kRows rows, by their width less one; null where registers do not hold them.

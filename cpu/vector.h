@@ -43,7 +43,8 @@ inline IntVector load(const std::int32_t* from) {
 
 inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
-inline Vector broadcast(float value) { return Vector{} + value; }
+// Less zero, not plus zero: that keeps every value, -0 too, and so leaves nothing to compute.
+inline Vector broadcast(float value) { return value - Vector{}; }
 
 // Stores the first `lanes` lanes, 0 to kLanes, and leaves the memory behind them alone: another
 // thread may write there. Compilers make no masked store of a loop over lanes, hence intrinsics.
