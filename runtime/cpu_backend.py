@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from runtime import cpu_isa
 from runtime import steps as s
 from runtime.backend import Availability
-from runtime.cpu_configuration import Machine, choose_scheme
-from runtime.cpu_packing import Packed, Scheme, pack
-from runtime.cpu_packing import Shape as LayerShape
+from runtime.cpu_configuration import Machine
+from runtime.cpu_groups import Packed, Scheme
+from runtime.cpu_groups import Shape as LayerShape
+from runtime.cpu_packing import pack
 from runtime.cpu_steps import assemble
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import Plan
@@ -77,9 +78,8 @@ class PackedWeights:
     def __init__(self) -> None:
         self._made: dict[tuple[int, Scheme, LayerShape], tuple[s.Weight, Packed]] = {}
 
-    def __call__(self, weight: s.Weight, shape: LayerShape) -> Packed:
-        """Return the groups of a weight, by the scheme that the cost model chooses."""
-        scheme = choose_scheme(weight, shape.groups)
+    def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
+        """Return the groups of a weight."""
         key = (id(weight), scheme, shape)
         if key not in self._made:
             self._made[key] = (weight, pack(weight, scheme, shape))

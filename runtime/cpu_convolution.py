@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import steps as s
-from runtime.cpu_configuration import Cut, cut, whole
+from runtime.cpu_groups import Packed, shape_of
+from runtime.cpu_items import Cut, cut, whole
 from runtime.cpu_layout import Image, View
-from runtime.cpu_packing import Packed, shape_of
-from runtime.cpu_placement import WIDEST_HALO, window_of
+from runtime.cpu_placement import WIDEST_HALO
 from runtime.cpu_program import Assembly
-from runtime.cpu_runs import Pooling, Runs, Window, pixel_runs, plane_runs
+from runtime.cpu_runs import Pooling, Runs, Window, pixel_runs, plane_runs, window_of
 from runtime.cpu_unfold import unfolding
 from runtime.errors import PlanError
 
@@ -81,7 +81,7 @@ def _product_of_many(
         """Return planes of features, and the same seen with the view's own axes."""
         planes = assembly.placement.temporary((lanes, view.shape[-1]), at)
         seen = planes.reshaped(view.shape)
-        assert seen is not None  # noqa: S101 - lanes are contiguous
+        assert seen is not None
         return planes, seen
 
     planes, seen = flat(x)
@@ -115,7 +115,8 @@ def layer(
     else:
         runs = plane_runs(source.image, y, source.window, vector)
     groups = step.groups if isinstance(step, s.Convolution) else 1
-    packed = assembly.packed(step.weight, shape_of(step.weight, groups, window.taps))
+    shape = shape_of(step.weight, groups, window.taps)
+    packed = assembly.packed(step.weight, assembly.methods[at].scheme, shape)
     if narrow:
         made = whole(packed, runs, assembly.machine)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runtime import steps as s
+from runtime.cpu_configuration import Method
 from runtime.cpu_layout import Shape, padded_batch
 from runtime.cpu_runs import Pooling
 from runtime.plan import Plan
@@ -17,9 +18,20 @@ POOLED_PIXELS = 16
 
 
 def pooled_steps(
-    plan: Plan, shapes: Mapping[str, Shape], vector: int
+    plan: Plan, shapes: Mapping[str, Shape], vector: int, methods: Mapping[int, Method]
 ) -> dict[int, tuple[int, Pooling]]:
-    """Return, for convolutions that write into a pooled value, that step and how it pools."""
+    """Return, for convolutions that write into a pooled value, that step and how it pools.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    vector : int
+        Elements of a vector.
+    methods : mapping of int to Method
+        How each convolution is computed, by its index.
+    """
     readers: dict[str, list[int]] = {}
     made_by = {step.output: at for at, step in enumerate(plan.steps)}
     for at, step in enumerate(plan.steps):
@@ -33,7 +45,9 @@ def pooled_steps(
             continue
         conv = plan.steps[before]
         alone = len(readers[conv.output]) == 1 and conv.output not in plan.results.values()
-        if isinstance(conv, s.Convolution) and len(conv.inputs) == 1 and alone:
+        if not isinstance(conv, s.Convolution) or methods[before].winograd:
+            continue
+        if len(conv.inputs) == 1 and alone:
             found[before] = (at, pooling)
     return found
 

@@ -33,9 +33,7 @@ def load() -> Any:  # noqa: ANN401 - a compiled module
     """
     wanted = os.environ.get(VARIABLE)
     if wanted is not None and wanted not in VARIANTS:
-        raise BackendUnavailable(
-            f"{VARIABLE}={wanted!r}: there are {', '.join(VARIANTS)}"
-        )
+        raise BackendUnavailable(f"{VARIABLE}={wanted!r}: there are {', '.join(VARIANTS)}")
     features = processor_features()
     for variant, needs in VARIANTS.items():
         if wanted not in (None, variant):

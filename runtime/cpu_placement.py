@@ -7,13 +7,13 @@ concatenation along the channels are computed where the whole will lie.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 
 from runtime import steps as s
 from runtime.cpu_arena import Buffers
-from runtime.cpu_layout import Form, Image, Shape, View, as_image, contiguous, padded_batch
-from runtime.cpu_runs import Window
+from runtime.cpu_layout import Form, Image, Shape, View, as_image, padded_batch
+from runtime.cpu_runs import window_of
 from runtime.plan import Plan
 
 # A halo may widen a row by no more than this share of it: else taps are unfolded.
@@ -191,11 +191,6 @@ def _rows_waste(shape: Shape, vector: int) -> bool:
     return lanes % vector != 0 and -(-row // vector) * vector > 1.1 * row
 
 
-def window_of(step: s.Convolution) -> Window:
-    """Return the window of a convolution."""
-    return Window(step.kernel, step.strides, step.dilations, (step.pads[0], step.pads[1]))
-
-
 def _readers(plan: Plan) -> Mapping[str, list[s.Step]]:
     readers: dict[str, list[s.Step]] = defaultdict(list)
     for step in plan.steps:
@@ -218,9 +213,13 @@ def _parents(plan: Plan) -> dict[str, tuple[str, int]]:
         sizes = [int(channels[name][1] or 0) for name in step.inputs]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         first = parents.get(step.inputs[0])
-        if first and step.output not in parents and all(
-            parents.get(name) == (first[0], first[1] + start)
-            for name, start in zip(step.inputs, starts, strict=True)
+        if (
+            first
+            and step.output not in parents
+            and all(
+                parents.get(name) == (first[0], first[1] + start)
+                for name, start in zip(step.inputs, starts, strict=True)
+            )
         ):
             parents[step.output] = first
             continue

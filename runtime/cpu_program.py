@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 from runtime import steps as s
 from runtime.cpu_configuration import Machine
-from runtime.cpu_layout import Image, Shape, View, as_image
 from runtime.cpu_fusion import pooled_steps
-from runtime.cpu_packing import Packed
-from runtime.cpu_packing import Shape as LayerShape
+from runtime.cpu_groups import Packed, Scheme
+from runtime.cpu_groups import Shape as LayerShape
+from runtime.cpu_layout import Image, Shape, View, as_image
 from runtime.cpu_placement import Placement
+from runtime.cpu_problem import methods_of
 from runtime.cpu_runs import Pooling
 from runtime.plan import Plan
 
-Packer = Callable[[s.Weight, LayerShape], Packed]
+Packer = Callable[[s.Weight, Scheme, LayerShape], Packed]
 
 
 class Call(NamedTuple):
@@ -37,14 +38,15 @@ class Assembly:
         Of every value.
     machine : Machine
     packer : callable
-        Returns the groups of a weight, given its shape.
+        Returns the groups of a weight, given its scheme and shape.
     """
 
     def __init__(
         self, plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: Packer
     ) -> None:
         self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
-        self._pooled = pooled_steps(plan, shapes, machine.vector)
+        self.methods = methods_of(plan, shapes, machine)
+        self._pooled = pooled_steps(plan, shapes, machine.vector, self.methods)
         fused = {at: pool for at, (pool, _) in self._pooled.items()}
         self.taken = set(fused.values())
         self.placement = Placement(plan, shapes, machine.vector, fused)
@@ -61,7 +63,7 @@ class Assembly:
     def image(self, view: View) -> Image:
         """Return a view that is known to be planes, as such."""
         image = as_image(view)
-        assert image is not None, view  # noqa: S101
+        assert image is not None, view
         return image
 
     def in_planes(self, at: int, view: View) -> Image:
@@ -120,11 +122,16 @@ class Assembly:
         lanes = view.halo * view.lanes
         rows = self.image(view)
         after = view.offset + rows.width * rows.pixel
-        shape, strides = (rows.channels, rows.height, lanes), (rows.plane, rows.row, 1)
-        self.call("fill", at, View(view.buffer, after, shape, strides, rows.channels), 0.0)
         before = view.offset - lanes
-        shape, strides = (rows.channels, lanes), (rows.plane, 1)
-        self.call("fill", at, View(view.buffer, before, shape, strides, rows.channels), 0.0)
+        whole = replace(
+            view,
+            offset=after,
+            shape=(rows.channels, rows.height, lanes),
+            strides=(rows.plane, rows.row, 1),
+        )
+        first = replace(view, offset=before, shape=(rows.channels, lanes), strides=(rows.plane, 1))
+        self.call("fill", at, whole, 0.0)
+        self.call("fill", at, first, 0.0)
 
     def zero_batch(self, at: int, view: View) -> None:
         """Add the call that writes zeros where the batch is padded: no number may be denormal."""
@@ -132,7 +139,6 @@ class Assembly:
         if view.lanes > batch:
             shape = (view.lanes - batch, *view.shape[1:])
             self.call("fill", at, replace(view, offset=view.offset + batch, shape=shape), 0.0)
-
 
     def program(self, make: Callable[[int], Any]) -> Any:  # noqa: ANN401 - of the compiled module
         """Return the program of all calls.

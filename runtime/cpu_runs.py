@@ -8,11 +8,13 @@ left out, and the halo gives the zeros beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cpu_layout import LINE, Image, round_up
+from runtime.steps import Convolution
 
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
@@ -65,6 +67,11 @@ class Window:
         """Return the element offset of each (tap, channel), tap by tap."""
         planes = np.arange(x.channels, dtype=np.int64) * x.plane
         return (self.tap_offsets(x)[:, None] + planes).ravel()
+
+
+def window_of(step: Convolution) -> Window:
+    """Return the window of a convolution."""
+    return Window(step.kernel, step.strides, step.dilations, (step.pads[0], step.pads[1]))
 
 
 @dataclass(frozen=True)
@@ -203,9 +210,7 @@ def pixel_runs(x: Image, y: Image, window: Window, pooling: Pooling | None = Non
     if pooling:
         table[:, 5] = np.where(first, STORE, MAX if pooling.largest else ADD)
     units = np.append(np.flatnonzero(first), len(table))
-    return Runs(
-        np.ascontiguousarray(table[:, :6]), units, *sets.arrays(), np.empty(0, np.int32)
-    )
+    return Runs(np.ascontiguousarray(table[:, :6]), units, *sets.arrays(), np.empty(0, np.int32))
 
 
 def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
@@ -236,7 +241,9 @@ def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
             source -= window.pads[1] * x.pixel
             target = first * y.row
             if together:
-                made.append((source, target, (y1 - y0) * y.row, number, halo if halo else -1, STORE))
+                made.append(
+                    (source, target, (y1 - y0) * y.row, number, halo if halo else -1, STORE)
+                )
                 continue
             made.append((source, target, width, number, -1, STORE))
             if halo:
@@ -295,4 +302,4 @@ def _classes(inside: NDArray[np.bool_]) -> list[tuple[int, int, NDArray[np.bool_
     """Return ranges of neighbours whose taps are the same, with those taps."""
     changes = np.flatnonzero((inside[1:] != inside[:-1]).any(axis=1)) + 1
     edges = [0, *changes.tolist(), len(inside)]
-    return [(a, b, inside[a]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(a, b, inside[a]) for a, b in pairwise(edges)]

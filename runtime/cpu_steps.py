@@ -17,9 +17,7 @@ from runtime.cpu_program import Assembly, Packer
 from runtime.plan import Plan
 
 
-def assemble(
-    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: Packer
-) -> Assembly:
+def assemble(plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: Packer) -> Assembly:
     """Return the calls of a plan for one batch, in the order of execution.
 
     Parameters
@@ -29,7 +27,7 @@ def assemble(
         Of every value.
     machine : Machine
     packer : callable
-        Returns the groups of a weight, given its shape.
+        Returns the groups of a weight, given its scheme and shape.
     """
     made = Assembly(plan, shapes, machine, packer)
     for number, value in enumerate(plan.inputs):
@@ -64,7 +62,12 @@ def _wide(*views: View) -> list[View]:
 
 
 def _elementwise(
-    assembly: Assembly, at: int, op: str, operands: list[Any], y: View, activation: Any  # noqa: ANN401
+    assembly: Assembly,
+    at: int,
+    op: str,
+    operands: list[Any],
+    y: View,
+    activation: Any,  # noqa: ANN401
 ) -> None:
     views = [o.broadcast(y.shape) for o in operands if isinstance(o, View)]
     constants = [o for o in operands if not isinstance(o, View)]
@@ -92,8 +95,7 @@ def _activate(assembly: Assembly, at: int, step: s.Activate) -> None:
 def _scale_shift(assembly: Assembly, at: int, step: s.ScaleShift) -> None:
     x, y = _wide(assembly.view(step.inputs[0]), _written(assembly, at, step))
     scale, shift = (
-        None if a is None else np.ascontiguousarray(a, np.float32)
-        for a in (step.scale, step.shift)
+        None if a is None else np.ascontiguousarray(a, np.float32) for a in (step.scale, step.shift)
     )
     assembly.call("scale_shift", at, x, scale, shift, y, assembly.activation(step.activation))
 
@@ -170,7 +172,9 @@ def _gather(assembly: Assembly, at: int, step: s.Gather) -> None:
 
 
 def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
-    assembly.call("softmax", at, assembly.view(step.inputs[0]), _written(assembly, at, step), step.axis)
+    assembly.call(
+        "softmax", at, assembly.view(step.inputs[0]), _written(assembly, at, step), step.axis
+    )
 
 
 def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:

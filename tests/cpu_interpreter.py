@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.steps import Activation
 from runtime import reference
+from runtime.steps import Activation
 
 isa = "interpreter"
 lanes = 16
@@ -41,9 +41,7 @@ class Program:
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         assert offset >= 0
         assert last < self.elements, view
-        return np.lib.stride_tricks.as_strided(
-            self.arena[offset:], shape, [4 * s for s in strides]
-        )
+        return np.lib.stride_tricks.as_strided(self.arena[offset:], shape, [4 * s for s in strides])
 
     def copy_in(self, step, number, view):
         def operation():
@@ -129,7 +127,9 @@ class Program:
         def operation():
             height, width, pitch, batch = x_shape
             offset, planes, plane = x
-            image = self._seen((offset, (planes, height, width, batch), (plane, pitch * batch, batch, 1)))
+            image = self._seen(
+                (offset, (planes, height, width, batch), (plane, pitch * batch, batch, 1))
+            )
             count = len(origins)
             for j, (y0, x0, beyond) in enumerate(origins.tolist()):
                 for i in range(rows + beyond):
@@ -165,14 +165,18 @@ class Program:
         for panel in range(*panels):
             for number, run in enumerate(runs.tolist()):
                 for group in range(*layer["panel_starts"][panel : panel + 2]):
-                    self._group(layer, x, y, skip, activation, configuration, run, number, group, sums)
+                    self._group(
+                        layer, x, y, skip, activation, configuration, run, number, group, sums
+                    )
         assert not sums, "rows that no group ends"
 
     def _group(self, layer, x, y, skip, activation, configuration, run, number, group, sums):
         source, target, lanes_, tap_set, mask, combine = run
         rows = layer["rows"][slice(*layer["row_starts"][group : group + 2])]
         taps = layer["tap_starts"][group]
-        ranges = layer["tap_sets"].reshape(-1, 2)[slice(*layer["tap_set_starts"][tap_set : tap_set + 2])]
+        ranges = layer["tap_sets"].reshape(-1, 2)[
+            slice(*layer["tap_set_starts"][tap_set : tap_set + 2])
+        ]
         first = layer["offset_starts"][group]
         weights = layer["weights"][layer["weight_starts"][group] :][: taps[-1] * len(rows)]
         weights = weights.reshape(taps[-1], len(rows)).astype(np.float64)
@@ -180,7 +184,7 @@ class Program:
         for a, b in ranges.tolist():
             for k in range(taps[a], taps[b]):
                 at = x[0] + source + layer["offsets"][first + k]
-                assert 0 <= at
+                assert at >= 0
                 assert at + lanes_ <= self.elements
                 made += np.outer(weights[k], self.arena[at : at + lanes_])
         for i, row in enumerate(rows.tolist()):

@@ -1,0 +1,146 @@
+"""How a layer's work is cut into items that threads take: chunks of lanes, parts of the groups.
+
+The weights of a panel stay in the second level of the cache while it goes over all lanes of its
+chunk. Parts of the groups read the input again, chunks of the lanes read the weights again: of all
+ways to make items enough for the threads, the one that moves least is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.cpu_configuration import Machine
+from runtime.cpu_groups import Packed
+from runtime.cpu_runs import Runs, split
+
+Int64 = NDArray[np.int64]
+
+# Share of the second-level cache that the weights of a panel may fill.
+PANEL_SHARE = 0.5
+# Runs are cut at multiples of so many vectors: every kernel's width divides it.
+CUT = 24
+# Seconds of work below which an item is not worth handing out.
+LEAST_ITEM = 10e-6
+# Items for each thread, so that all end at about the same time.
+ITEMS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """How a layer's work is cut into items; see cpu/layer.h.
+
+    Parameters
+    ----------
+    runs : Runs
+        Cut to the length of the chunks.
+    chunk_starts, panel_starts, part_starts : ndarray of int64
+    parts_first : bool
+    tile_vectors, prefetch : int
+    """
+
+    runs: Runs
+    chunk_starts: Int64
+    panel_starts: Int64
+    part_starts: Int64
+    parts_first: bool = False
+    tile_vectors: int = 0
+    prefetch: int = 8
+
+    @property
+    def items(self) -> int:
+        """Pieces of work."""
+        return (len(self.chunk_starts) - 1) * (len(self.part_starts) - 1)
+
+
+def cut(packed: Packed, runs: Runs, machine: Machine, channels: int) -> Cut:
+    """Return how to cut a layer's work.
+
+    Parameters
+    ----------
+    packed : Packed
+    runs : Runs
+    machine : Machine
+    channels : int
+        Of the input.
+
+    Notes
+    -----
+    The weights of a panel stay in the second level of the cache while it goes over all lanes of
+    its chunk. Parts of the groups read the input again, chunks of the lanes read the weights
+    again: of all ways to make items enough for the threads, the one that moves least is taken.
+    """
+    work = packed.heights * packed.widths
+    panels = _panels(packed, int(PANEL_SHARE * machine.level2))
+    lanes = int(runs.lanes.sum())
+    seconds = float(work.sum()) * lanes / machine.rate
+    wanted = int(min(machine.threads * ITEMS, max(seconds / LEAST_ITEM, 1)))
+    if machine.threads == 1:
+        wanted = 1
+    most_chunks = max(1, lanes // (machine.vector * 4))
+    best, least = (1, 1), float("inf")
+    bytes_in, bytes_weights = 4 * lanes * channels, packed.weights.nbytes + packed.columns.nbytes
+    for parts in sorted({1, 2, 4, 8, 16, machine.threads, 2 * machine.threads, wanted}):
+        if parts > min(len(packed.part_ends), wanted):
+            continue
+        chunks = min(-(-wanted // parts), most_chunks)
+        moved = parts * bytes_in + chunks * bytes_weights
+        short = max(wanted / (parts * chunks), 1.0)
+        if moved * short < least:
+            best, least = (chunks, parts), moved * short
+    chunks, parts = best
+    ends = _even(work, packed.part_ends, parts)
+    panel_starts = np.unique(np.concatenate([[0], panels, ends]))
+    part_starts = np.searchsorted(panel_starts, np.concatenate([[0], ends]))
+    pieces = split(runs, _length(runs, lanes, chunks, machine.vector))
+    weight = pieces.lanes * np.maximum(pieces.taps[pieces.table[:, 3]], 1)
+    return Cut(
+        pieces,
+        np.concatenate([[0], _even(weight, pieces.units[1:], chunks)]),
+        panel_starts,
+        part_starts.astype(np.int64),
+        parts_first=bytes_in > bytes_weights,
+    )
+
+
+def whole(packed: Packed, runs: Runs, machine: Machine) -> Cut:
+    """Return how to cut a layer of few lanes: its groups among the threads, no lanes."""
+    work = packed.heights * packed.widths
+    seconds = float(work.sum()) * int(runs.lanes.sum()) / machine.rate
+    wanted = int(min(machine.threads * ITEMS, max(seconds / LEAST_ITEM, 1)))
+    ends = _even(work, packed.part_ends, wanted if machine.threads > 1 else 1)
+    starts = np.concatenate([[0], ends])
+    return Cut(runs, np.array([0, len(runs.table)]), starts, np.arange(len(starts)))
+
+
+def _length(runs: Runs, lanes: int, chunks: int, vector: int) -> int:
+    """Return the longest run: short enough that chunks come out even."""
+    unit = CUT * vector
+    return max(lanes // (chunks * 4) // unit, 1) * unit if chunks > 1 else max(lanes, unit)
+
+
+def _panels(packed: Packed, most: int) -> Int64:
+    """Return where panels end whose weights take about `most` bytes, and where they have to."""
+    sizes = packed.heights * packed.widths * 4 + packed.widths * 4
+    end = np.cumsum(sizes)
+    number = (end - sizes) // most
+    cuts = np.flatnonzero(np.diff(number)) + 1
+    return np.unique(np.concatenate([cuts, packed.panel_ends]))
+
+
+def _even(work: Int64, allowed: Int64, parts: int) -> Int64:
+    """Return ends of at most `parts` pieces of about equal work, all of them among `allowed`.
+
+    Examples
+    --------
+    >>> _even(np.array([4, 1, 1, 2, 4]), np.array([1, 2, 3, 4, 5]), 3).tolist()
+    [1, 4, 5]
+    """
+    done = np.cumsum(work)[allowed - 1]
+    wanted = np.arange(1, parts) * (done[-1] / parts)
+    after = np.searchsorted(done, wanted)
+    before = np.maximum(after - 1, 0)
+    nearer = np.where(wanted - done[before] < done[after] - wanted, before, after)
+    return np.unique(np.concatenate([allowed[nearer], allowed[-1:]])).astype(np.int64)

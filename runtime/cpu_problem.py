@@ -1,0 +1,44 @@
+"""What each layer of a plan is to the cost model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from runtime import steps as s
+from runtime.cpu_configuration import Machine, Method, Problem, choose_methods
+from runtime.cpu_groups import shape_of
+from runtime.cpu_layout import Shape, padded_batch
+from runtime.cpu_runs import window_of
+from runtime.plan import Plan
+
+
+def methods_of(plan: Plan, shapes: Mapping[str, Shape], machine: Machine) -> dict[int, Method]:
+    """Return how each step with weights is computed, by its index.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    machine : Machine
+    """
+    found = [(at, step) for at, step in enumerate(plan.steps) if isinstance(step, s.Weighted)]
+    layers = [(step.weight, _problem(step, shapes, machine.vector)) for _, step in found]
+    methods = choose_methods(layers, machine)
+    return {at: method for (at, _), method in zip(found, methods, strict=True)}
+
+
+def _problem(step: s.Weighted, shapes: Mapping[str, Shape], vector: int) -> Problem:
+    x, y = shapes[step.inputs[0]], shapes[step.output]
+    if not isinstance(step, s.Convolution):
+        return Problem(shape_of(step.weight), (1, 1), 1, 1, prod(y[:-1]))
+    window = window_of(step)
+    (height, width), (rows, columns) = ((1, *shape[2:])[-2:] for shape in (x, y))
+    lanes = padded_batch(y[0], vector)
+    inside = float(window.inside(0, height, rows).mean())
+    if lanes % vector == 0:
+        inside *= float(window.inside(1, width, columns).mean())
+    plain = window.strides == window.dilations == (1, 1)
+    shape = shape_of(step.weight, step.groups)
+    return Problem(shape, step.kernel, rows, columns, lanes, inside, plain)
