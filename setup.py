@@ -1,28 +1,97 @@
-"""Build the native extensions; everything else about the package stands in pyproject.toml."""
+"""Build the native extensions; everything else about the package stands in pyproject.toml.
 
+MASKTOOLS_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers, for tests.
+"""
+
+import os
+import platform
 import sys
+from copy import copy
+from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
-# Products must not be contracted into sums: the search gives the same groups on every machine.
-FLAGS = (
-    ["/O2", "/fp:precise"]
-    if sys.platform == "win32"
-    else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-)
+WINDOWS = sys.platform == "win32"
+SANITIZE = bool(os.environ.get("MASKTOOLS_SANITIZE"))
+OPTIMIZE = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if SANITIZE else []
+# Nothing that the kernels do depends on errno or on floating-point exceptions.
+FLOAT = ["-fno-math-errno", "-fno-trapping-math"]
 
-setup(
-    ext_modules=[
-        Pybind11Extension(
-            "masktools._search",
-            ["masktools/_search.cpp"],
-            depends=["masktools/_groups.h"],
+# The CPU backend is one source, compiled once for each of these.
+VARIANTS = {"portable": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    VARIANTS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    VARIANTS["avx512"] = [
+        *VARIANTS["avx2"],
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
+    ]
+
+
+class BuildNative(build_ext):
+    """Builds extensions side by side, and says what the toolkit lacks without one."""
+
+    def finalize_options(self):
+        """Use all processors, unless the caller says how many."""
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def build_extension(self, ext):
+        """Build an extension; where that fails, tell what it is for."""
+        # A folder of its own for its objects: variants have sources in common.
+        own = copy(self)
+        own.build_temp = str(Path(self.build_temp, ext.name))
+        try:
+            super(BuildNative, own).build_extension(ext)
+        except Exception:
+            sys.stderr.write(
+                f"\n*** {ext.name} was not built: it needs a C++17 compiler "
+                f"(GCC 10 or newer, or Clang 12 or newer).\n*** {ext.purpose}\n\n"
+            )
+            raise
+
+
+class Native(Pybind11Extension):
+    """An extension that may be missing: the rest of the toolkit works without it, and says so."""
+
+    def __init__(self, name, sources, depends, flags, macros, purpose):
+        super().__init__(
+            name,
+            sources,
+            depends=depends,
             cxx_std=17,
-            extra_compile_args=FLAGS,
-            # A missing compiler must not keep anyone from the rest of the toolkit:
-            # masktools.search says what is lost and how to get it.
+            extra_compile_args=flags + (SANITIZERS if not WINDOWS else []),
+            extra_link_args=SANITIZERS,
+            define_macros=macros,
             optional=True,
         )
-    ]
-)
+        self.purpose = purpose
+
+
+def search():
+    """Return the search over row groups."""
+    # Products must not be contracted into sums: the search gives the same groups on every machine.
+    flags = ["/O2", "/fp:precise"] if WINDOWS else [*OPTIMIZE, "-ffp-contract=off", *FLOAT]
+    purpose = "Without it row groups are refined by assignment alone."
+    sources, depends = ["masktools/_search.cpp"], ["masktools/_groups.h"]
+    return Native("masktools._search", sources, depends, flags, [], purpose)
+
+
+def cpu(variant, instructions):
+    """Return one variant of the CPU backend."""
+    name = f"_cpu_{variant}"
+    # Hidden symbols, so that no variant takes code of another: they have the same names.
+    flags = [*OPTIMIZE, *FLOAT, *instructions, "-ffp-contract=fast", "-fvisibility=hidden"]
+    flags += ["-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
+    macros = [("MASKTOOLS_MODULE", name), ("MASKTOOLS_ISA", variant)]
+    purpose = f"Without it networks do not run on the {variant} variant of the CPU backend."
+    sources, depends = sorted(map(str, Path("cpu").glob("*.cpp"))), sorted(map(str, Path("cpu").glob("*.h")))
+    return Native(f"runtime.{name}", sources, depends, flags, macros, purpose)
+
+
+# The kernels are written in the vector extensions of GCC and Clang, which MSVC lacks.
+CPU = [] if WINDOWS else [cpu(variant, flags) for variant, flags in VARIANTS.items()]
+
+setup(ext_modules=[*CPU, search()], cmdclass={"build_ext": BuildNative})
