@@ -55,7 +55,7 @@ void check_planes(const Planes& planes, std::int64_t arena_elements, const char*
 }
 
 // Checks each group's rows, columns and weights; returns the offsets that each tap reads.
-std::vector<Range> check_groups(const Layer& layer) {
+std::vector<Range> check_groups(const Layer& layer, const WeightStorage& storage) {
   const std::int64_t groups = layer.flags.size;
   require(groups >= 1, "there are no groups");
   require(layer.row_starts.size == groups + 1 && layer.offset_starts.size == groups &&
@@ -71,10 +71,10 @@ std::vector<Range> check_groups(const Layer& layer) {
             "tap_starts do not ascend from 0");
     const std::int64_t columns = starts[taps], first = layer.offset_starts[g];
     const std::int64_t rows = layer.row_starts[g + 1] - layer.row_starts[g];
-    require(within(rows, 1, kMaxRows), "a group has no rows, or more than a kernel takes");
+    require(within(rows, 1, storage.max_rows), "a group has no rows, or more than a kernel takes");
     require(within(first, 0, layer.offsets.size - kOffsetPadding - columns),
             "offsets end before a group's list and its padding");
-    require(within(layer.weight_starts[g], 0, layer.weights.size - columns * rows),
+    require(within(layer.weight_starts[g], 0, layer.weights.size - storage.size(rows, columns)),
             "weights end before a group's");
     // Neighbours often share their list.
     if (g > 0 && first == layer.offset_starts[g - 1] &&
@@ -201,7 +201,7 @@ void check_chunks(const Layer& layer) {
 
 }  // namespace
 
-void check(const Layer& layer) {
+void check(const Layer& layer, const WeightStorage& storage) {
   require(within(layer.arena_elements, 0, kLargest), "the arena's size is out of range");
   check_planes(layer.x, layer.arena_elements, "the planes of x are out of range");
   check_planes(layer.y, layer.arena_elements, "the planes of the output are out of range");
@@ -216,7 +216,7 @@ void check(const Layer& layer) {
   check_starts(layer.panel_starts, layer.flags.size, "panel_starts are not starts of groups");
   check_starts(layer.part_starts, layer.panel_starts.size - 1,
                "part_starts are not starts of panels");
-  const std::vector<Range> reads = check_groups(layer);
+  const std::vector<Range> reads = check_groups(layer, storage);
   check_rows(layer);
   check_runs(layer, check_tap_sets(layer, reads));
   check_chunks(layer);

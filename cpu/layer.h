@@ -123,8 +123,19 @@ struct Layer {
 // Rows that a group may hold.
 constexpr std::int64_t kMaxRows = 8;
 
+// How weights are stored: the rows that a group may hold, and the entries of `Layer::weights` that
+// a group of so many rows and columns takes.
+struct WeightStorage {
+  std::int64_t max_rows;
+  std::int64_t (*size)(std::int64_t rows, std::int64_t columns);
+};
+
+// [K][R] a group.
+constexpr WeightStorage kPlainWeights = {
+    kMaxRows, [](std::int64_t rows, std::int64_t columns) { return rows * columns; }};
+
 // Throws std::invalid_argument, naming what is wrong, if any array is inconsistent or executing the
 // layer would read or write outside the arena, or write a lane from two items.
-void check(const Layer& layer);
+void check(const Layer& layer, const WeightStorage& storage = kPlainWeights);
 
 }  // namespace masktools
