@@ -63,6 +63,7 @@ Array<T> to_array(const py::handle& object, const char* name, Kept* kept) {
 }
 
 template Array<float> to_array(const py::handle&, const char*, Kept*);
+template Array<std::uint16_t> to_array(const py::handle&, const char*, Kept*);
 template Array<std::int32_t> to_array(const py::handle&, const char*, Kept*);
 template Array<std::int64_t> to_array(const py::handle&, const char*, Kept*);
 

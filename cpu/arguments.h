@@ -36,6 +36,7 @@ template <class T>
 Array<T> to_array(const pybind11::handle& object, const char* name, Kept* kept);
 
 extern template Array<float> to_array(const pybind11::handle&, const char*, Kept*);
+extern template Array<std::uint16_t> to_array(const pybind11::handle&, const char*, Kept*);
 extern template Array<std::int32_t> to_array(const pybind11::handle&, const char*, Kept*);
 extern template Array<std::int64_t> to_array(const pybind11::handle&, const char*, Kept*);
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "bfloat16.h"
 
@@ -56,5 +57,14 @@ struct ProductKernel {
 // Each returns null where this build, processor or operating system lacks the instructions.
 const ProductKernel* amx_kernel();
 const ProductKernel* avx512_bf16_kernel();
+
+// The kernels that can run here, the fastest first.
+inline std::vector<const ProductKernel*> product_kernels() {
+  std::vector<const ProductKernel*> kernels;
+  for (const ProductKernel* kernel : {amx_kernel(), avx512_bf16_kernel()}) {
+    if (kernel) kernels.push_back(kernel);
+  }
+  return kernels;
+}
 
 }  // namespace masktools

@@ -11,6 +11,8 @@
 
 #include "arguments.h"
 #include "bfloat16.h"
+#include "bfloat16_convolution.h"
+#include "bfloat16_product.h"
 #include "convolution.h"
 #include "elementwise.h"
 #include "machine.h"
@@ -55,6 +57,12 @@ class PythonProgram {
   // Adds an operation on an arena of floats.
   void add_float(std::int64_t step, std::unique_ptr<const Operation> operation) {
     if (bfloat16_) throw py::value_error("this operation needs an arena of float32");
+    program_.add(step, std::move(operation));
+  }
+
+  // Adds an operation on an arena of Bfloat16.
+  void add_bfloat16(std::int64_t step, std::unique_ptr<const Operation> operation) {
+    if (!bfloat16_) throw py::value_error("this operation needs an arena of bfloat16");
     program_.add(step, std::move(operation));
   }
 
@@ -169,6 +177,33 @@ void add_layer(PythonProgram& p, std::int64_t step, const py::dict& arrays, cons
                const ActivationTuple& activation, const py::dict& configuration) {
   p.add_float(step, std::make_unique<KernelOperation<Kernel>>(
                         layer_of(p, arrays, x, y, skip, activation, configuration)));
+}
+
+#ifdef __AVX512BW__
+
+// As a layer, with `tiles` (numbers of bfloat16 as uint16) instead of `weights`, which are empty.
+void add_bfloat16_layer(PythonProgram& p, std::int64_t step, const py::dict& arrays,
+                        const PlanesTuple& x, const PlanesTuple& y,
+                        const std::optional<PlanesTuple>& skip, const ActivationTuple& activation,
+                        const py::dict& configuration) {
+  const Layer layer = layer_of(p, arrays, x, y, skip, activation, configuration);
+  const Array<std::uint16_t> bits = to_array<std::uint16_t>(arrays["tiles"], "tiles", p.kept());
+  const Array<Bfloat16> tiles = {reinterpret_cast<const Bfloat16*>(bits.data), bits.size};
+  const std::string name = entry<std::string>(configuration, "kernel", "");
+  for (const ProductKernel* kernel : product_kernels()) {
+    if (kernel->name != name) continue;
+    p.add_bfloat16(step, std::make_unique<Bfloat16Convolution>(layer, tiles, *kernel));
+    return;
+  }
+  throw py::value_error("there is no kernel '" + name + "' for bfloat16 here");
+}
+
+#endif
+
+std::vector<std::string> bfloat16_kernels() {
+  std::vector<std::string> names;
+  for (const ProductKernel* kernel : product_kernels()) names.push_back(kernel->name);
+  return names;
 }
 
 // Unfold has no scratch, and works on any element.
@@ -308,6 +343,9 @@ void bind(py::module_& module) {
       .def("copy_out", &PythonProgram::copy_out)
       .def("convolution", &add_layer<Convolution>)
       .def("narrow", &add_layer<Narrow>)
+#ifdef __AVX512BW__
+      .def("convolution_bfloat16", &add_bfloat16_layer)
+#endif
       .def("unfold", &add_unfold)
       .def("elementwise", &elementwise)
       .def("scale_shift", &scale_shift)
@@ -342,6 +380,8 @@ void bind(py::module_& module) {
   module.attr("isa") = TEXT(MASKTOOLS_ISA);
   module.attr("lanes") = kLanes;
   module.def("features", &processor_features, "Return what the processor has, by name.");
+  module.def("bfloat16_kernels", &bfloat16_kernels,
+             "Return the kernels for products of bfloat16 that can run here, the fastest first.");
   module.def("fma_peak", &multiply_adds_per_second, "seconds"_a,
              py::call_guard<py::gil_scoped_release>(),
              "Return the multiply-adds a second of this thread, on registers alone.");
