@@ -13,6 +13,7 @@
 namespace masktools {
 namespace {
 
+constexpr std::int64_t kGap = 16;
 constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // two of them multiply within 64 bits
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -20,6 +21,10 @@ constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // two of them multipl
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Elements from one position of a matrix to the next. Without the gap, the 36 entries that a
+// transform writes or reads would often fall into one set of the cache.
+std::int64_t position_stride(std::int64_t rows, std::int64_t lanes) { return rows * lanes + kGap; }
 
 // Whether `planes` planes of `rows` rows lie in an arena.
 bool fits(const Planes& value, std::int64_t rows, std::int64_t pitch, std::int64_t batch,
@@ -57,16 +62,27 @@ Winograd::Winograd(const WinogradLayer& layer) : layer_(layer) {
   const std::int64_t weights = ceil_div(rows, kWinogradRows) * kPositions * kWinogradRows;
   if (layer.weights.size != weights * layer.x.planes) refuse("weights of another size");
   if (layer.bias.size != 0 && layer.bias.size != rows) refuse("bias of another size");
-  if (layer.vectors < 1 || layer.vectors > 2) refuse("a block has 1 or 2 vectors of lanes");
+  if (layer.vectors != 1 && (layer.vectors < 1 || layer.vectors > 8 || layer.vectors % 2 != 0)) {
+    refuse("a block has 1, 2, 4, 6 or 8 vectors of lanes");
+  }
+  if (layer.row_blocks < 1 || layer.row_blocks > kLargest) refuse("impossible row_blocks");
   if (layer.parts < 1 || layer.parts > ceil_div(rows, kWinogradRows)) refuse("impossible parts");
   collect_segments();
 }
 
 std::int64_t Winograd::block_lanes() const { return layer_.vectors * kLanes; }
 
+std::int64_t Winograd::rows_at_once() const {
+  const std::int64_t blocks = ceil_div(layer_.y.planes, kWinogradRows);
+  return std::min(layer_.row_blocks, blocks) * kWinogradRows;
+}
+
 std::int64_t Winograd::scratch_elements() const {
-  // Transformed columns; products of 16 rows; a tile's inputs or outputs; a line of outputs.
-  return block_lanes() * (kPositions * (layer_.x.planes + kWinogradRows + 1) + kTileOut);
+  // Transformed columns; products; a tile's inputs or outputs; a line of outputs.
+  const std::int64_t lanes = block_lanes();
+  return kPositions * (position_stride(layer_.x.planes, lanes) +
+                       position_stride(rows_at_once(), lanes) + lanes) +
+         kTileOut * lanes;
 }
 
 // Cuts the lanes, which run over samples first, then over the tiles of a row, then over rows.
@@ -192,34 +208,57 @@ void Winograd::finish(const float* sums, std::int64_t lanes, std::int64_t row, s
 
 void Winograd::execute(std::int64_t item, float* arena, float* scratch) const {
   const std::int64_t block = item / layer_.parts, part = item % layer_.parts;
-  const std::int64_t channels = layer_.x.planes, rows = layer_.y.planes, lanes = block_lanes();
-  float* columns = scratch;                                     // [position][channel][lane]
-  float* products = columns + kPositions * channels * lanes;    // [position][row][lane]
-  float* tile = products + kPositions * kWinogradRows * lanes;  // [position][lane]
+  const std::int64_t lanes = block_lanes(), row_blocks = ceil_div(layer_.y.planes, kWinogradRows);
+  float* columns = scratch;  // [position][channel][lane]
+  float* products =
+      columns + kPositions * position_stride(layer_.x.planes, lanes);  // [position][row][lane]
+  float* tile = products + kPositions * position_stride(rows_at_once(), lanes);  // [position][lane]
   float* line = tile + kPositions * lanes;
+  transform_columns(block, arena, columns, tile);
+  const std::int64_t last = (part + 1) * row_blocks / layer_.parts;
+  for (std::int64_t first = part * row_blocks / layer_.parts; first < last;
+       first += layer_.row_blocks) {
+    const std::int64_t count = std::min(layer_.row_blocks, last - first);
+    multiply_columns(first, count, columns, products);
+    const std::int64_t first_row = first * kWinogradRows;
+    const std::int64_t rows = std::min(count * kWinogradRows, layer_.y.planes - first_row);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
+        transform_output(products + row * lanes + lane,
+                         position_stride(count * kWinogradRows, lanes), tile + lane, lanes);
+      }
+      scatter(block, first_row + row, tile, arena, line);
+    }
+  }
+}
+
+// Transforms the inputs of a block: columns[position][channel][lane].
+void Winograd::transform_columns(std::int64_t block, const float* arena, float* columns,
+                                 float* tile) const {
+  const std::int64_t lanes = block_lanes(), channels = layer_.x.planes;
   const float* in[kPositions];
   std::fill(tile, tile + kPositions * lanes, 0.0f);
   for (std::int64_t c = 0; c < channels; ++c) {
     gather(block, arena + layer_.x.offset + c * layer_.x.plane, tile, in);
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
-      transform_input(in, lane, columns + c * lanes + lane, channels * lanes);
+      for (const float* next : in) __builtin_prefetch(next + lane + layer_.x.plane);
+      transform_input(in, lane, columns + c * lanes + lane, position_stride(channels, lanes));
     }
   }
-  const std::int64_t row_blocks = ceil_div(rows, kWinogradRows);
-  for (std::int64_t b = part * row_blocks / layer_.parts;
-       b < (part + 1) * row_blocks / layer_.parts; ++b) {
-    for (int p = 0; p < kPositions; ++p) {
-      const float* weights = layer_.weights.data + (b * kPositions + p) * channels * kWinogradRows;
-      multiply_rows(layer_.vectors, weights, columns + p * channels * lanes, channels,
-                    products + p * kWinogradRows * lanes);
-    }
-    const std::int64_t first = b * kWinogradRows;
-    for (std::int64_t row = first; row < std::min(first + kWinogradRows, rows); ++row) {
-      for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
-        transform_output(products + (row - first) * lanes + lane, kWinogradRows * lanes,
-                         tile + lane, lanes);
-      }
-      scatter(block, row, tile, arena, line);
+}
+
+// Multiplies `count` blocks of rows, from block `first` on, with all columns, one position after
+// the other, whose columns then stay in cache: products[position][row][lane].
+void Winograd::multiply_columns(std::int64_t first, std::int64_t count, const float* columns,
+                                float* products) const {
+  const std::int64_t lanes = block_lanes(), channels = layer_.x.planes;
+  for (int p = 0; p < kPositions; ++p) {
+    const float* x = columns + p * position_stride(channels, lanes);
+    float* out = products + p * position_stride(count * kWinogradRows, lanes);
+    for (std::int64_t b = 0; b < count; ++b) {
+      const float* weights =
+          layer_.weights.data + ((first + b) * kPositions + p) * channels * kWinogradRows;
+      multiply_rows(weights, x, channels, out + b * kWinogradRows * lanes, lanes);
     }
   }
 }

@@ -30,7 +30,9 @@ struct WinogradLayer {
   Array<float> bias;  // [y.planes], or empty for zeros
   Activation activation;
 
-  std::int64_t vectors = 2;         // lanes of a block, in vectors: 1 or 2
+  std::int64_t vectors = 2;         // lanes of a block, in vectors: 1 or even, up to 8
+  std::int64_t row_blocks = 4;      // blocks of rows whose products are kept before they are
+                                    // transformed back
   std::int64_t parts = 1;           // the rows of a block are shared by so many items
   std::int64_t arena_elements = 0;  // without the slack at both ends
 };
@@ -60,7 +62,11 @@ class Winograd {
   };
 
   std::int64_t block_lanes() const;
+  std::int64_t rows_at_once() const;
   void collect_segments();
+  void transform_columns(std::int64_t block, const float* arena, float* columns, float* tile) const;
+  void multiply_columns(std::int64_t first, std::int64_t count, const float* columns,
+                        float* products) const;
   void gather(std::int64_t block, const float* image, float* tile,
               const float* (&in)[kPositions]) const;
   void scatter(std::int64_t block, std::int64_t row, const float* tile, float* arena,

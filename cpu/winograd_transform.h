@@ -74,40 +74,46 @@ inline void transform_output(const float* m, std::int64_t stride, float* y, std:
   }
 }
 
-// out[r][lane] = sum over c of weights[c * stride + r] * x[c][lane], for kRows rows and kVectors
-// vectors of lanes, both matrices without gaps between their rows of lanes.
+// out[r][lane] = sum over c of weights[c * kWinogradRows + r] * x[c][lane], for kRows rows and
+// kVectors vectors of lanes; x and out have `lanes` lanes in a row.
 template <int kRows, int kVectors>
-void multiply(const float* weights, std::int64_t stride, const float* x, std::int64_t columns,
-              float* out) {
+void multiply(const float* weights, const float* x, std::int64_t columns, float* out,
+              std::int64_t lanes) {
+  constexpr std::int64_t kAhead = 16;  // columns
   Vector sum[kRows][kVectors] = {};
   for (std::int64_t c = 0; c < columns; ++c) {
-    __builtin_prefetch(weights + 16 * stride);
+    __builtin_prefetch(weights + kAhead * kWinogradRows);
     Vector v[kVectors];
-    for (int i = 0; i < kVectors; ++i) v[i] = load(x + i * kLanes);
+    for (int i = 0; i < kVectors; ++i) {
+      __builtin_prefetch(x + kAhead * lanes + i * kLanes);
+      v[i] = load(x + i * kLanes);
+    }
     for (int r = 0; r < kRows; ++r) {
       for (int i = 0; i < kVectors; ++i) sum[r][i] += weights[r] * v[i];
     }
-    weights += stride;
-    x += kVectors * kLanes;
+    weights += kWinogradRows;
+    x += lanes;
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int i = 0; i < kVectors; ++i) store(out + (r * kVectors + i) * kLanes, sum[r][i]);
+    for (int i = 0; i < kVectors; ++i) store(out + r * lanes + i * kLanes, sum[r][i]);
   }
 }
 
-// The same for kWinogradRows rows: as many at a time as the registers hold, 32 or 16 of them.
-inline void multiply_rows(std::int64_t vectors, const float* weights, const float* x,
-                          std::int64_t columns, float* out) {
-  const auto in_steps = [&](auto kernel, std::int64_t rows) {
-    for (std::int64_t r = 0; r < kWinogradRows; r += rows) {
-      kernel(weights + r, kWinogradRows, x, columns, out + r * vectors * kLanes);
+// The same for kWinogradRows rows and all lanes: as many at a time as the registers hold sums of.
+inline void multiply_rows(const float* weights, const float* x, std::int64_t columns, float* out,
+                          std::int64_t lanes) {
+  constexpr bool kMany = kRegisters == 32;
+  constexpr int kWide = kMany ? 8 : 4, kSingle = kMany ? 16 : 8;
+  if (lanes == kLanes) {
+    for (std::int64_t r = 0; r < kWinogradRows; r += kSingle) {
+      multiply<kSingle, 1>(weights + r, x, columns, out + r * lanes, lanes);
     }
-  };
-  constexpr bool kManyRegisters = kLanes == 16;
-  if (vectors == 1) {
-    in_steps(multiply < kManyRegisters ? 16 : 8, 1 >, kManyRegisters ? 16 : 8);
-  } else {
-    in_steps(multiply < kManyRegisters ? 8 : 4, 2 >, kManyRegisters ? 8 : 4);
+    return;
+  }
+  for (std::int64_t lane = 0; lane < lanes; lane += 2 * kLanes) {
+    for (std::int64_t r = 0; r < kWinogradRows; r += kWide) {
+      multiply<kWide, 2>(weights + r, x + lane, columns, out + r * lanes + lane, lanes);
+    }
   }
 }
 
