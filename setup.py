@@ -3,6 +3,8 @@
 MASKTOOLS_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers, for tests.
 """
 
+from __future__ import annotations
+
 import os
 import platform
 import sys
@@ -33,12 +35,12 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 class BuildNative(build_ext):
     """Builds extensions side by side, and says what the toolkit lacks without one."""
 
-    def finalize_options(self):
+    def finalize_options(self) -> None:
         """Use all processors, unless the caller says how many."""
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
 
-    def build_extension(self, ext):
+    def build_extension(self, ext: Native) -> None:
         """Build an extension; where that fails, tell what it is for."""
         # A folder of its own for its objects: variants have sources in common.
         own = copy(self)
@@ -56,7 +58,15 @@ class BuildNative(build_ext):
 class Native(Pybind11Extension):
     """An extension that may be missing: the rest of the toolkit works without it, and says so."""
 
-    def __init__(self, name, sources, depends, flags, macros, purpose):
+    def __init__(
+        self,
+        name: str,
+        sources: list[str],
+        depends: list[str],
+        flags: list[str],
+        macros: list[tuple[str, str | None]],
+        purpose: str,
+    ) -> None:
         super().__init__(
             name,
             sources,
@@ -70,7 +80,7 @@ class Native(Pybind11Extension):
         self.purpose = purpose
 
 
-def search():
+def search() -> Native:
     """Return the search over row groups."""
     # Products must not be contracted into sums: the search gives the same groups on every machine.
     flags = ["/O2", "/fp:precise"] if WINDOWS else [*OPTIMIZE, "-ffp-contract=off", *FLOAT]
@@ -79,7 +89,7 @@ def search():
     return Native("masktools._search", sources, depends, flags, [], purpose)
 
 
-def cpu(variant, instructions):
+def cpu(variant: str, instructions: list[str]) -> Native:
     """Return one variant of the CPU backend."""
     name = f"_cpu_{variant}"
     # Hidden symbols, so that no variant takes code of another: they have the same names.
@@ -87,7 +97,10 @@ def cpu(variant, instructions):
     flags += ["-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
     macros = [("MASKTOOLS_MODULE", name), ("MASKTOOLS_ISA", variant)]
     purpose = f"Without it networks do not run on the {variant} variant of the CPU backend."
-    sources, depends = sorted(map(str, Path("cpu").glob("*.cpp"))), sorted(map(str, Path("cpu").glob("*.h")))
+    sources, depends = (
+        sorted(map(str, Path("cpu").glob("*.cpp"))),
+        sorted(map(str, Path("cpu").glob("*.h"))),
+    )
     return Native(f"runtime.{name}", sources, depends, flags, macros, purpose)
 
 
