@@ -41,6 +41,7 @@ def run(
     target: Annotated[Path, typer.Argument(metavar="OUT.npy", help="Where the output goes.")],
     backend: Backend = "auto",
     dtype: Dtype = "float32",
+    threads: Threads = None,
 ) -> None:
     """Run a network of one input and one output on an array."""
     import runtime
@@ -48,7 +49,7 @@ def run(
     from runtime.errors import InputError
 
     check_target(target, [checkpoint, source])
-    model = runtime.load(checkpoint, backend, dtype)
+    model = runtime.load(checkpoint, backend, dtype, threads)
     if len(model.inputs) > 1 or len(model.outputs) > 1:
         raise InputError(
             f"{checkpoint}: run takes networks of one input and one output, this has "
@@ -81,7 +82,9 @@ def bench(
     p10, median, p90 = (float(np.percentile(seconds, q)) * 1e3 for q in (10, 50, 90))
     figures = {
         "backend": model.backend.name,
+        "on": model.backend.available().detail,
         "dtype": dtype,
+        "threads": threads,
         "batch": batch,
         "repeat": repeat,
         "median_ms": median,
@@ -99,17 +102,22 @@ def profile(
     checkpoint: Checkpoint,
     batch: Batch,
     backend: Backend = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Time every step on random input."""
     import runtime
 
-    model = runtime.load(checkpoint, backend)
+    model = runtime.load(checkpoint, backend, dtype, threads)
     rows = model.profile(_random_inputs(model, batch, None))
     if as_json:
         _print_json(
             {
                 "backend": model.backend.name,
+                "on": model.backend.available().detail,
+                "dtype": dtype,
+                "threads": threads,
                 "batch": batch,
                 "peak_bytes": model.plan.peak_bytes(batch),
                 "steps": [asdict(row) for row in rows],

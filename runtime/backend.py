@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
@@ -49,9 +51,17 @@ class Executable(Protocol):
 
 
 class Backend(Protocol):
-    """A way to run plans on one kind of machine."""
+    """A way to run plans on one kind of machine.
+
+    Attributes
+    ----------
+    name : str
+    tuned : bool
+        Time what there is to choose among, once for each machine and shape, and remember it.
+    """
 
     name: str
+    tuned: bool
 
     def available(self) -> Availability:
         """Return whether it can run here; never raises."""
@@ -64,7 +74,8 @@ class Backend(Protocol):
         Raises
         ------
         PlanError
-            If it does not offer the dtype, cannot use that many threads, or lacks a step.
+            If it does not offer the dtype, cannot use that many threads, lacks a step, or has
+            nothing to tune but should.
         """
 
     def upload(self, array: Any) -> DeviceArray:  # noqa: ANN401
@@ -78,8 +89,11 @@ class Backend(Protocol):
 
 
 # Best first: what `auto` tries. A name stands for the class that is loaded when it is asked for.
-BACKENDS: dict[str, str] = {"reference": "runtime.reference:ReferenceBackend"}
-PLANNED = ("cpu", "cuda")
+BACKENDS: dict[str, str] = {
+    "cpu": "runtime.cpu_backend:CpuBackend",
+    "reference": "runtime.reference:ReferenceBackend",
+}
+PLANNED = ("cuda",)
 
 
 def choose(name: str) -> Backend:
@@ -95,9 +109,14 @@ def choose(name: str) -> Backend:
     BackendUnavailable
         If there is none of that name, or it cannot run here: with what it would need.
 
+    Warns
+    -----
+    RuntimeWarning
+        If nothing faster than the reference can run here: with what each backend would need.
+
     Examples
     --------
-    >>> choose("auto").name
+    >>> choose("reference").name
     'reference'
     """
     if name == "auto":
@@ -106,6 +125,7 @@ def choose(name: str) -> Backend:
             backend = _load(candidate)
             availability = backend.available()
             if availability.ok:
+                _report(candidate, tried)
                 return backend
             tried.append(f"{candidate}: {availability.detail}")
         raise BackendUnavailable("no backend can run here: " + "; ".join(tried))
@@ -117,6 +137,15 @@ def choose(name: str) -> Backend:
     if not availability.ok:
         raise BackendUnavailable(f"backend {name!r} cannot run here: {availability.detail}")
     return backend
+
+
+def _report(taken: str, passed_over: list[str]) -> None:
+    """Say why a backend was taken, where better ones cannot run."""
+    reasons = f"backend {taken!r} is taken; better ones cannot run here: {'; '.join(passed_over)}"
+    if passed_over and taken == "reference":
+        warnings.warn(reasons, RuntimeWarning, stacklevel=4)
+    elif passed_over:
+        logging.getLogger(__name__).info(reasons)
 
 
 def _load(name: str) -> Backend:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,12 +26,14 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 DTYPES = ("float32",)
+MOST_THREADS = 256
 
 
 class CpuBackend:
     """Native kernels on the processor's cores."""
 
     name = "cpu"
+    tuned = False
 
     def __init__(self) -> None:
         self._packed: WeakKeyDictionary[Plan, PackedWeights] = WeakKeyDictionary()
@@ -41,7 +44,7 @@ class CpuBackend:
             module = cpu_isa.load()
         except BackendUnavailable as error:
             return Availability(False, str(error))
-        return Availability(True, f"{module.isa}, {default_threads()} threads")
+        return Availability(True, f"{module.isa} kernels, {default_threads()} processors")
 
     def compile(
         self, plan: Plan, input_shapes: Mapping[str, Shape], dtype: str, threads: int | None
@@ -51,14 +54,22 @@ class CpuBackend:
         Raises
         ------
         PlanError
-            If `dtype` is not float32, or there are more threads than processors may be counted.
+            If `dtype` is not float32, or there are more than `MOST_THREADS` threads.
         """
         if dtype not in DTYPES:
             raise PlanError(f"backend 'cpu' computes in {' or '.join(DTYPES)}, not {dtype}")
         module = cpu_isa.load()
-        machine = Machine(module.lanes, threads or default_threads())
+        threads = threads or default_threads()
+        if threads > MOST_THREADS:
+            raise PlanError(f"backend 'cpu' takes at most {MOST_THREADS} threads, not {threads}")
+        machine = Machine(module.lanes, threads)
         packed = self._packed.setdefault(plan, PackedWeights())
-        return CpuExecutable(plan, input_shapes, module, machine, packed)
+
+        def make(shapes: Mapping[str, Shape]) -> Any:  # noqa: ANN401
+            made = assemble(plan, shapes, machine, packed)
+            return made.program(lambda elements: module.Program(elements, threads))
+
+        return CpuExecutable(plan, plan.batch(input_shapes), make)
 
     def upload(self, array: Any) -> Array:  # noqa: ANN401
         """Return the array itself, in C order."""
@@ -87,23 +98,25 @@ class PackedWeights:
 
 
 class CpuExecutable:
-    """A program of the compiled kernels; threads may share it."""
+    """A program of the compiled kernels, made when it first runs; threads may share it."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        input_shapes: Mapping[str, Shape],
-        module: Any,  # noqa: ANN401
-        machine: Machine,
-        packed: PackedWeights,
-    ) -> None:
-        batch = plan.batch(input_shapes)
-        shapes = {name: plan.shape(name, batch) for name in plan.shapes}
-        assembly = assemble(plan, shapes, machine, packed)
-        self._program = assembly.program(lambda elements: module.Program(elements, machine.threads))
+    def __init__(self, plan: Plan, batch: int, make: Callable[[Mapping[str, Shape]], Any]) -> None:
+        self._shapes = {name: plan.shape(name, batch) for name in plan.shapes}
         self._inputs = tuple(value.name for value in plan.inputs)
-        self._outputs = [(v.name, shapes[plan.results[v.name]]) for v in plan.outputs]
+        self._outputs = [(v.name, self._shapes[plan.results[v.name]]) for v in plan.outputs]
         self._steps = len(plan.steps)
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    @property
+    def program(self) -> Any:  # noqa: ANN401 - of the compiled module
+        """The program of the kernels."""
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._make(self._shapes)
+        return self._made
 
     def run(
         self, inputs: Mapping[str, Array], seconds: list[float] | None = None
@@ -111,7 +124,7 @@ class CpuExecutable:
         """Run every step; see `runtime.backend.Executable`."""
         outputs = {name: np.empty(shape, np.float32) for name, shape in self._outputs}
         elapsed = None if seconds is None else np.zeros(self._steps)
-        self._program.run([inputs[n] for n in self._inputs], list(outputs.values()), elapsed)
+        self.program.run([inputs[n] for n in self._inputs], list(outputs.values()), elapsed)
         if seconds is not None and elapsed is not None:
             seconds.extend(elapsed.tolist())
         return outputs

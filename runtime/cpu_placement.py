@@ -127,14 +127,11 @@ class Placement:
 
     def _reshaped(self, step: s.Reshape) -> View | None:
         before, shape = self.views[step.inputs[0]], self._shapes[step.output]
-        view = before.reshaped(shape)
-        if view is not None:
-            return view
         # A product reads the pixels of an image in place: it is a convolution as large as that.
         flat = len(shape) == 2 and shape[0] == before.shape[0] and as_image(before) is not None
         products = all(isinstance(reader, s.Product) for reader in self._readers[step.output])
         kept = step.output in self._plan.results.values()
-        return before if flat and products and not kept else None
+        return before if flat and products and not kept else before.reshaped(shape)
 
 
 def halos(plan: Plan, shapes: Mapping[str, Shape], vector: int) -> dict[str, int]:

@@ -67,7 +67,7 @@ def load(
     path : path-like
         What `masktools export` wrote; untrusted, and checked in full.
     backend : str, default "auto"
-        "reference", or the best that is available.
+        "cpu", "reference", or the best that is available.
     dtype : str, default "float32"
         The type to compute in, of those the backend offers.
     threads : int, default None

@@ -34,6 +34,7 @@ class ReferenceBackend:
     """NumPy on the processor, with the threads of NumPy's own BLAS."""
 
     name = "reference"
+    tuned = False
 
     def available(self) -> Availability:
         """Return that it runs wherever NumPy does."""
@@ -47,8 +48,10 @@ class ReferenceBackend:
         Raises
         ------
         PlanError
-            If `dtype` is not float32 or float64, or `threads` is given.
+            If `dtype` is not float32 or float64, `threads` is given, or it should be tuned.
         """
+        if self.tuned:
+            raise PlanError("backend 'reference' has nothing to tune")
         if dtype not in DTYPES:
             raise PlanError(f"backend 'reference' computes in {' or '.join(DTYPES)}, not {dtype}")
         if threads is not None:

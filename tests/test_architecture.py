@@ -55,6 +55,10 @@ FLOORS = {
     "checkpoint": (["masktools.checkpoint", "masktools.sparse"], ["layout", "graph"]),
     "export": (["masktools.export"], ["checkpoint", "network"]),
     "runtime": (["runtime"], ["checkpoint"]),
+    # Backends do not know each other, and the rest of the runtime loads them by name alone.
+    "reference": (["runtime.reference"], ["runtime"]),
+    "cpu": (["runtime.cpu_"], ["runtime"]),
+    "cuda": (["runtime.cuda_"], ["runtime"]),
     "commands": (
         [
             "masktools.__main__",
@@ -146,6 +150,7 @@ def test_the_rule_sees_an_import_that_breaks_it():
     assert floor_of("masktools.partition") not in reachable("runtime")
     assert floor_of("masktools.onnx_reader") == "network"
     assert floor_of("masktools.unheard_of") is None
+    assert floor_of("runtime.cpu_backend") not in reachable("cuda") | reachable("runtime")
 
 
 def python(code):

@@ -42,7 +42,7 @@ def compare(checkpoint, x, vector=16):
         got = outputs(model, x)
     for a, b in zip(got, outputs(Model(made, ReferenceBackend(), "float64"), x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    made_calls = model._executable({"x": x.shape})._program.operations
+    made_calls = model._executable({"x": x.shape}).program.operations
     return Counter(operation.__qualname__.split(".")[1] for _, operation in made_calls)
 
 
@@ -173,7 +173,7 @@ def test_values_that_end_share_the_arena_with_those_that_begin():
     x = images(4, 4)
     model = Model(plan.build(Checkpoint(graph)), CpuBackend())
     model(x)
-    program = model._executable({"x": x.shape})._program
+    program = model._executable({"x": x.shape}).program
     assert program.elements * 4 <= 2.5 * x.nbytes * 1.2
 
 

@@ -24,9 +24,12 @@ from runtime.reference import ReferenceBackend
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture
-def model() -> Any:
-    return runtime.load(GOLDEN / "minimal.safetensors")
+@pytest.fixture(params=["reference", "cpu"])
+def model(request: pytest.FixtureRequest) -> Any:
+    try:
+        return runtime.load(GOLDEN / "minimal.safetensors", backend=request.param)
+    except BackendUnavailable as error:
+        return pytest.skip(str(error))
 
 
 X = np.array([[1, 2, 3, 4], [0, 0, 0, 1]], np.float32)
@@ -40,11 +43,12 @@ def test_a_call_gives_what_the_document_says(model):
 
 
 def test_a_model_shows_itself_in_a_line(model):
-    assert repr(model) == "Model(x (N, 4) -> y (N, 3), steps: 1, backend: reference)"
+    name = model.backend.name
+    assert repr(model) == f"Model(x (N, 4) -> y (N, 3), steps: 1, backend: {name})"
 
 
 def test_float64_computes_wider_and_returns_float32():
-    wide = runtime.load(GOLDEN / "minimal.safetensors", dtype="float64")
+    wide = runtime.load(GOLDEN / "minimal.safetensors", backend="reference", dtype="float64")
     assert wide(X).dtype == np.float32
     assert wide(X).tolist() == Y
 
@@ -53,7 +57,7 @@ def test_float64_computes_wider_and_returns_float32():
 def test_any_batch_gives_the_same_samples(model, batch):
     x = np.random.default_rng(0).standard_normal((batch, 4)).astype(np.float32)
     each = np.concatenate([model(x[i : i + 1]) for i in range(batch)])
-    np.testing.assert_allclose(model(x), each, rtol=1e-6)
+    np.testing.assert_allclose(model(x), each, rtol=1e-6, atol=1e-6)
 
 
 def test_executables_are_kept_by_shape_and_not_without_end(model):
@@ -166,8 +170,9 @@ def test_a_fixed_batch_takes_no_other():
 
 def test_load_refuses():
     path = GOLDEN / "minimal.safetensors"
-    with pytest.raises(PlanError, match="float16"):
-        runtime.load(path, dtype="float16")
+    for name in ("auto", "reference"):
+        with pytest.raises(PlanError, match="float16"):
+            runtime.load(path, backend=name, dtype="float16")
     for threads in (0, -1, 1.5, True):
         with pytest.raises(PlanError, match="threads must be a positive integer"):
             runtime.load(path, threads=threads)  # type: ignore[arg-type]
@@ -180,14 +185,14 @@ def test_load_refuses():
 # --- backends ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", backend.PLANNED)
 def test_a_backend_of_later_is_refused_and_named(name):
     with pytest.raises(BackendUnavailable, match=rf"'{name}' is not part of this version"):
         runtime.load(GOLDEN / "minimal.safetensors", backend=name)
 
 
 def test_an_unknown_backend_is_refused_with_those_there_are():
-    with pytest.raises(BackendUnavailable, match="'tpu' does not exist; there are: reference"):
+    with pytest.raises(BackendUnavailable, match="'tpu' does not exist; there are: .*reference"):
         runtime.load(GOLDEN / "minimal.safetensors", backend="tpu")
 
 
@@ -200,16 +205,33 @@ class Absent(ReferenceBackend):
         return backend.Availability(False, "install something")
 
 
-def test_auto_takes_the_best_that_can_run(monkeypatch):
-    monkeypatch.setattr(sys.modules["runtime.reference"], "Absent", Absent, raising=False)
+class Present(ReferenceBackend):
+    """A backend that is better than the reference."""
+
+    name = "present"
+
+
+def test_auto_takes_the_best_that_can_run(monkeypatch, caplog):
+    path = GOLDEN / "minimal.safetensors"
+    for made in (Absent, Present):
+        monkeypatch.setattr(sys.modules["runtime.reference"], made.__name__, made, raising=False)
     absent = {"absent": "runtime.reference:Absent"}
-    monkeypatch.setattr(backend, "BACKENDS", absent | backend.BACKENDS)
-    assert runtime.load(GOLDEN / "minimal.safetensors").backend.name == "reference"
+    reference = {"reference": "runtime.reference:ReferenceBackend"}
+    present = {"present": "runtime.reference:Present"}
+    monkeypatch.setattr(backend, "BACKENDS", absent | present | reference)
+    with caplog.at_level("INFO"):
+        assert runtime.load(path).backend.name == "present"
+    assert (
+        "'present' is taken; better ones cannot run here: absent: install something" in caplog.text
+    )
+    monkeypatch.setattr(backend, "BACKENDS", absent | reference)
+    with pytest.warns(RuntimeWarning, match="'reference' is taken.*absent: install something"):
+        assert runtime.load(path).backend.name == "reference"
     with pytest.raises(BackendUnavailable, match="'absent' cannot run here: install something"):
-        runtime.load(GOLDEN / "minimal.safetensors", backend="absent")
+        runtime.load(path, backend="absent")
     monkeypatch.setattr(backend, "BACKENDS", absent)
     with pytest.raises(BackendUnavailable, match="no backend can run here: absent: install"):
-        runtime.load(GOLDEN / "minimal.safetensors")
+        runtime.load(path)
 
 
 # --- profile, threads, imports -----------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import masktools
 from masktools.checkpoint import Checkpoint, write
 from masktools.graph import Graph, Node, Value
+from runtime import backend, cpu_isa
 from runtime.__main__ import main
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,7 +39,8 @@ def test_run_writes_the_output(command, tmp_path):
     np.save(tmp_path / "in.npy", X)
     target = tmp_path / "out.npy"
     for dtype in ("float32", "float64"):
-        assert command("run", NET, tmp_path / "in.npy", target, "--dtype", dtype)[0] == 0
+        how = ("--backend", "reference", "--dtype", dtype)
+        assert command("run", NET, tmp_path / "in.npy", target, *how)[0] == 0
         assert np.load(target).tolist() == [[10.5, 5.0, 21.5], [2.5, 0.0, 3.5]]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npy", "out.npy"]
 
@@ -115,20 +117,31 @@ def test_run_takes_one_input_and_one_output(command, tmp_path):
 
 
 def test_bench_prints_one_json_object(command):
-    code, out, err = command(
-        "bench", NET, "--batch", 3, "--shape", "4", "--repeat", 5, "--dtype", "float64", "--json"
-    )
+    how = ("--backend", "reference", "--dtype", "float64", "--json")
+    code, out, err = command("bench", NET, "--batch", 3, "--shape", "4", "--repeat", 5, *how)
     assert (code, err) == (0, "")
     figures = json.loads(out)
     assert (figures["batch"], figures["repeat"], figures["dtype"]) == (3, 5, "float64")
-    assert figures["backend"] == "reference"
+    assert (figures["backend"], figures["threads"]) == ("reference", None)
+    assert figures["on"].startswith("NumPy")
     assert 0 < figures["p10_ms"] <= figures["median_ms"] <= figures["p90_ms"]
+
+
+def test_bench_says_which_kernels_ran(command):
+    if not backend.choose("auto").name == "cpu":
+        pytest.skip("the kernels of the CPU backend were not built")
+    code, out, _ = command("bench", NET, "--batch", 3, "--repeat", 1, "--threads", 2, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert (figures["backend"], figures["threads"]) == ("cpu", 2)
+    assert figures["on"].split()[0] in cpu_isa.VARIANTS
 
 
 def test_bench_refuses_what_the_network_does_not_take(command, tmp_path):
     code, _, err = command("bench", NET, "--batch", 1, "--shape", "3,32,32")
     assert (code, err) == (1, "error: --shape 3,32,32: the network takes 4\n")
-    code, _, err = command("bench", NET, "--batch", 1, "--threads", 2)
+    how = ("--backend", "reference", "--threads", 2)
+    code, _, err = command("bench", NET, "--batch", 1, *how)
     assert code == 1
     assert "OMP_NUM_THREADS" in err
     values = (Value("x", (2, 3)),), (Value("y", (2, 3)),)
