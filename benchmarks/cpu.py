@@ -111,7 +111,9 @@ def part_layers(options: argparse.Namespace) -> None:
         for batch in options.batch or (64,):
             rows = cpu_layers.measure(batch, threads, options.rounds)
             found += rows
-            show(f"layers, batch {batch}, {threads} threads", list(rows[0]), table(rows))
+            title = f"share of peak by height of the row groups, batch {batch}, {threads} threads"
+            heights = sorted({row["height"] for row in rows})
+            show(title, ["layer", *map(str, heights)], by_height(rows))
     record(options, "cpu-layers", where, found)
 
 
@@ -124,7 +126,10 @@ def part_memory(options: argparse.Namespace) -> None:
         for variant in some_variants(network)
         for batch in options.batch or BATCHES[network]
     ]
-    show("memory of a fresh process, and its first output", list(found[0]), table(found))
+    columns = ["network", "structure", "batch", "used_bytes", "used_over_bound"]
+    columns += ["load_seconds", "first_output_seconds"]
+    rows = [[row[name] for name in columns] for row in found]
+    show("memory of a fresh process, and its first output", columns, rows)
     record(options, "cpu-memory", where, found)
 
 
@@ -136,7 +141,8 @@ def part_accuracy(options: argparse.Namespace) -> None:
         for network in options.network
         for variant in some_variants(network)
     ]
-    show("bfloat16 against float32", list(found[0]), table(found))
+    rows = [list(row.values()) for row in found]
+    show("bfloat16 against float32", list(found[0]), rows)
     trained = cpu_accuracy.digits()
     print(trained)
     record(options, "cpu-bfloat16", where, [*found, trained])
@@ -147,8 +153,14 @@ def some_variants(network: str) -> list[Variant]:
     return [Variant(network), *sparse]
 
 
-def table(rows: list[dict[str, Any]]) -> list[list[object]]:
-    return [list(row.values()) for row in rows]
+def by_height(rows: list[dict[str, Any]]) -> list[list[object]]:
+    """Return a line for each layer and density, with a share of peak for each height."""
+    lines: dict[str, list[object]] = {}
+    for row in sorted(rows, key=lambda row: row["height"]):
+        layer = "{width}² x {channels} channels, {kernel} x {kernel}, density {density}"
+        name = layer.format_map(row)
+        lines.setdefault(name, [name]).append(row["share_of_peak"])
+    return list(lines.values())
 
 
 def record(
