@@ -179,6 +179,37 @@ void add_layer(PythonProgram& p, std::int64_t step, const py::dict& arrays, cons
                         layer_of(p, arrays, x, y, skip, activation, configuration)));
 }
 
+// A dense 3x3 layer. `image` and `output` hold height, width and pitch; the output's halo is last.
+void add_winograd(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
+                  const std::array<std::int64_t, 3>& image, const PlanesTuple& y,
+                  const std::array<std::int64_t, 4>& output, const std::optional<PlanesTuple>& skip,
+                  std::int64_t batch, const std::array<std::int64_t, 2>& pads,
+                  const py::dict& arrays, const ActivationTuple& activation,
+                  const py::dict& configuration) {
+  WinogradLayer layer;
+  layer.x = to_planes(x);
+  layer.y = to_planes(y);
+  if (skip) layer.skip = to_planes(*skip);
+  layer.height = image[0];
+  layer.width = image[1];
+  layer.x_pitch = image[2];
+  layer.out_height = output[0];
+  layer.out_width = output[1];
+  layer.y_pitch = output[2];
+  layer.halo = output[3];
+  layer.pad_top = pads[0];
+  layer.pad_left = pads[1];
+  layer.batch = batch;
+  layer.weights = to_array<float>(arrays["weights"], "weights", p.kept());
+  layer.bias = to_array<float>(arrays["bias"], "bias", p.kept());
+  layer.activation = to_activation(activation);
+  layer.vectors = entry(configuration, "vectors", layer.vectors);
+  layer.row_blocks = entry(configuration, "row_blocks", layer.row_blocks);
+  layer.parts = entry(configuration, "parts", layer.parts);
+  layer.arena_elements = p.arena_elements();
+  p.add_float(step, std::make_unique<KernelOperation<Winograd>>(layer));
+}
+
 #ifdef __AVX512BW__
 
 // As a layer, with `tiles` (numbers of bfloat16 as uint16) instead of `weights`, which are empty.
@@ -343,6 +374,7 @@ void bind(py::module_& module) {
       .def("copy_out", &PythonProgram::copy_out)
       .def("convolution", &add_layer<Convolution>)
       .def("narrow", &add_layer<Narrow>)
+      .def("winograd", &add_winograd)
 #ifdef __AVX512BW__
       .def("convolution_bfloat16", &add_bfloat16_layer)
 #endif

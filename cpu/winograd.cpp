@@ -33,10 +33,9 @@ bool fits(const Planes& value, std::int64_t rows, std::int64_t pitch, std::int64
     if (n < 1 || n > kLargest) return false;
   }
   if (pitch > arena_elements / rows || pitch * rows > arena_elements / batch) return false;
-  const std::int64_t plane = pitch * rows * batch;
-  if (value.offset < 0 || value.offset > arena_elements || value.plane < plane) return false;
-  return value.plane <= (arena_elements - value.offset) / value.planes ||
-         (value.planes == 1 && plane <= arena_elements - value.offset);
+  const std::int64_t plane = pitch * rows * batch, left = arena_elements - value.offset - plane;
+  if (value.offset < 0 || left < 0 || value.plane < plane) return false;
+  return value.planes == 1 || value.plane <= left / (value.planes - 1);
 }
 
 }  // namespace
@@ -44,12 +43,16 @@ bool fits(const Planes& value, std::int64_t rows, std::int64_t pitch, std::int64
 Winograd::Winograd(const WinogradLayer& layer) : layer_(layer) {
   const std::int64_t arena = layer.arena_elements;
   const std::int64_t rows = layer.y.planes;
-  if (layer.width > layer.x_pitch || layer.out_width > layer.y_pitch) refuse("impossible pitch");
+  if (layer.width > layer.x_pitch || layer.halo < 0 || layer.halo > kLargest ||
+      layer.out_width + layer.halo > layer.y_pitch) {
+    refuse("impossible pitch");
+  }
   if (layer.width < 1 || layer.out_width < 1) refuse("impossible width");
   if (!fits(layer.x, layer.height, layer.x_pitch, layer.batch, arena)) refuse("x leaves the arena");
   if (!fits(layer.y, layer.out_height, layer.y_pitch, layer.batch, arena)) {
     refuse("y leaves the arena");
   }
+  if (layer.halo * layer.batch > layer.y.offset) refuse("y's halo leaves the arena");
   if (layer.skip.planes != 0 &&
       (layer.skip.planes != rows ||
        !fits(layer.skip, layer.out_height, layer.y_pitch, layer.batch, arena))) {
@@ -175,9 +178,10 @@ void Winograd::scatter(std::int64_t block, std::int64_t row, const float* tile, 
         }
         finish(line, columns * batch, row, at, arena);
       }
-      for (std::int64_t k = columns; last && k < layer_.y_pitch - x; ++k) {
-        float* halo = arena + layer_.y.offset + row * layer_.y.plane + at + k * batch;
-        std::fill(halo, halo + segment.samples, 0.0f);
+      float* halo = arena + layer_.y.offset + row * layer_.y.plane + at;
+      for (std::int64_t k = 0; k < layer_.halo; ++k) {
+        if (last) std::fill_n(halo + (columns + k) * batch, segment.samples, 0.0f);
+        if (x == 0 && y == 0) std::fill_n(halo - (k + 1) * batch, segment.samples, 0.0f);
       }
     }
   }

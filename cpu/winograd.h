@@ -22,6 +22,7 @@ struct WinogradLayer {
   Planes x, y, skip;  // skip.planes == 0: no skip add; skip has y's pitch
   std::int64_t height = 0, width = 0, x_pitch = 0;          // of x
   std::int64_t out_height = 0, out_width = 0, y_pitch = 0;  // of y
+  std::int64_t halo = 0;  // pixels of zeros that are written before the first row and after each
   std::int64_t batch = 0;
   std::int64_t pad_top = 0, pad_left = 0;
 

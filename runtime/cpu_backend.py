@@ -15,10 +15,11 @@ from runtime import cpu_isa
 from runtime import steps as s
 from runtime.backend import Availability
 from runtime.cpu_configuration import Machine
-from runtime.cpu_groups import Packed, Scheme
+from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
 from runtime.cpu_packing import pack
 from runtime.cpu_steps import assemble
+from runtime.cpu_winograd import transformed
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import Plan
 
@@ -88,6 +89,7 @@ class PackedWeights:
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, Scheme, LayerShape], tuple[s.Weight, Packed]] = {}
+        self._transformed: dict[int, tuple[s.Weight, Float32]] = {}
 
     def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
         """Return the groups of a weight."""
@@ -95,6 +97,13 @@ class PackedWeights:
         if key not in self._made:
             self._made[key] = (weight, pack(weight, scheme, shape))
         return self._made[key][1]
+
+    def winograd(self, weight: s.Weight) -> Float32:
+        """Return a weight as the minimal filtering algorithm multiplies by it."""
+        if id(weight) not in self._transformed:
+            dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
+            self._transformed[id(weight)] = (weight, transformed(dense))
+        return self._transformed[id(weight)][1]
 
 
 class CpuExecutable:

@@ -17,6 +17,7 @@ from runtime.cpu_placement import WIDEST_HALO
 from runtime.cpu_program import Assembly
 from runtime.cpu_runs import Pooling, Runs, Window, pixel_runs, plane_runs, window_of
 from runtime.cpu_unfold import unfolding
+from runtime.cpu_winograd import configured
 from runtime.errors import PlanError
 
 Int64 = NDArray[np.int64]
@@ -106,6 +107,9 @@ def layer(
     pooling: Pooling | None,
 ) -> None:
     """Add the call of a layer, after what it needs of its input."""
+    if assembly.methods[at].winograd:
+        _winograd(assembly, at, step, x, y, skip, window)
+        return
     vector = assembly.machine.vector
     lanes = y.height * y.width * y.batch
     narrow = y.lanes % vector != 0 and lanes <= NARROW * vector
@@ -136,6 +140,38 @@ def layer(
             "parts_first": made.parts_first,
             "scale": 1.0 if pooling is None or pooling.largest else 1.0 / prod(pooling.window),
         },
+    )
+
+
+def _winograd(
+    assembly: Assembly,
+    at: int,
+    step: s.Weighted,
+    view: View,
+    y: Image,
+    skip: View | None,
+    window: Window,
+) -> None:
+    """Add the call of a dense 3x3 layer by the minimal filtering algorithm."""
+    x = assembly.in_planes(at, view)
+    if not x.is_plane:
+        x = assembly.image(assembly.copied(at, assembly.as_rank_4(view)))
+    machine = assembly.machine
+    assembly.call(
+        "winograd",
+        at,
+        x,
+        (x.height, x.width, x.row // x.pixel),
+        y,
+        (y.height, y.width, y.row // y.pixel, y.halo),
+        None if skip is None else assembly.like(at, skip, y),
+        y.lanes,
+        window.pads,
+        {"weights": assembly.packed.winograd(step.weight), "bias": _bias(step.bias)},
+        assembly.activation(step.activation),
+        configured(
+            x.channels, y.channels, y.height, y.width, y.lanes, machine.vector, machine.threads
+        ),
     )
 
 
@@ -183,6 +219,10 @@ def _unfolded(
     return Source(seen, Window((1, window.taps)), columns.ravel())
 
 
+def _bias(bias: s.Array | None) -> NDArray[np.float32]:
+    return np.empty(0, np.float32) if bias is None else bias.astype(np.float32)
+
+
 def _image_shape(x: Image) -> tuple[int, int, int, int]:
     return (x.batch, x.channels, x.height, x.width)
 
@@ -213,7 +253,7 @@ def arrays(
         "weights": packed.weights,
         "weight_starts": packed.weight_starts,
         "flags": packed.flags,
-        "bias": np.empty(0, np.float32) if bias is None else bias.astype(np.float32),
+        "bias": _bias(bias),
         "runs": runs.table,
         "tap_sets": runs.tap_sets,
         "tap_set_starts": runs.tap_set_starts,

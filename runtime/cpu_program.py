@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from runtime import steps as s
 from runtime.cpu_configuration import Machine
 from runtime.cpu_fusion import pooled_steps
-from runtime.cpu_groups import Packed, Scheme
+from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
 from runtime.cpu_layout import Image, Shape, View, as_image
 from runtime.cpu_placement import Placement
@@ -17,7 +17,15 @@ from runtime.cpu_problem import methods_of
 from runtime.cpu_runs import Pooling
 from runtime.plan import Plan
 
-Packer = Callable[[s.Weight, Scheme, LayerShape], Packed]
+
+class Packer(Protocol):
+    """Packs weights, and remembers them."""
+
+    def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
+        """Return the groups of a weight."""
+
+    def winograd(self, weight: s.Weight) -> Float32:
+        """Return a weight as the minimal filtering algorithm multiplies by it."""
 
 
 class Call(NamedTuple):
@@ -37,8 +45,7 @@ class Assembly:
     shapes : mapping of str to tuple of int
         Of every value.
     machine : Machine
-    packer : callable
-        Returns the groups of a weight, given its scheme and shape.
+    packer : Packer
     """
 
     def __init__(

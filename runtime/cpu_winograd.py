@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 ROWS = 16  # that lie next to each other: kWinogradRows of the kernels
 POSITIONS = 36  # products of a tile
+
+# Of transformed inputs, that leave room for weights in a second-level cache of 2 MiB.
+COLUMN_BYTES = 5 << 18
+TILE = 4  # outputs of a tile along an axis
 
 _A, _B = 3 / 4, 4 / 3  # the points are 0, A, -A, B, -B and infinity
 
@@ -45,10 +51,50 @@ def transformed(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     rows, channels = weight.shape[:2]
     g = _filter_transform()
+    both = np.kron(g, g)
     blocks = -(-rows // ROWS)
     packed = np.zeros((blocks, POSITIONS, channels, ROWS), dtype=np.float32)
     for block in range(blocks):  # not at once: in float64 the whole takes eight times its memory
-        part = weight[block * ROWS : (block + 1) * ROWS].astype(np.float64)
-        made = np.einsum("iu,rcuv,jv->ijcr", g, part, g, optimize=True)
-        packed[block, :, :, : len(part)] = made.reshape(POSITIONS, channels, len(part))
+        part = weight[block * ROWS : (block + 1) * ROWS]
+        taps = part.reshape(len(part), -1, 9).transpose(2, 1, 0).astype(np.float64)
+        made = both @ taps.reshape(9, -1)
+        packed[block, :, :, : len(part)] = made.reshape(POSITIONS, channels, -1)
     return packed
+
+
+def configured(
+    channels: int, rows: int, height: int, width: int, lanes: int, vector: int, threads: int
+) -> dict[str, Any]:
+    """Return how the work is cut, as the kernels take it.
+
+    Parameters
+    ----------
+    channels, rows : int
+        Of the layer.
+    height, width : int
+        Of the output.
+    lanes : int
+        Elements of a pixel.
+    vector : int
+        Elements of a vector.
+    threads : int
+
+    Returns
+    -------
+    dict
+        ``vectors`` of tiles in a block: two, if their transformed inputs stay in the second-level
+        cache beside the weights that stream through it; ``row_blocks`` whose products are kept,
+        ``parts`` of the rows, more than one if there are fewer blocks than threads.
+
+    Examples
+    --------
+    >>> configured(64, 64, 32, 32, 64, 16, 2)
+    {'vectors': 2, 'row_blocks': 8, 'parts': 1}
+    """
+    columns = POSITIONS * channels * vector * np.dtype(np.float32).itemsize
+    tiles = -(-height // TILE) * -(-width // TILE) * lanes
+    vectors = 2 if 2 * columns <= COLUMN_BYTES and tiles >= 2 * vector * threads else 1
+    blocks = -(-tiles // (vectors * vector))
+    row_blocks = -(-rows // ROWS)
+    parts = 1 if blocks >= 2 * threads else min(row_blocks, -(-2 * threads // blocks))
+    return {"vectors": vectors, "row_blocks": 8 if vectors == 2 else 16, "parts": parts}

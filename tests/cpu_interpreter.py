@@ -159,6 +159,39 @@ class Program:
 
     narrow = convolution
 
+    def winograd(
+        self, step, x, image, y, output, skip, batch, pads, arrays, activation, configuration
+    ):
+        from runtime.cpu_winograd import ROWS, _filter_transform
+
+        def operation():
+            height, width, pitch = image
+            rows, columns, y_pitch, halo = output
+
+            def seen(planes, height, width, pitch, before=0):
+                offset, count, plane = planes
+                strides = (plane, pitch * batch, batch, 1)
+                return self._seen((offset - before, (count, height, width, batch), strides))
+
+            given = np.pad(
+                seen(x, height, width, pitch), ((0, 0), (pads[0], 9), (pads[1], 9), (0, 0))
+            )
+            g = _filter_transform()
+            u = arrays["weights"].reshape(-1, 36, x[1] * ROWS)
+            w = np.linalg.pinv(np.kron(g, g)) @ u.astype(np.float64)
+            w = w.reshape(-1, 3, 3, x[1], ROWS).transpose(0, 4, 3, 1, 2).reshape(-1, x[1], 3, 3)
+            made = np.zeros((y[1], rows, columns, batch))
+            for i, j in np.ndindex(3, 3):
+                taps = given[:, i : i + rows, j : j + columns]
+                made += np.einsum("rc,cyxn->ryxn", w[: y[1], :, i, j], taps)
+            made += arrays["bias"][:, None, None, None] if len(arrays["bias"]) else 0
+            made += 0 if skip is None else seen(skip, rows, columns, y_pitch)
+            seen(y, rows, columns, y_pitch)[...] = activated(made, activation)
+            seen(y, rows, halo, y_pitch, -columns * batch)[...] = 0
+            seen(y, 1, halo, y_pitch, halo * batch)[...] = 0
+
+        self._add(step, operation)
+
     def _item(self, layer, x, y, skip, activation, configuration, panels, chunk):
         runs = layer["runs"][slice(*layer["chunk_starts"][chunk : chunk + 2])]
         sums = {}
