@@ -1,17 +1,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CXX_SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+NATIVE := $(wildcard masktools/*.cpp masktools/*.h cpu/*.cpp cpu/*.h)
 PY_SOURCES := masktools runtime tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test format lint types unit clean
+.PHONY: help venv demo test format lint types unit sanitize native neon clean
 
 help:  ## What can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 venv: .venv/ready  ## A virtual environment with the package and everything the tests need
 
-.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp masktools/*.h)
+.venv/ready: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -19,7 +20,7 @@ venv: .venv/ready  ## A virtual environment with the package and everything the 
 demo: .venv-demo/ready  ## A real ticket, from mask to running network, in about a minute
 	.venv-demo/bin/python examples/digits/demo.py build/demo
 
-.venv-demo/ready: pyproject.toml setup.py constraints.txt $(wildcard masktools/*.cpp masktools/*.h)
+.venv-demo/ready: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/pip install --quiet --constraint constraints.txt --editable '.[onnx,viz]'
 	touch $@
@@ -42,5 +43,38 @@ types: venv
 unit: venv
 	$(BIN)/pytest
 
+# The instrumented variants, in a folder of their own that comes first on the path. Memory comes
+# from malloc, whose borders are watched, rather than from Python's pools.
+SANITIZED := build/sanitize/lib
+sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (needs GCC)
+	MASKTOOLS_SANITIZE=1 $(BIN)/python setup.py --quiet build \
+	  --build-lib $(SANITIZED) --build-temp build/sanitize/objects
+	PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc \
+	  LD_PRELOAD="$(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -c 'import runtime, sys, pytest; assert "sanitize" in runtime.__file__; \
+	    sys.exit(pytest.main(sys.argv[1:]))' $(wildcard tests/test_cpu_*.py)
+
+# The tests in C++ need no Python: they are how the kernels are tried on other processors.
+CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+BUILD ?= build/native
+$(BUILD)/%.o: %.cpp $(wildcard cpu/*.h tests/cpp/*.h)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O2 -fno-math-errno -fno-trapping-math -Wall -Wextra -c $< -o $@
+
+$(BUILD)/run-tests: $(CPP_TESTS:%.cpp=$(BUILD)/%.o)
+	$(CXX) -static -pthread $^ -o $@
+
+native:  ## The kernels' tests in C++, for this processor
+	$(MAKE) --jobs=$(JOBS) build/native/run-tests
+	build/native/run-tests
+
+neon:  ## The kernels' tests in C++, compiled for ARM and run by qemu
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64-static >/dev/null || { echo \
+	  "make neon needs: apt-get install g++-aarch64-linux-gnu qemu-user-static" >&2; exit 1; }
+	$(MAKE) --jobs=$(JOBS) BUILD=build/neon CXX=aarch64-linux-gnu-g++ build/neon/run-tests
+	qemu-aarch64-static build/neon/run-tests
+
 clean:  ## Remove what was built
-	rm -rf .venv .venv-demo build *.egg-info masktools/*.so
+	rm -rf .venv .venv-demo build *.egg-info masktools/*.so runtime/*.so
