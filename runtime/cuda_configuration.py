@@ -1,0 +1,433 @@
+"""Which kernel runs a layer: a pure function of the problem and of the device's limits.
+
+It knows neither the kernels' source nor how they are launched; `runtime.cuda_source` writes what
+is chosen here as a C++ type, and the backend packs and launches by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import PlanError
+
+Type = Literal["float32", "tf32", "float16"]
+
+# The oldest architecture that computes in a type: asynchronous copies and tf32 came with 80.
+NEEDED: dict[str, int] = {"float32": 70, "tf32": 80, "float16": 75}
+ASYNCHRONOUS = 80
+
+# Rows of a remainder tile: what the remainder kernel is compiled for.
+REMAINDER_ROWS = (1, 4, 8, 16, 24)
+
+# (rows, positions) of a tile and of a warp, the widest first. The threads of a tile are a power of
+# two, so that they share the copies of a chunk evenly.
+Shape = tuple[int, int, int, int]
+FLOAT32_SHAPES: tuple[Shape, ...] = (
+    (96, 128, 48, 64),
+    (64, 128, 32, 64),
+    (32, 256, 32, 64),
+    (32, 128, 32, 64),
+    (64, 64, 32, 32),
+    (32, 64, 16, 32),
+)
+TENSOR_SHAPES: tuple[Shape, ...] = (
+    (96, 256, 48, 64),
+    (96, 128, 48, 64),
+    (64, 256, 32, 64),
+    (64, 128, 32, 64),
+    (32, 256, 32, 64),
+    (32, 128, 32, 32),
+    (32, 64, 16, 32),
+)
+# Of fewer than 8 samples, whose input is copied number by number, none is wider.
+WIDEST_OF_SMALL_BATCH = 128
+
+# From here on all rows of so few positions go to the remainder kernel, whose lanes share columns.
+FEW_POSITIONS = 16
+# Bytes of shared memory that a block takes beside what it asks for.
+RESERVED = 1024
+# A tile sums no fewer columns than this: shorter ones are mostly prologue and epilogue.
+FEWEST_COLUMNS = 128
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device offers.
+
+    Parameters
+    ----------
+    capability : int
+        Its architecture: 75, 80, 86, 89, 90 ...
+    processors : int
+        Streaming multiprocessors.
+    shared_per_block, shared_per_processor : int
+        Bytes of shared memory, the first as a kernel may ask for at most.
+    registers_per_processor, threads_per_processor : int
+    """
+
+    capability: int
+    processors: int
+    shared_per_block: int
+    shared_per_processor: int
+    registers_per_processor: int = 65536
+    threads_per_processor: int = 1024
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer, as far as its kernel depends on it.
+
+    Parameters
+    ----------
+    dtype : str
+        float32, tf32 or float16.
+    positions : int
+        Pixels of the output times lanes.
+    lanes : int
+        Numbers that a pixel holds; see `lanes`.
+    blocks : tuple of (int, int)
+        Rows and columns of each dense block; rows of their own count as blocks of one row.
+    activation : str
+        The operator that ends the layer, as `runtime.steps.Activation.op`; none if empty.
+    """
+
+    dtype: Type
+    positions: int
+    lanes: int
+    blocks: tuple[tuple[int, int], ...]
+    activation: str = ""
+
+
+def lanes(batch: int) -> int:
+    """Return how many numbers a pixel of `batch` samples takes.
+
+    From 8 samples on a multiple of 8, so that 16 bytes are copied at once whatever the type. Fewer
+    are stored as they are: half a pixel of zeros would cost more than copies of one number.
+
+    Examples
+    --------
+    >>> [lanes(batch) for batch in (1, 7, 8, 9, 64)]
+    [1, 7, 8, 16, 64]
+    """
+    return batch if batch < 8 else -(-batch // 8) * 8
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A kernel for layers with weights, and how a layer is cut for it.
+
+    Parameters
+    ----------
+    dtype : str
+    rows, positions : int
+        Of a block tile.
+    depth : int
+        Columns that are brought to shared memory together.
+    stages : int
+        So many of them are there at once; 2 if they come through registers, else 3 or more, by
+        asynchronous copies.
+    warp_rows, warp_positions : int
+        The share of a warp.
+    copy_bytes : int
+        Bytes of input that lie together: 16, or one number.
+    remainder_positions : int
+        That a thread of the remainder kernel sums; 0 if the lanes of a warp share columns,
+        which then takes all rows.
+    whole_from : int
+        A remainder of so many rows is padded to a block tile.
+    activation : str
+        As of `Problem`.
+    split : int
+        Columns that a tile sums at most; 0 for any number.
+    """
+
+    dtype: Type
+    rows: int
+    positions: int
+    depth: int
+    stages: int
+    warp_rows: int
+    warp_positions: int
+    copy_bytes: int
+    remainder_positions: int
+    whole_from: int
+    activation: str = ""
+    split: int = 0
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number of the input."""
+        return 2 if self.dtype == "float16" else 4
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether input is copied to shared memory without passing through registers."""
+        return self.stages > 2
+
+    @property
+    def aligned(self) -> bool:
+        """Whether 16 bytes of input always belong to one pixel."""
+        return self.copy_bytes == 16
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * (self.rows // self.warp_rows) * (self.positions // self.warp_positions)
+
+    @property
+    def sums(self) -> int:
+        """Sums that a thread of a block tile keeps in registers."""
+        return self.warp_rows * self.warp_positions // 32
+
+    @property
+    def registers(self) -> int:
+        """Registers that a thread may take: what compilers were found to need without spilling.
+
+        Its sums and operands; input that passes through registers; and where few warps make a
+        block, what divides a processor's registers as well.
+        """
+        if not self.asynchronous:
+            return 168 if self.sums <= 64 else 255
+        if self.sums > 64:
+            return 168
+        return 144 if self.threads == 64 else 128
+
+    @property
+    def blocks_per_processor(self) -> int:
+        """Blocks that fit the registers of a processor: what launch bounds promise."""
+        return max(1, 65536 // (self.threads * self.registers))
+
+    @property
+    def remainder_span(self) -> int:
+        """Positions of a block of the remainder kernel."""
+        return self.threads * self.remainder_positions or self.threads // 32
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        pitch = self.positions + (8 if self.dtype == "tf32" else 0)
+        stage = self.depth * (self.rows + pitch) * self.itemsize
+        cached = max((rows + 1) * 4 * min(4096 // rows, 512) for rows in REMAINDER_ROWS)
+        return max(self.stages * stage, cached if self.remainder_positions else 0)
+
+    @property
+    def name(self) -> str:
+        """The kernel's name: type, tile, warp, stages, copies, remainder."""
+        return (
+            f"convolution_{self.dtype}_{self.rows}x{self.positions}x{self.depth}"
+            f"_w{self.warp_rows}x{self.warp_positions}_s{self.stages}_c{self.copy_bytes}"
+            f"_r{self.remainder_positions}" + f"_{self.activation}" * bool(self.activation)
+        )
+
+    def grid(self, block_tiles: int, remainder_tiles: int, positions: int) -> tuple[int, int, int]:
+        """Return the blocks of a launch."""
+        blocks = block_tiles * -(-positions // self.positions)
+        return (blocks + remainder_tiles * -(-positions // self.remainder_span), 1, 1)
+
+    def split_rows(self, rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the rows of each block tile and of each remainder tile of a block.
+
+        Examples
+        --------
+        >>> configuration = choose(
+        ...     Problem("float32", 4096, 64, ((70, 400),)), Limits(90, 132, 232448, 233472)
+        ... )
+        >>> configuration.rows, configuration.split_rows(70)
+        (32, ((32, 32), (6,)))
+        """
+        few = self.remainder_positions == 0
+        whole, rest = (0, rows) if few else divmod(rows, self.rows)
+        block_rows = (self.rows,) * whole
+        if rest >= self.whole_from and not few:
+            return (*block_rows, rest), ()
+        most = REMAINDER_ROWS[-1]
+        tail = (rest % most,) if rest % most else ()
+        return block_rows, (most,) * (rest // most) + tail
+
+    def split_depth(self, columns: int) -> tuple[tuple[int, int], ...]:
+        """Return the first column, and the one after the last, of each tile of so many columns."""
+        if not self.split or columns <= self.split:
+            return ((0, columns),)
+        parts = -(-columns // self.split)
+        chunks = -(-columns // self.depth)
+        bounds = [min(columns, chunks * part // parts * self.depth) for part in range(parts + 1)]
+        return tuple(pairwise(bounds))
+
+    @cached_property
+    def weight_order(self) -> NDArray[np.int64]:
+        """Where each packed weight of a chunk comes from, in the chunk as [column][row].
+
+        The ordinary units read a column's rows side by side. The lanes of a warp read what they
+        hold of a product of 16 rows by 8 (tf32) or 16 (float16) columns: 16 bytes each.
+        """
+        chunk = np.arange(self.depth * self.rows).reshape(self.depth, self.rows)
+        if self.dtype == "float32":
+            return chunk.reshape(-1)
+        # Lane 4 g + t holds rows g and g + 8; of tf32 columns t and t + 4, of float16 columns
+        # 2t, 2t + 1, 2t + 8 and 2t + 9. Rows vary faster than columns, but for the pair.
+        pair = 2 if self.dtype == "float16" else 1
+        parts = chunk.reshape(-1, 2, 4, pair, self.rows // 16, 2, 8)
+        # [product][half][t][pair][rows][lower][g] -> [product][rows][g][t][half][lower][pair]
+        return parts.transpose(0, 4, 6, 2, 1, 5, 3).reshape(-1)
+
+
+def choose(problem: Problem, limits: Limits) -> Configuration:
+    """Return the configuration that should be fastest; `candidates` has more to try.
+
+    Raises
+    ------
+    PlanError
+        If the device does not compute in the type.
+    """
+    return candidates(problem, limits)[0]
+
+
+def candidates(problem: Problem, limits: Limits) -> tuple[Configuration, ...]:
+    """Return the configurations that the device can run, the fastest by estimate first.
+
+    Parameters
+    ----------
+    problem : Problem
+    limits : Limits
+
+    Raises
+    ------
+    PlanError
+        If the device does not compute in the type.
+    """
+    if problem.dtype not in NEEDED:
+        raise PlanError(f"backend 'cuda' computes in {', '.join(NEEDED)}, not {problem.dtype}")
+    needed = NEEDED[problem.dtype]
+    if limits.capability < needed:
+        raise PlanError(
+            f"backend 'cuda': {problem.dtype} needs a device of compute capability "
+            f"{needed / 10:.1f}, this one has {limits.capability / 10:.1f}"
+        )
+    found = {
+        split: None
+        for base in _bases(problem, limits)
+        for split in _splits(base, problem, limits)
+        if split.shared_bytes <= limits.shared_per_block
+    }
+    return tuple(sorted(found, key=lambda c: estimate(c, problem, limits)))
+
+
+def estimate(configuration: Configuration, problem: Problem, limits: Limits) -> float:
+    """Return the time of a layer, in columns of 32 rows by 128 positions on one processor.
+
+    A tile is bound by its multiplications or by the gathering of its input, whichever takes
+    longer; its time is counted in rows. A device runs as many blocks at once as fit; the last of
+    them leave some processors idle. What is left out (caches, latency) is the tuner's business.
+    """
+    gather = _GATHER[problem.dtype]
+    spans = -(-problem.positions // configuration.positions)
+    remainder_spans = -(-problem.positions // configuration.remainder_span)
+    times: list[float] = []
+    slots = 0
+    for rows, columns in problem.blocks:
+        block_rows, remainder_rows = configuration.split_rows(rows)
+        parts = configuration.split_depth(columns)
+        for first, end in parts:
+            depth = end - first + _OVERHEAD
+            block = _together(configuration.rows, gather) * configuration.positions
+            times += [depth * block] * (len(block_rows) * spans)
+            for r in remainder_rows:
+                column = _together(r * _ORDINARY[problem.dtype], gather * 1.5)
+                time = depth * column * max(configuration.remainder_span, 32)
+                times += [time] * remainder_spans
+        slots += len(parts) > 1 and rows * len(parts)
+    resident = max(
+        1,
+        min(
+            configuration.blocks_per_processor,
+            limits.shared_per_processor // (configuration.shared_bytes + RESERVED),
+            limits.threads_per_processor // configuration.threads,
+        ),
+    )
+    if not times:
+        return 0.0
+    # A processor that holds too few warps cannot hide how long memory takes.
+    warps = min(resident, -(-len(times) // limits.processors)) * configuration.threads / 32
+    waiting = max(1.0, _WARPS_TO_HIDE / warps)
+    waves = -(-len(times) // limits.processors) * limits.processors / len(times)
+    total = sum(times) / limits.processors * max(1.0, waves) * waiting
+    return (total + slots * problem.positions * _SLOT / limits.processors) / (32 * 128)
+
+
+def _together(multiplying: float, gathering: float) -> float:
+    """Return the time of two things that hide each other for the most part."""
+    return max(multiplying, gathering) + 0.25 * min(multiplying, gathering)
+
+
+# Time to gather a column, in rows that are multiplied meanwhile; a remainder's, whose input does
+# not pass through shared memory, is half as much again.
+_GATHER: dict[str, float] = {"float32": 16, "tf32": 48, "float16": 64}
+# The remainder kernel multiplies on the ordinary units whatever the type.
+_ORDINARY: dict[str, float] = {"float32": 1, "tf32": 6, "float16": 10}
+_OVERHEAD = 48  # columns that a prologue and an epilogue take as long as
+_SLOT = 64  # rows that are multiplied while a partial sum is written and read
+_WARPS_TO_HIDE = 8
+
+
+def _bases(problem: Problem, limits: Limits) -> Iterator[Configuration]:
+    """Yield every shape of tile for the problem, without a split."""
+    itemsize = 2 if problem.dtype == "float16" else 4
+    aligned = problem.lanes * itemsize % 16 == 0
+    copy_bytes = 16 if aligned else itemsize
+    asynchronous = limits.capability >= ASYNCHRONOUS and copy_bytes >= 4
+    few = problem.positions <= FEW_POSITIONS
+    shapes = FLOAT32_SHAPES if problem.dtype == "float32" else TENSOR_SHAPES
+    # As much as registers hold while they pass it on, or as is worth a barrier.
+    depth = (16 if asynchronous else 8) * 4 // itemsize
+    for rows, positions, warp_rows, warp_positions in shapes[-1:] if few else shapes:
+        if not aligned and positions > WIDEST_OF_SMALL_BATCH:
+            continue
+        base = Configuration(
+            problem.dtype,
+            rows,
+            positions,
+            depth,
+            4 if asynchronous else 2,
+            warp_rows,
+            warp_positions,
+            copy_bytes,
+            remainder_positions=4,
+            whole_from=25 if problem.dtype == "float32" else 9,
+            activation=problem.activation,
+        )
+        if few:
+            yield replace(base, remainder_positions=0)
+            continue
+        # A remainder block should not be wider than the layer has positions.
+        while base.remainder_positions > 1 and base.remainder_span >= 2 * problem.positions:
+            base = replace(base, remainder_positions=base.remainder_positions // 2)
+        # The fourth stage is worth having unless it keeps another block out.
+        by_memory = limits.shared_per_processor // (base.shared_bytes + RESERVED)
+        if asynchronous and by_memory < base.blocks_per_processor:
+            base = replace(base, stages=3)
+        yield base
+
+
+def _splits(base: Configuration, problem: Problem, limits: Limits) -> Iterator[Configuration]:
+    """Yield the configuration, and with columns split until the device is full."""
+    yield base
+    longest = max((columns for _, columns in problem.blocks), default=0)
+    for parts in (2, 4, 8, 16):
+        columns = -(-longest // parts)
+        if columns < FEWEST_COLUMNS:
+            return
+        split = replace(base, split=-(-columns // base.depth) * base.depth)
+        tiles = sum(
+            len(split.split_depth(columns)) * sum(map(len, split.split_rows(rows)))
+            for rows, columns in problem.blocks
+        )
+        yield split
+        if tiles * -(-problem.positions // base.positions) >= 4 * limits.processors:
+            return

@@ -1,0 +1,399 @@
+"""Layers for the CUDA kernels: made, packed, run under the emulation, and compared.
+
+The tables are packed here once more, apart from the backend's packing: a misreading of their
+format that both shared would go unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import cuda_emulation
+import numpy as np
+
+from runtime import cuda_configuration as configuration
+from runtime.cuda_configuration import Configuration, Limits, Problem
+
+LIMITS = {
+    75: Limits(75, 68, 65536, 65536),
+    80: Limits(80, 108, 166912, 167936, threads_per_processor=2048),
+    90: Limits(90, 132, 232448, 233472, threads_per_processor=2048),
+}
+PLACE = np.dtype([("plane", "i4"), ("down", "i4"), ("across", "i4")])
+ACTIVATION = np.dtype([("op", "i4"), ("alpha", "f4"), ("beta", "f4")])
+GEOMETRY = np.dtype(
+    [(name, "i4") for name in ("positions", "lanes", "width", "block_tiles", "remainder_tiles")]
+    + [(name, PLACE) for name in ("x", "y", "skip")]
+    + [("activation", ACTIVATION)]
+)
+OPS = ("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish")
+# What memory holds that a kernel should not read, or not write.
+UNTOUCHED = 777.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, by its blocks: (rows, columns) index arrays that may share rows."""
+
+    channels: int
+    size: tuple[int, int]
+    rows: int
+    blocks: tuple[tuple[np.ndarray, np.ndarray], ...]
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    batch: int = 8
+    groups: int = 1
+    activation: str = ""
+    skip: bool = False
+    seed: int = 0
+    extra_halo: int = 0  # of the input, beyond what this layer reads
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        top, left, bottom, right = self.pads
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
+        padded = (self.size[0] + top + bottom, self.size[1] + left + right)
+        return tuple(
+            (n - span) // stride + 1
+            for n, span, stride in zip(padded, spans, self.strides, strict=True)
+        )
+
+    @property
+    def lanes(self) -> int:
+        return configuration.lanes(self.batch)
+
+    def problem(self, dtype: str) -> Problem:
+        positions = self.outputs[0] * self.outputs[1] * self.lanes
+        blocks = tuple((len(rows), len(columns)) for rows, columns in self.blocks)
+        return Problem(dtype, positions, self.lanes, blocks, self.activation)
+
+
+def blocks_of(rows, columns, heights, depths, seed=0):
+    """Return disjoint blocks of the given heights and depths, of random rows and columns."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(rows)
+    starts = np.cumsum([0, *heights])
+    assert starts[-1] <= rows
+    return tuple(
+        (np.sort(order[a:b]), np.sort(rng.choice(columns, depth, replace=False)))
+        for a, b, depth in zip(starts[:-1], starts[1:], depths, strict=True)
+    )
+
+
+def rounded(x, dtype):
+    """Return numbers as a type holds them, in float64."""
+    if dtype == "float16":
+        return x.astype(np.float16).astype(np.float64)
+    x = np.ascontiguousarray(x, np.float32)
+    if dtype == "tf32":
+        x = ((x.view(np.uint32) + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+    return x.astype(np.float64)
+
+
+@dataclass
+class Data:
+    """A layer's numbers, as float64 that the type holds exactly."""
+
+    x: np.ndarray
+    weights: list[np.ndarray]
+    bias: np.ndarray
+    skip: np.ndarray | None
+    alpha: float = 0.2
+    beta: float = 0.6
+
+    @classmethod
+    def of(cls, layer: Layer, dtype: str) -> Data:
+        rng = np.random.default_rng(layer.seed)
+        normal = rng.standard_normal
+        x = rounded(normal((layer.batch, layer.channels, *layer.size)), dtype)
+        weights = [rounded(normal((len(r), len(c))), dtype) for r, c in layer.blocks]
+        bias = rounded(normal(layer.rows), "float32")
+        shape = (layer.batch, layer.rows, *layer.outputs)
+        skip = rounded(normal(shape), "float16") if layer.skip else None
+        return cls(x, weights, bias, skip)
+
+
+def expected(layer: Layer, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Return the layer's output, and the sum of the sizes of what is added up in each number."""
+    (sy, sx), (dy, dx), (ky, kx) = layer.strides, layer.dilations, layer.kernel
+    top, left, bottom, right = layer.pads
+    x = np.pad(data.x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    height, width = layer.outputs
+    sums = np.zeros((layer.batch, layer.rows, height, width))
+    sizes = np.zeros_like(sums)
+    channels = layer.channels // layer.groups
+    for (rows, columns), weights in zip(layer.blocks, data.weights, strict=True):
+        group = rows[0] // (layer.rows // layer.groups)
+        c, y, z = np.unravel_index(columns, (channels, ky, kx))
+        taps = np.stack(
+            [
+                x[
+                    :,
+                    group * channels + c[i],
+                    y[i] * dy : y[i] * dy + sy * (height - 1) + 1 : sy,
+                    z[i] * dx : z[i] * dx + sx * (width - 1) + 1 : sx,
+                ]
+                for i in range(len(columns))
+            ],
+            axis=1,
+        )
+        sums[:, rows] += np.einsum("rk,nkyx->nryx", weights, taps)
+        sizes[:, rows] += np.einsum("rk,nkyx->nryx", abs(weights), abs(taps))
+    sums += data.bias[:, None, None]
+    sizes += abs(data.bias)[:, None, None]
+    if data.skip is not None:
+        sums += data.skip
+        sizes += abs(data.skip)
+    return activated(layer.activation, sums, data.alpha, data.beta), sizes
+
+
+def activated(op, x, alpha, beta):
+    """Return the activation in float64."""
+    with np.errstate(over="ignore"):
+        return {
+            "": lambda: x,
+            "Relu": lambda: np.maximum(x, 0),
+            "Clip": lambda: np.minimum(np.maximum(x, alpha), beta),
+            "LeakyRelu": lambda: np.where(x >= 0, x, alpha * x),
+            "Sigmoid": lambda: 1 / (1 + np.exp(-x)),
+            "HardSigmoid": lambda: np.clip(alpha * x + beta, 0, 1),
+            "HardSwish": lambda: x * np.clip(x / 6 + 0.5, 0, 1),
+        }[op]()
+
+
+def tolerance(layer: Layer, dtype: str, wanted: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return how far off sums in float32, rounded to the type, may be."""
+    longest = sum(len(columns) for _, columns in layer.blocks) + 8
+    steep = {"HardSwish": 1.5}.get(layer.activation, 1.0)
+    within = steep * longest * 2.0**-24 * sizes + 2.0**-22 * abs(wanted) + 1e-7
+    return within + (2.0**-11 * abs(wanted) + 2.0**-24 if dtype == "float16" else 0)
+
+
+@dataclass
+class Memory:
+    """A value (N, C, H, W) on the device: [C][H + halo][W + halo][lanes]."""
+
+    array: np.ndarray
+    halo: tuple[int, int, int, int]
+    place: tuple[int, int, int]
+    origin: int
+
+    @classmethod
+    def of(cls, x, lanes, halo, dtype, beyond=np.nan, around=0.0):
+        batch, channels, height, width = x.shape
+        top, left, bottom, right = halo
+        shape = (channels, height + top + bottom, width + left + right, lanes)
+        array = np.full(shape, around, np.float32)
+        inner = array[:, top : top + height, left : left + width]
+        inner[...] = beyond
+        inner[..., :batch] = x.transpose(1, 2, 3, 0)
+        array = aligned(array.astype(np.float16 if dtype == "float16" else np.float32))
+        across, down = lanes, shape[2] * lanes
+        origin = top * down + left * across
+        return cls(array, halo, (shape[1] * down, down, across), origin)
+
+    def interior(self, batch):
+        top, left, bottom, right = self.halo
+        _, height, width, _ = self.array.shape
+        inner = self.array[:, top : height - bottom, left : width - right, :batch]
+        return inner.transpose(3, 0, 1, 2).astype(np.float64)
+
+    def from_(self, element):
+        return self.array.reshape(-1)[element:]
+
+
+def aligned(array):
+    """Return a copy whose memory starts at a multiple of 128 bytes."""
+    raw = np.empty(array.nbytes + 128, np.uint8)
+    start = -raw.ctypes.data % 128
+    out = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
+
+
+@dataclass
+class Tables:
+    """A layer as the kernels read it."""
+
+    block_tiles: list[tuple[int, ...]] = field(default_factory=list)
+    remainder_tiles: list[tuple[int, ...]] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+    remainder_weights: list[np.ndarray] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    slots: dict[int, list[int]] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=lambda: {"w": 0, "r": 0, "c": 0})
+
+    def put(self, table, key, values):
+        table.append(values.reshape(-1))
+        self.ends[key] += values.size
+        return self.ends[key] - values.size
+
+
+def pack(layer: Layer, data: Data, c: Configuration, place: tuple[int, int, int]) -> Tables:
+    """Return the tables of a layer, cut as the configuration says."""
+    tables = Tables()
+    pieces = []
+    for (rows, columns), weights in zip(layer.blocks, data.weights, strict=True):
+        blocks, remainders = c.split_rows(len(rows))
+        for first, end in c.split_depth(len(columns)):
+            at = 0
+            for count, whole in [(n, True) for n in blocks] + [(n, False) for n in remainders]:
+                part = slice(at, at + count)
+                pieces.append((whole, rows[part], columns[first:end], weights[part, first:end]))
+                at += count
+            assert at == len(rows)
+    touched = np.zeros(layer.rows, int)
+    for _, rows, _, _ in pieces:
+        touched[rows] += 1
+    unblocked = np.flatnonzero(touched == 0)
+    most = configuration.REMAINDER_ROWS[-1]
+    for first in range(0, len(unblocked), most):
+        rows = unblocked[first : first + most]
+        pieces.append((False, rows, np.zeros(0, int), np.zeros((len(rows), 0))))
+    next_slot = 0
+    for whole, rows, columns, weights in pieces:
+        targets = []
+        for row in rows:
+            if touched[row] > 1:
+                tables.slots.setdefault(int(row), []).append(next_slot)
+                targets.append(-2 - next_slot)
+                next_slot += 1
+            else:
+                targets.append(int(row))
+        add_tile(tables, layer, c, place, whole, rows, columns, weights, targets)
+    return tables
+
+
+def add_tile(tables, layer, c, place, whole, rows, columns, weights, targets):
+    """Append one tile of rows that share columns."""
+    depth = len(columns)
+    if whole:
+        height, padded = c.rows, -(-depth // c.depth) * c.depth
+    else:
+        height, padded = min(h for h in configuration.REMAINDER_ROWS if h >= len(rows)), depth
+    full = np.zeros((padded, height))
+    full[:depth, : len(rows)] = weights.T
+    offsets = column_offsets(layer, place, rows[0], columns)
+    if padded > depth:
+        offsets = np.append(offsets, np.repeat(offsets[-1], padded - depth))
+    slots = len(tables.targets)
+    tables.targets += targets + [-1] * (height - len(rows))
+    column = tables.put(tables.columns, "c", offsets.astype(np.int32))
+    if whole:
+        chunks = full.reshape(-1, c.depth * c.rows)[:, c.weight_order]
+        number = np.float16 if c.dtype == "float16" else np.float32
+        at = tables.put(tables.weights, "w", chunks.astype(number))
+        tables.block_tiles.append((at, column, padded, slots, height))
+    else:
+        full = np.append(full, np.zeros(-full.size % 4))
+        at = tables.put(tables.remainder_weights, "r", full.astype(np.float32))
+        tables.remainder_tiles.append((at, column, depth, slots, height))
+
+
+def column_offsets(layer, place, row, columns):
+    """Return how far each column reads from where the first output starts to."""
+    plane, down, across = place
+    channels = layer.channels // layer.groups
+    c, y, x = np.unravel_index(columns, (channels, *layer.kernel))
+    c = c + row // (layer.rows // layer.groups) * channels
+    return c * plane + y * layer.dilations[0] * down + x * layer.dilations[1] * across
+
+
+def joined(parts, dtype):
+    """Return one table, of at least a few numbers so that it is never empty."""
+    return aligned(np.concatenate([*parts, np.zeros(4)]).astype(dtype))
+
+
+def run(layer, c, capability=90, schedule=0, data=None, module=None):
+    """Run a layer under the emulation.
+
+    Returns
+    -------
+    (y, data)
+        The output, (N, rows, H, W) float64; what was computed with.
+    """
+    data = data or Data.of(layer, c.dtype)
+    number = np.float16 if c.dtype == "float16" else np.float32
+    more = layer.extra_halo
+    x = Memory.of(data.x, layer.lanes, tuple(p + more for p in layer.pads), c.dtype)
+    shape = (layer.batch, layer.rows, *layer.outputs)
+    y = Memory.of(np.full(shape, np.nan), layer.lanes, (1, 2, 0, 1), c.dtype, around=UNTOUCHED)
+    skip = None
+    if data.skip is not None:
+        skip = Memory.of(data.skip, layer.lanes, (0, 1, 2, 0), c.dtype, around=np.nan)
+    tables = pack(layer, data, c, x.place)
+    height, width = layer.outputs
+    geometry = np.zeros((), GEOMETRY)
+    geometry["positions"] = positions = height * width * layer.lanes
+    geometry["lanes"], geometry["width"] = layer.lanes, width
+    geometry["block_tiles"] = len(tables.block_tiles)
+    geometry["remainder_tiles"] = len(tables.remainder_tiles)
+    geometry["x"] = (x.place[0], *(p * s for p, s in zip(x.place[1:], layer.strides, strict=True)))
+    geometry["y"], geometry["skip"] = y.place, skip.place if skip else (0, 0, 0)
+    geometry["activation"] = (OPS.index(layer.activation), data.alpha, data.beta)
+    slots = sum(map(len, tables.slots.values()))
+    partial = aligned(np.full(max(slots, 1) * positions, np.nan, np.float32))
+    bias = aligned(data.bias.astype(np.float32))
+    origin = more * (x.place[1] + x.place[2])
+    tiles = np.array(tables.block_tiles + tables.remainder_tiles, np.int32)
+    module = module or cuda_emulation.build(cuda_emulation.render([c]), capability)
+    epilogue = (bias, skip and skip.from_(skip.origin), y.from_(y.origin))
+    module.launch(
+        c.name,
+        c.grid(len(tables.block_tiles), len(tables.remainder_tiles), positions),
+        (c.threads,),
+        (
+            x.from_(origin),
+            joined(tables.weights, number),
+            joined(tables.remainder_weights, np.float32),
+            joined(tables.columns, np.int32),
+            tiles,
+            np.array(tables.targets, np.int32),
+            *epilogue,
+            partial,
+            geometry,
+        ),
+        c.shared_bytes,
+        schedule,
+    )
+    if tables.slots:
+        finish(tables, c, capability, schedule, partial, epilogue, geometry)
+    around = y.array.copy()
+    top, left = y.halo[:2]
+    around[:, top : top + height, left : left + width] = UNTOUCHED
+    assert np.all(around == UNTOUCHED), "the halo of the output was written to"
+    return y.interior(layer.batch), data
+
+
+def finish(tables, c, capability, schedule, partial, epilogue, geometry):
+    """Add up the rows that have several partial sums."""
+    name = "finish_float16" if c.dtype == "float16" else "finish_float32"
+    rows = np.array(list(tables.slots), np.int32)
+    starts = np.cumsum([0, *map(len, tables.slots.values())]).astype(np.int32)
+    slots = np.concatenate([*tables.slots.values()]).astype(np.int32)
+    module = cuda_emulation.build(cuda_emulation.expand("finish.cu"), capability)
+    grid = (-(-int(geometry["positions"]) // 256), len(rows))
+    module.launch(
+        name, grid, (256,), (partial, rows, starts, slots, *epilogue, geometry), 0, schedule
+    )
+
+
+def check(layer, c, capability=90, schedule=0, module=None):
+    """Run a layer and compare it with what it should be."""
+    y, data = run(layer, c, capability, schedule, module=module)
+    compare(layer, c.dtype, y, data)
+
+
+def compare(layer, dtype, y, data):
+    """Fail unless every number is within what its sum in float32 may be off."""
+    wanted, sizes = expected(layer, data)
+    off = abs(y - wanted) - tolerance(layer, dtype, wanted, sizes)
+    assert np.all(off <= 0), f"off by {np.nanmax(off)} too much, {np.isnan(y).sum()} are NaN"
+
+
+def with_(layer, **changes):
+    """Return the layer with some things changed."""
+    return replace(layer, **changes)
