@@ -43,17 +43,14 @@ class Cutting(Protocol):
         """Columns of a chunk of weights."""
 
     @property
-    def remainder_rows(self) -> Sequence[int]:
-        """Heights that the remainder kernel has, ascending."""
+    def weight_order(self) -> NDArray[np.int64]:
+        """For each place in a packed chunk, the place in [column][row] that it takes."""
 
-    def split_rows(self, rows: int) -> tuple[Sequence[int], int]:
-        """Return the rows of each GEMM tile of a piece, and the rows left to the remainder."""
+    def split_rows(self, rows: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows of each GEMM tile of a piece, and of each remainder tile."""
 
     def split_depth(self, columns: int) -> Sequence[Range]:
         """Return the ranges of columns that a piece is cut into."""
-
-    def weight_order(self) -> NDArray[np.int64]:
-        """Return, for each place in a packed chunk, the place in [column][row] that it takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +104,7 @@ def pack(
     parts: Sequence[Piece],
     rows: int,
     cutting: Cutting,
+    heights: Sequence[int],
     offsets: Callable[[Indices], Indices],
 ) -> Tables:
     """Return the tables of a layer.
@@ -119,6 +117,8 @@ def pack(
         add and activation all the same.
     cutting : Cutting
         The configuration of the kernel.
+    heights : sequence of int
+        Rows of a remainder tile, ascending: one is padded to the least that holds it.
     offsets : function of columns to element offsets
 
     Raises
@@ -131,23 +131,20 @@ def pack(
     rest: list[Cut] = []
     for number, piece in enumerate(whole):
         count, depth = len(piece.rows), len(piece.columns)
-        heights, left = cutting.split_rows(count) if depth else ((), count)
-        edges = [0, *np.cumsum(heights, dtype=int).tolist()]
+        tall, short = cutting.split_rows(count) if depth else ((), _portions(count, heights[-1]))
+        edges = [0, *np.cumsum([*tall, *short], dtype=int).tolist()]
         for columns in cutting.split_depth(depth) if depth else [(0, 0)]:
-            gemm += [
-                Cut(number, first, last, columns, cutting.rows) for first, last in pairwise(edges)
-            ]
-            rest += _remainders(number, edges[-1], edges[-1] + left, columns, cutting)
+            for first, last in pairwise(edges):
+                if last <= sum(tall):
+                    gemm.append(Cut(number, first, last, columns, cutting.rows))
+                else:
+                    height = next(h for h in heights if h >= last - first)
+                    rest.append(Cut(number, first, last, columns, height))
     return _tables(whole, gemm, rest, rows, cutting, offsets)
 
 
-def _remainders(
-    number: int, first: int, last: int, columns: Range, cutting: Cutting
-) -> Iterator[Cut]:
-    heights = cutting.remainder_rows
-    for start in range(first, last, heights[-1]):
-        end = min(start + heights[-1], last)
-        yield Cut(number, start, end, columns, next(h for h in heights if h >= end - start))
+def _portions(count: int, most: int) -> list[int]:
+    return [min(most, count - first) for first in range(0, count, most)]
 
 
 def _uncovered(parts: Sequence[Piece], rows: int) -> Piece:
@@ -169,7 +166,7 @@ def _tables(
     cuts = [*gemm, *rest]
     targets, finish = _targets(parts, cuts, rows)
     columns, column_starts = _columns(parts, gemm, rest, cutting.depth, offsets)
-    order = cutting.weight_order()
+    order = cutting.weight_order
     weights, weight_starts = _joined(_gemm_weights(parts[c.piece], c, cutting, order) for c in gemm)
     others, other_starts = _joined(_remainder_weights(parts[c.piece], c) for c in rest)
     slot_starts = np.cumsum([0, *(cut.height for cut in cuts)])[:-1]

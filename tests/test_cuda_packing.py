@@ -15,6 +15,7 @@ from runtime.cuda_packing import FIRST_PARTIAL, NO_ROW, Tables, pack, rounded_to
 from runtime.cuda_pieces import Piece, pieces
 
 RANDOM = np.random.default_rng(0)
+HEIGHTS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,21 @@ class Cutting:
     dtype: str = "float32"
     rows: int = 4
     depth: int = 3
-    remainder_rows: tuple[int, ...] = (1, 2, 4)
     whole_from: int = 4
     split: int = 0
 
     def split_rows(self, rows):
         whole, left = divmod(rows, self.rows)
         heights = [self.rows] * whole
-        return ([*heights, left], 0) if left >= self.whole_from else (heights, left)
+        if left >= self.whole_from:
+            return [*heights, left], []
+        return heights, [left] if left else []
 
     def split_depth(self, columns):
         step = self.split or columns
         return [(a, min(a + step, columns)) for a in range(0, columns, step)]
 
+    @property
     def weight_order(self):
         return np.random.default_rng(1).permutation(self.rows * self.depth)
 
@@ -45,7 +48,7 @@ def multiplied(tables: Tables, cutting, x, rows):
     """Return what the kernels make of x (elements,): each row's sum, every output written once."""
     out = np.full(rows, np.nan)
     partial = np.full(tables.partials, np.nan)
-    unpacked = np.argsort(cutting.weight_order())
+    unpacked = np.argsort(cutting.weight_order)
     for number, (weights, columns, depth, slots, height) in enumerate(tables.tiles):
         read = x[tables.columns[columns : columns + depth]]
         if number < tables.block_tiles:
@@ -54,7 +57,7 @@ def multiplied(tables: Tables, cutting, x, rows):
             chunks = tables.weights[weights:][: depth * height].reshape(-1, cutting.depth * height)
             matrix = chunks[:, unpacked].reshape(depth, height)
         else:
-            assert height in cutting.remainder_rows
+            assert height in HEIGHTS
             assert weights % 4 == 0
             matrix = tables.remainder_weights[weights:][: depth * height].reshape(depth, height)
         for target, total in zip(
@@ -90,7 +93,7 @@ def assert_multiplies(weight, groups, cutting):
         ] = matrix[g]
     x = np.full(7 * whole.shape[1] + 4, np.inf)  # What no column reads must not be touched.
     x[spread(np.arange(whole.shape[1]))] = RANDOM.standard_normal(whole.shape[1])
-    tables = pack(pieces(weight, groups), rows, cutting, spread)
+    tables = pack(pieces(weight, groups), rows, cutting, HEIGHTS, spread)
     got = multiplied(tables, cutting, x, rows)
     np.testing.assert_allclose(got, whole @ x[spread(np.arange(whole.shape[1]))], atol=1e-5)
     return tables
@@ -239,9 +242,9 @@ def test_offsets_of_weights_are_aligned():
 
 def test_types_of_the_tables():
     layer = sparse((7, 5), [block(range(4), [1, 2, 3])])
-    half = pack(pieces(layer), 7, Cutting("float16"), spread)
+    half = pack(pieces(layer), 7, Cutting("float16"), HEIGHTS, spread)
     assert (half.weights.dtype, half.remainder_weights.dtype) == (np.float16, np.float32)
-    single = pack(pieces(layer), 7, Cutting(), spread)
+    single = pack(pieces(layer), 7, Cutting(), HEIGHTS, spread)
     assert single.weights.dtype == np.float32
     for table in (single.tiles, single.columns, single.targets, single.finish_starts):
         assert table.dtype == np.int32
@@ -249,7 +252,7 @@ def test_types_of_the_tables():
 
 def test_tf32_weights_are_rounded_where_they_are_multiplied_in_tf32():
     layer = sparse((5, 5), [block(range(5), [1, 2, 3])])
-    tables = pack(pieces(layer), 5, Cutting("tf32"), spread)
+    tables = pack(pieces(layer), 5, Cutting("tf32"), HEIGHTS, spread)
     assert (tables.weights.view(np.uint32) & 0x1FFF == 0).all()
     assert (tables.remainder_weights.view(np.uint32) & 0x1FFF != 0).any()
 
@@ -266,14 +269,14 @@ def test_rounding_to_tf32_is_to_the_nearest():
 def test_a_weight_beyond_float16_is_refused():
     piece = Piece(np.arange(4, dtype=np.int32), np.arange(1, dtype=np.int32), np.full((4, 1), 7e4))
     with pytest.raises(OverflowError, match="70000 is beyond float16"):
-        pack([piece], 4, Cutting("float16"), spread)
+        pack([piece], 4, Cutting("float16"), HEIGHTS, spread)
 
 
 def test_the_reading_back_sees_a_wrong_table():
     weight = sparse((6, 8), [block([0, 1, 2, 3], [0, 1]), block([1, 2], [2, 3])])
     cutting = Cutting()
     x = RANDOM.standard_normal(100)
-    tables = pack(pieces(weight), 6, cutting, spread)
+    tables = pack(pieces(weight), 6, cutting, HEIGHTS, spread)
     wanted = multiplied(tables, cutting, x, 6)
     tables.columns[1] += 1
     assert not np.allclose(multiplied(tables, cutting, x, 6), wanted)

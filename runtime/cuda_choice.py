@@ -1,0 +1,89 @@
+"""Which kernel runs which layer: what was fastest before, a timing now, or an estimate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from masktools.graph import Value
+from runtime import cuda_source
+from runtime.cuda_configuration import Configuration, Limits, Problem, candidates
+from runtime.cuda_executable import Built
+from runtime.cuda_launch import Device
+from runtime.cuda_layers import Configure
+from runtime.cuda_program import build
+from runtime.cuda_tuning import Cache, cache_folder, tune
+from runtime.plan import Plan
+from runtime.steps import Weighted
+
+# Runs of a layer that are timed as one: a layer of a few microseconds must outlast its start.
+COPIES = 20
+
+
+def limits(device: Device) -> Limits:
+    """Return what a device offers to a kernel."""
+    return Limits(*device.hardware[1:])
+
+
+def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
+    """Return what chooses a layer's kernel: what was fastest before, a timing, or an estimate."""
+    remembered = Cache(cache_folder())
+    can = limits(device)
+    kept: dict[str, Any] = {}  # Made when the first layer asks: a plan may have none.
+
+    def configure(step: Weighted, problem: Problem) -> Configuration:
+        found = candidates(problem, can)
+        named = {f"{c.name}_k{c.split}_w{c.whole_from}": c for c in found}
+        if not kept:
+            kept.update(device_key(device))
+        key = {**kept, "problem": problem_key(problem, plan, step)}
+        if not tuned:
+            known = remembered.read(key, named)
+            return known.choice if known else found[0]
+
+        def seconds(candidate: Configuration) -> float:
+            program = build(_alone(plan, step), batch, problem.dtype, lambda *_: candidate)
+            return Built(device, program).seconds(COPIES)
+
+        return tune(key, named, seconds, remembered).choice
+
+    return configure
+
+
+def device_key(device: Device) -> dict[str, Any]:
+    """Return what a choice depends on beside the problem."""
+    hardware, options = device.hardware, cuda_source.options(device.hardware.capability)
+    return {
+        "device": hardware.name,
+        "driver": device.cupy.cuda.runtime.driverGetVersion(),
+        "processors": hardware.processors,
+        "compiler": device.compiler,
+        "source": cuda_source.digest(cuda_source.render(()), options, device.compiler),
+    }
+
+
+def problem_key(problem: Problem, plan: Plan, step: Weighted) -> dict[str, Any]:
+    """Return a problem as a key: a digest of all of it, and a few numbers for people."""
+    shapes = [plan.shapes[value][1:] for value in (*step.inputs, step.output)]
+    window = [getattr(step, name, None) for name in ("kernel", "strides", "dilations", "pads")]
+    blocks = sorted(Counter(problem.blocks).items())
+    whole = json.dumps([asdict(problem) | {"blocks": blocks}, shapes, window, step.operator])
+    return {
+        "dtype": problem.dtype,
+        "positions": problem.positions,
+        "weights": list(step.weight_shape),
+        "stored": step.stored,
+        "digest": hashlib.sha256(whole.encode()).hexdigest(),
+    }
+
+
+def _alone(plan: Plan, step: Weighted) -> Plan:
+    """Return a plan of one step."""
+    names = dict.fromkeys(step.inputs)
+    shapes = {name: plan.shapes[name] for name in (*names, step.output)}
+    inputs = tuple(Value(name, shapes[name]) for name in names)
+    output = Value(step.output, shapes[step.output])
+    return Plan(inputs, (output,), {step.output: step.output}, (step,), shapes)

@@ -1,0 +1,147 @@
+"""A program on a device, and its runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from runtime import cuda_source
+from runtime.cuda_launch import Call, Device, bind, capture
+from runtime.cuda_launches import CONVOLUTIONS, Given, Launch, Result
+from runtime.cuda_program import Program
+from runtime.errors import InputError
+
+DeviceArray = Any  # cupy.ndarray
+
+
+class CudaExecutable:
+    """A plan for one shape of its inputs and one device, built when it first runs.
+
+    All calls use the same memory on the device, so they run one after another, also from several
+    threads or streams.
+
+    Parameters
+    ----------
+    device : Device
+    make : function returning Program
+        Called once, before the first run.
+    """
+
+    def __init__(self, device: Device, make: Callable[[], Program]) -> None:
+        self._device = device
+        self._make = make
+        self._lock = threading.Lock()
+        self._built: Built | None = None
+
+    def run(
+        self, inputs: Mapping[str, DeviceArray], seconds: list[float] | None = None
+    ) -> dict[str, DeviceArray]:
+        """Run every step on the current stream; see `runtime.backend.Executable`."""
+        with self._lock, self._device.current(), self._device.errors("running the network"):
+            if self._built is None:
+                self._built = Built(self._device, self._make())
+            return self._built.run(inputs, seconds)
+
+
+class Built:
+    """A program on a device: memory taken, kernels compiled, launches recorded.
+
+    Parameters
+    ----------
+    device : Device
+    program : Program
+    """
+
+    def __init__(self, device: Device, program: Program) -> None:
+        self._device = device
+        self._program = program
+        cupy = device.cupy
+        number = np.float16 if program.dtype == "float16" else np.float32
+        self._memory = cupy.empty(max(program.elements, 1), number)
+        for start, end in program.zeroed:
+            self._memory[start:end] = 0
+        options = cuda_source.options(device.hardware.capability)
+        text = cache(self._text)
+
+        def bound(launches: Sequence[Launch]) -> list[Call]:
+            return bind(device, launches, self._memory, text, options)
+
+        self._enter, self._leave = bound(program.enter), bound(program.leave)
+        self._steps = [bound(launches) for launches in program.steps]
+        # What was set to zero, and uploaded, must be there before another stream reads it.
+        cupy.cuda.get_current_stream().synchronize()
+        calls = [call for calls in self._steps for call in calls]
+        self._graph = capture(device, calls) if calls else None
+        self._ended = cupy.cuda.Event(disable_timing=True)
+
+    def __del__(self) -> None:
+        # Memory goes back to CuPy's pool, which may hand it to another stream at once.
+        if hasattr(self, "_ended"):
+            self._ended.synchronize()
+
+    def _text(self, source: str) -> str:
+        if source == CONVOLUTIONS:
+            return cuda_source.render(self._program.configurations)
+        return cuda_source.expand(source)
+
+    def run(
+        self, inputs: Mapping[str, DeviceArray], seconds: list[float] | None
+    ) -> dict[str, DeviceArray]:
+        """Run every step on the current stream; see `runtime.backend.Executable`."""
+        cupy = self._device.cupy
+        stream = cupy.cuda.get_current_stream()
+        stream.wait_event(self._ended)
+        outside: dict[Given | Result, DeviceArray] = {}
+        for name, array in inputs.items():
+            if array.device.id != self._device.number:
+                raise InputError(
+                    f"input {name!r} is on device {array.device.id}, the network on device "
+                    f"{self._device.number}"
+                )
+            # Kernels see a pointer, not strides.
+            outside[Given(name)] = cupy.ascontiguousarray(array)
+        outputs = {
+            name: cupy.empty(shape, np.float32) for name, shape in self._program.shapes.items()
+        }
+        outside.update({Result(name): array for name, array in outputs.items()})
+        for call in self._enter:
+            call(outside)
+        if seconds is None:
+            if self._graph is not None:
+                self._graph.launch(stream)
+        else:
+            seconds += self._timed_steps()
+        for call in self._leave:
+            call(outside)
+        self._ended.record(stream)
+        return outputs
+
+    def _timed_steps(self) -> list[float]:
+        cuda = self._device.cupy.cuda
+        seconds = []
+        for calls in self._steps:
+            begin, end = cuda.Event(), cuda.Event()
+            begin.record()
+            for call in calls:
+                call()
+            end.record()
+            end.synchronize()
+            seconds.append(cuda.get_elapsed_time(begin, end) / 1e3)
+        return seconds
+
+    def seconds(self, copies: int) -> float:
+        """Return how long the steps take, run `copies` times as one graph."""
+        cuda = self._device.cupy.cuda
+        calls = [call for calls in self._steps for call in calls]
+        graph = capture(self._device, calls * copies)
+        begin, end = cuda.Event(), cuda.Event()
+        graph.launch()
+        begin.record()
+        graph.launch()
+        end.record()
+        end.synchronize()
+        return float(cuda.get_elapsed_time(begin, end)) / 1e3 / copies

@@ -1,0 +1,213 @@
+"""Compile, bind and launch through CuPy. Which kernels there are, and why, is not known here."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.cuda_launches import Given, Launch, Memory, Result, Table
+from runtime.errors import KernelError
+
+DeviceArray = Any  # cupy.ndarray
+Text = Callable[[str], str]
+
+# Dynamic shared memory that a kernel gets without asking.
+UNASKED_SHARED_BYTES = 48 * 1024
+
+
+class Hardware(NamedTuple):
+    """What a device is, as the driver tells it.
+
+    Parameters
+    ----------
+    name : str
+    capability : int
+        75, 80, 90 ...
+    processors, shared_per_block, shared_per_processor : int
+    registers_per_processor, threads_per_processor : int
+    """
+
+    name: str
+    capability: int
+    processors: int
+    shared_per_block: int
+    shared_per_processor: int
+    registers_per_processor: int
+    threads_per_processor: int
+
+
+class Device:
+    """One GPU, with the kernels and tables that are on it already.
+
+    Parameters
+    ----------
+    cupy : module
+        CuPy, or what stands in for it.
+    number : int
+        As CuPy counts devices.
+    """
+
+    def __init__(self, cupy: ModuleType, number: int) -> None:
+        self.cupy = cupy
+        self.number = number
+        self._kernels: dict[tuple[str, tuple[str, ...], str], Any] = {}
+        self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._tables: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def current(self) -> Any:  # noqa: ANN401 - a context of CuPy's
+        """Return a context in which this device is the current one."""
+        return self.cupy.cuda.Device(self.number)
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the device is."""
+        told = self.cupy.cuda.runtime.getDeviceProperties(self.number)
+        return Hardware(
+            told["name"].decode(),
+            10 * told["major"] + told["minor"],
+            told["multiProcessorCount"],
+            told["sharedMemPerBlockOptin"],
+            told["sharedMemPerMultiprocessor"],
+            told["regsPerMultiprocessor"],
+            told["maxThreadsPerMultiProcessor"],
+        )
+
+    @property
+    def compiler(self) -> str:
+        """The compiler's version."""
+        return "nvrtc {}.{}".format(*self.cupy.cuda.nvrtc.getVersion())
+
+    def kernel(self, source: str, options: Sequence[str], name: str, shared_bytes: int) -> Any:  # noqa: ANN401
+        """Return a kernel, compiled when first asked for.
+
+        Raises
+        ------
+        KernelError
+            With the compiler's own words, or if the device refuses so much shared memory.
+        """
+        key = (source, tuple(options), name)
+        with self._lock, self.errors(f"kernel {name!r}"):
+            if key not in self._kernels:
+                module = self._modules.get(key[:2])
+                if module is None:
+                    module = self.cupy.RawModule(code=source, options=key[1])
+                    self._modules[key[:2]] = module
+                kernel = module.get_function(name)
+                if shared_bytes > UNASKED_SHARED_BYTES:
+                    kernel.max_dynamic_shared_size_bytes = shared_bytes
+                self._kernels[key] = kernel
+            return self._kernels[key]
+
+    def table(self, array: NDArray[Any]) -> DeviceArray:
+        """Return an array on the device; equal ones that are in use are one."""
+        array = np.ascontiguousarray(array)
+        head = f"{array.dtype.str}{array.size}".encode()
+        key = hashlib.blake2b(head + array.tobytes(), digest_size=16).digest()
+        with self._lock:
+            found = self._tables.get(key)
+            if found is None:
+                found = self._tables[key] = self.cupy.asarray(array)
+        return found
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Raise CuPy's own errors as `KernelError` that says what was done."""
+        cuda = self.cupy.cuda
+        kinds = (
+            cuda.compiler.CompileException,
+            cuda.driver.CUDADriverError,
+            cuda.runtime.CUDARuntimeError,
+        )
+        try:
+            yield
+        except kinds as error:
+            raise KernelError(f"{what} on device {self.number}: {error}") from error
+
+
+class Call(NamedTuple):
+    """A launch with everything in its place but what each run brings along."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    shared_bytes: int
+    name: str
+
+    def __call__(self, outside: Mapping[Given | Result, DeviceArray] | None = None) -> None:
+        """Start the kernel on the current stream."""
+        arguments = self.arguments
+        if outside is not None:
+            arguments = tuple(outside[a] if isinstance(a, Given | Result) else a for a in arguments)
+        self.kernel(self.grid, self.block, arguments, shared_mem=self.shared_bytes)
+
+
+def bind(
+    device: Device,
+    launches: Sequence[Launch],
+    memory: DeviceArray,
+    text: Text,
+    options: Sequence[str],
+) -> list[Call]:
+    """Return launches as calls: kernels compiled, tables uploaded, places made pointers.
+
+    Parameters
+    ----------
+    device : Device
+    launches : sequence of Launch
+    memory : device array, one-dimensional
+        The arena.
+    text : function of str to str
+        The source that a launch names.
+    options : sequence of str
+        Of the compiler.
+    """
+
+    def bound(argument: Any) -> Any:  # noqa: ANN401
+        if isinstance(argument, Memory):
+            return memory[argument.at :]
+        if isinstance(argument, Table):
+            return device.table(argument.array)
+        return argument
+
+    return [
+        Call(
+            device.kernel(text(launch.source), options, launch.kernel, launch.shared_bytes),
+            launch.grid,
+            launch.block,
+            tuple(map(bound, launch.arguments)),
+            launch.shared_bytes,
+            launch.kernel,
+        )
+        for launch in launches
+    ]
+
+
+def capture(device: Device, calls: Sequence[Call]) -> Any:  # noqa: ANN401
+    """Return calls as one CUDA graph.
+
+    They are made once before: the driver may load a kernel when it is first used, which it cannot
+    while work is recorded.
+    """
+    stream = device.cupy.cuda.Stream(non_blocking=True)
+    with stream, device.errors("recording the network"):
+        for call in calls:
+            call()
+        stream.synchronize()
+        stream.begin_capture()
+        try:
+            for call in calls:
+                call()
+        finally:
+            # Also after an error: a stream that records stays unusable.
+            graph = stream.end_capture()
+    return graph

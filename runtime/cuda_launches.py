@@ -1,0 +1,83 @@
+"""What a launch is, before a device is known: a kernel, its arguments by meaning, its threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.cuda_structs import Struct
+
+# The source that the network's own convolution kernels are rendered to.
+CONVOLUTIONS = "convolutions"
+THREADS = 256
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A place in the arena.
+
+    Parameters
+    ----------
+    at : int
+        Elements of the computation's type from its start.
+    """
+
+    at: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """An input of the network, as the caller gives it: (N, ...), float32, C order."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output of the network, as the caller gets it: (N, ...), float32, C order."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An array that is uploaded once: weights, indices, constants."""
+
+    array: NDArray[Any]
+
+
+# A scalar is of the type of NumPy that the kernel takes it as; None is a null pointer.
+Argument = Union[Memory, Given, Result, Table, Struct, np.int32, np.float32, None]  # noqa: UP007
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One kernel, once.
+
+    Parameters
+    ----------
+    source : str
+        The file of `cuda/`, or `CONVOLUTIONS`.
+    kernel : str
+    arguments : tuple
+        In the kernel's order.
+    grid : tuple of int
+    block : tuple of int
+    shared_bytes : int
+        Of dynamic shared memory.
+    """
+
+    source: str
+    kernel: str
+    arguments: tuple[Argument, ...]
+    grid: tuple[int, ...]
+    block: tuple[int, ...] = (THREADS,)
+    shared_bytes: int = 0
+
+
+def blocks(count: int, threads: int = THREADS) -> tuple[int]:
+    """Return the grid of so many threads."""
+    return (-(-count // threads),)
