@@ -14,8 +14,10 @@ from types import SimpleNamespace
 
 import cuda_emulation
 import numpy as np
+import pytest
 
 from runtime import cuda_driver, cuda_source
+from runtime.cuda_backend import CudaBackend
 
 GUARD = 256
 GUARD_BYTE = 0xA5
@@ -270,3 +272,20 @@ def install(monkeypatch, folder, **properties):
     replaced = cuda_emulation.REPLACED
     monkeypatch.setattr(cuda_source, "expand", lambda name, given=None: expand(name, replaced))
     return fake
+
+
+def places():
+    """Return where tests run: under emulation, and on the device of this machine if it has one."""
+    device = pytest.param("device", marks=pytest.mark.gpu)
+    return ["emulated", *([device] if CudaBackend().available().ok else [])]
+
+
+def installed(place, monkeypatch, folder):
+    """Yield CuPy, or what stands in for it at a place of `places`."""
+    if place == "device":
+        monkeypatch.setenv("MASKTOOLS_CACHE", str(folder))
+        yield pytest.importorskip("cupy")
+        return
+    fake = install(monkeypatch, folder)
+    yield fake
+    fake.assert_guards_hold()

@@ -1,4 +1,4 @@
-"""Every step of a plan on the emulated device, against the reference."""
+"""Every step of a plan on the device, emulated or real, against the reference."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ BATCHES = (1, 3, 9, 64)  # fewer lanes than a copy, an odd few, a remainder of e
 TOLERANCE = {"float32": 2e-6, "tf32": 2e-3, "float16": 3e-3}
 
 
-@pytest.fixture
-def cupy(monkeypatch, tmp_path):
-    fake = fake_cupy.install(monkeypatch, tmp_path)
-    yield fake
-    fake.assert_guards_hold()
+@pytest.fixture(params=fake_cupy.places())
+def cupy(request, monkeypatch, tmp_path):
+    yield from fake_cupy.installed(request.param, monkeypatch, tmp_path)
 
 
 def normal(*shape):
