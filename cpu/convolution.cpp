@@ -39,6 +39,7 @@ std::int64_t round_up(std::int64_t number, std::int64_t unit) {
 
 Convolution::Convolution(const Layer& layer) : layer_(layer) {
   check(layer);
+  collect_groups();
   chunks_ = layer.chunk_starts.size - 1;
   parts_ = layer.part_starts.size - 1;
   call_.activation = layer.activation;
@@ -56,32 +57,48 @@ Convolution::Convolution(const Layer& layer) : layer_(layer) {
   if (layer.source) scratch_elements_ += round_up(layer.source->scratch_elements(), 16);
 }
 
+void Convolution::collect_groups() {
+  const std::int64_t taps = layer_.tap_starts.size / layer_.flags.size;
+  for (std::int64_t g = 0; g < layer_.flags.size; ++g) {
+    groups_.push_back({layer_.offsets.data + layer_.offset_starts[g],
+                       layer_.tap_starts.data + g * taps,
+                       layer_.weights.data + layer_.weight_starts[g],
+                       layer_.rows.data + layer_.row_starts[g], layer_.flags[g]});
+  }
+  for (std::int64_t panel = 0; panel + 1 < layer_.panel_starts.size; ++panel) {
+    panel_stretches_.push_back(static_cast<std::int64_t>(stretches_.size()));
+    const std::int64_t last = layer_.panel_starts[panel + 1];
+    for (std::int64_t g = layer_.panel_starts[panel]; g < last; ++g) {
+      const std::int64_t rows = layer_.row_starts[g + 1] - layer_.row_starts[g];
+      if (g == layer_.panel_starts[panel] || stretches_.back().rows != rows) {
+        stretches_.push_back({g, g, rows});
+      }
+      stretches_.back().last = g + 1;
+    }
+  }
+  panel_stretches_.push_back(static_cast<std::int64_t>(stretches_.size()));
+}
+
 void Convolution::execute(std::int64_t item, float* arena, float* scratch) const {
   const std::int64_t chunk = layer_.parts_first ? item / parts_ : item % chunks_;
   const std::int64_t part = layer_.parts_first ? item % parts_ : item / chunks_;
-  const std::int64_t first_run = layer_.chunk_starts[chunk];
-  const std::int64_t last_run = layer_.chunk_starts[chunk + 1];
   const std::int64_t first_panel = layer_.part_starts[part];
   const std::int64_t last_panel = layer_.part_starts[part + 1];
-  if (partial_sums_apart_ || layer_.source) {
-    for (std::int64_t r = first_run; r < last_run; ++r) {
+  // All panels go over a tile at once where it is packed for them, or where their partial sums are
+  // kept for one tile alone.
+  const bool at_once = partial_sums_apart_ || layer_.source;
+  const std::int64_t step = at_once ? std::max<std::int64_t>(last_panel - first_panel, 1) : 1;
+  for (std::int64_t panel = first_panel; panel < last_panel; panel += step) {
+    for (std::int64_t r = layer_.chunk_starts[chunk]; r < layer_.chunk_starts[chunk + 1]; ++r) {
       if (layer_.source) layer_.source->pack(layer_.runs[r], arena, scratch + partial_elements_);
-      execute_run(layer_.runs[r], layer_.panel_starts[first_panel], layer_.panel_starts[last_panel],
-                  arena, scratch);
-    }
-    return;
-  }
-  for (std::int64_t p = first_panel; p < last_panel; ++p) {
-    for (std::int64_t r = first_run; r < last_run; ++r) {
-      execute_run(layer_.runs[r], layer_.panel_starts[p], layer_.panel_starts[p + 1], arena,
-                  scratch);
+      execute_run(layer_.runs[r], panel, panel + step, arena, scratch);
     }
   }
 }
 
-// Executes groups [first, last) on one run, tile by tile.
-void Convolution::execute_run(const Run& run, std::int64_t first, std::int64_t last, float* arena,
-                              float* scratch) const {
+// Executes panels of groups on one run, tile by tile.
+void Convolution::execute_run(const Run& run, std::int64_t first_panel, std::int64_t last_panel,
+                              float* arena, float* scratch) const {
   const float* x =
       layer_.source ? scratch + partial_elements_ : arena + layer_.x.offset + run.input;
   float* y = arena + layer_.y.offset + run.output;
@@ -105,20 +122,16 @@ void Convolution::execute_run(const Run& run, std::int64_t first, std::int64_t l
     tile.partial = partial_sums_apart_ ? scratch : tile.y;
     tile.mask = run.mask >= 0 ? layer_.masks.data + run.mask + lane : nullptr;
     tile.lanes = std::min(run.lanes - lane, (end - begin) * kLanes);
-    for (std::int64_t g = first; g < last; ++g) execute_group(g, tile);
+    for (std::int64_t s = panel_stretches_[first_panel]; s < panel_stretches_[last_panel]; ++s) {
+      execute_tile(tile, stretches_[s]);
+    }
   }
 }
 
-// Executes one group on a tile, as wide a kernel at a time as there is for its rows.
-void Convolution::execute_group(std::int64_t group, const Tile& whole) const {
-  const std::int64_t rows = layer_.row_starts[group + 1] - layer_.row_starts[group];
-  const std::int64_t taps = layer_.tap_starts.size / layer_.flags.size;
+// Executes groups on a tile, as wide a kernel at a time as there is for their rows.
+void Convolution::execute_tile(const Tile& whole, const Stretch& stretch) const {
+  const std::int64_t rows = stretch.rows;
   Tile tile = whole;
-  tile.offsets = layer_.offsets.data + layer_.offset_starts[group];
-  tile.tap_starts = layer_.tap_starts.data + group * taps;
-  tile.weights = layer_.weights.data + layer_.weight_starts[group];
-  tile.rows = layer_.rows.data + layer_.row_starts[group];
-  tile.flags = layer_.flags[group];
   const std::int64_t count = (whole.lanes + kLanes - 1) / kLanes;
   const std::int64_t passes = (count + vectors(rows) - 1) / vectors(rows);
   for (std::int64_t pass = 0; pass < passes; ++pass) {
@@ -130,7 +143,8 @@ void Convolution::execute_group(std::int64_t group, const Tile& whole) const {
     tile.skip = whole.skip ? whole.skip + lane : nullptr;
     tile.mask = whole.mask ? whole.mask + lane : nullptr;
     tile.lanes = std::min(whole.lanes - lane, (end - begin) * kLanes);
-    kernel_of(rows, end - begin)(call_, tile);
+    kernel_of(rows, end - begin)(call_, tile, groups_.data() + stretch.first,
+                                 groups_.data() + stretch.last);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "kernel.h"
 #include "layer.h"
@@ -24,12 +25,22 @@ class Convolution {
   void execute(std::int64_t item, float* arena, float* scratch) const;
 
  private:
-  void execute_run(const Run& run, std::int64_t first, std::int64_t last, float* arena,
+  // Neighbouring groups of the same height, which one kernel call goes over.
+  struct Stretch {
+    std::int64_t first, last;
+    std::int64_t rows;
+  };
+
+  void collect_groups();
+  void execute_run(const Run& run, std::int64_t first_panel, std::int64_t last_panel, float* arena,
                    float* scratch) const;
-  void execute_group(std::int64_t group, const Tile& whole) const;
+  void execute_tile(const Tile& whole, const Stretch& stretch) const;
 
   Layer layer_;
   Call call_;
+  std::vector<Group> groups_;
+  std::vector<Stretch> stretches_;
+  std::vector<std::int64_t> panel_stretches_;  // the first of each panel, and the number of all
   std::int64_t chunks_ = 0;
   std::int64_t parts_ = 0;
   bool partial_sums_apart_ = false;    // in scratch, not in the output

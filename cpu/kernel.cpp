@@ -9,7 +9,12 @@ namespace {
 // Groups of fewer rows read their columns faster than prefetching them would.
 constexpr int kPrefetchedRows = 3;
 
+// Under a sanitizer, which checks every access, kernels written out would take minutes to compile.
+#if defined(__SANITIZE_ADDRESS__)
+#define MASKTOOLS_INLINE
+#else
 #define MASKTOOLS_INLINE __attribute__((always_inline))
+#endif
 
 // f(0), f(1) ... f(kCount - 1), written out: sums stay in registers where every index is a
 // constant.
@@ -19,7 +24,11 @@ MASKTOOLS_INLINE inline void repeat(std::integer_sequence<int, kIndex...>, const
 }
 template <int kCount, class F>
 MASKTOOLS_INLINE inline void repeat(const F& f) {
+#if defined(__SANITIZE_ADDRESS__)
+  for (int i = 0; i < kCount; ++i) f(i);
+#else
   repeat(std::make_integer_sequence<int, kCount>(), f);
+#endif
 }
 
 // The sums of a kernel: kRows rows over kWidth vectors.
@@ -55,14 +64,13 @@ MASKTOOLS_INLINE inline void add_column(Sums<kRows, kWidth>& sums, const float* 
 
 // Adds columns [first, last) of a group.
 template <int kRows, int kWidth>
-MASKTOOLS_INLINE inline void add_columns(Sums<kRows, kWidth>& sums, const Tile& tile,
-                                         std::int64_t first, std::int64_t last,
+MASKTOOLS_INLINE inline void add_columns(Sums<kRows, kWidth>& sums, const float* x,
+                                         const Group& group, std::int64_t first, std::int64_t last,
                                          std::int64_t ahead) {
   constexpr int kSplit = splits(kRows, kWidth);
-  const float* const x = tile.x;
-  const std::int32_t* offsets = tile.offsets + first;
-  const std::int32_t* const end = tile.offsets + last;
-  const float* weights = tile.weights + first * kRows;
+  const std::int32_t* offsets = group.offsets + first;
+  const std::int32_t* const end = group.offsets + last;
+  const float* weights = group.weights + first * kRows;
   if constexpr (kSplit > 1) {
     Sums<kRows, kWidth> other[kSplit - 1] = {};
     for (; end - offsets >= kSplit; offsets += kSplit, weights += kSplit * kRows) {
@@ -85,12 +93,12 @@ MASKTOOLS_INLINE inline void add_columns(Sums<kRows, kWidth>& sums, const Tile& 
 }
 
 // Finishes sums that are not simply bounded and stored: [row][vector] in `sums`.
-__attribute__((noinline)) void finish(const Call& call, const Tile& tile, int rows, int width,
-                                      const float* sums) {
+__attribute__((noinline)) void finish(const Call& call, const Tile& tile, const Group& group,
+                                      int rows, int width, const float* sums) {
   const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
   for (int r = 0; r < rows; ++r) {
-    float* to = tile.y + tile.rows[r] * tile.y_plane;
-    const float* skip = tile.skip ? tile.skip + tile.rows[r] * tile.skip_plane : nullptr;
+    float* to = tile.y + group.rows[r] * tile.y_plane;
+    const float* skip = tile.skip ? tile.skip + group.rows[r] * tile.skip_plane : nullptr;
     for (int j = 0; j < width; ++j, sums += kLanes) {
       const std::int64_t lane = std::int64_t{j} * kLanes;
       Vector v = load(sums);
@@ -106,30 +114,44 @@ __attribute__((noinline)) void finish(const Call& call, const Tile& tile, int ro
   }
 }
 
-// One group of kRows rows over kWidth vectors, the last of which may be a part.
+// Fetches the lines that a group will write: it has its products for that to come true.
 template <int kRows, int kWidth>
-void kernel(const Call& call, const Tile& tile) {
-  Sums<kRows, kWidth> sums;
+MASKTOOLS_INLINE inline void prefetch_output(const Tile& tile, const Group& group) {
+  const bool last = group.flags & kLast;
+  float* to = last ? tile.y : tile.partial;
+  const std::int64_t plane = last ? tile.y_plane : tile.partial_plane;
   repeat<kRows>([&](int r) MASKTOOLS_INLINE {
-    if (tile.flags & kFirst) {
-      const Vector bias = broadcast(tile.bias ? tile.bias[tile.rows[r]] : 0.0f);
+    float* row = to + group.rows[r] * plane;
+    repeat<kWidth>([&](int j) MASKTOOLS_INLINE { __builtin_prefetch(row + j * kLanes, 1); });
+  });
+}
+
+// The sums that a group begins with: the bias, or what the groups before it left.
+template <int kRows, int kWidth>
+MASKTOOLS_INLINE inline void begin(Sums<kRows, kWidth>& sums, const Tile& tile,
+                                   const Group& group) {
+  repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+    if (group.flags & kFirst) {
+      const Vector bias = broadcast(tile.bias ? tile.bias[group.rows[r]] : 0.0f);
       repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] = bias; });
     } else {
-      const float* from = tile.partial + tile.rows[r] * tile.partial_plane;
+      const float* from = tile.partial + group.rows[r] * tile.partial_plane;
       repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] = load(from + j * kLanes); });
     }
   });
-  for (std::int64_t i = 0; i < tile.ranges; ++i) {
-    add_columns(sums, tile, tile.tap_starts[tile.taps[2 * i]],
-                tile.tap_starts[tile.taps[2 * i + 1]], call.prefetch);
-  }
-  const bool last = tile.flags & kLast;
+}
+
+// Writes a group's sums: as they are where more groups follow, else through the epilogue.
+template <int kRows, int kWidth>
+MASKTOOLS_INLINE inline void end(Sums<kRows, kWidth>& sums, const Call& call, const Tile& tile,
+                                 const Group& group) {
+  const bool last = group.flags & kLast;
   if (last &&
       (!call.bounded || tile.mask || tile.combine != Combine::kStore || call.scale != 1.0f)) {
     float made[kRows * kWidth * kLanes];
     sums.each([&](int r, int j)
                   MASKTOOLS_INLINE { store(made + (r * kWidth + j) * kLanes, sums.of[r][j]); });
-    finish(call, tile, kRows, kWidth, made);
+    finish(call, tile, group, kRows, kWidth, made);
     return;
   }
   float* to = last ? tile.y : tile.partial;
@@ -138,10 +160,10 @@ void kernel(const Call& call, const Tile& tile) {
   const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
   repeat<kRows>([&](int r) MASKTOOLS_INLINE {
     if (last && tile.skip) {
-      const float* skip = tile.skip + tile.rows[r] * tile.skip_plane;
+      const float* skip = tile.skip + group.rows[r] * tile.skip_plane;
       repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] += load(skip + j * kLanes); });
     }
-    float* row = to + tile.rows[r] * plane;
+    float* row = to + group.rows[r] * plane;
     repeat<kWidth>([&](int j) MASKTOOLS_INLINE {
       const Vector v = last ? clamp(sums.of[r][j], low, high) : sums.of[r][j];
       if (j + 1 < kWidth || tail == kLanes) {
@@ -151,6 +173,21 @@ void kernel(const Call& call, const Tile& tile) {
       }
     });
   });
+}
+
+// Groups of kRows rows over kWidth vectors, the last of which may be a part.
+template <int kRows, int kWidth>
+void kernel(const Call& call, const Tile& tile, const Group* first, const Group* last) {
+  for (const Group* group = first; group != last; ++group) {
+    prefetch_output<kRows, kWidth>(tile, *group);
+    Sums<kRows, kWidth> sums;
+    begin(sums, tile, *group);
+    for (std::int64_t i = 0; i < tile.ranges; ++i) {
+      add_columns(sums, tile.x, *group, group->tap_starts[tile.taps[2 * i]],
+                  group->tap_starts[tile.taps[2 * i + 1]], call.prefetch);
+    }
+    end(sums, call, tile, *group);
+  }
 }
 
 // Kernels of kRows rows, by their width less one; null where registers do not hold them.

@@ -20,21 +20,22 @@ struct Call {
   std::int64_t prefetch = 0;
 };
 
-// What one kernel call works on.
-struct Tile {
-  // The group.
+// Rows that share their columns; see Layer.
+struct Group {
   const std::int32_t* offsets;     // of its columns
   const std::int32_t* tap_starts;  // in columns
   const float* weights;            // [column][row]
   const std::int32_t* rows;        // planes
   std::int32_t flags;              // GroupFlags
+};
 
-  // Taps to go over: ranges [first, last).
-  const std::int32_t* taps;
+// The lanes that groups go over, and the taps of them.
+struct Tile {
+  const std::int32_t* taps;  // ranges [first, last)
   std::int64_t ranges;
 
-  // The lanes, each pointer at the first of them: of x, of plane 0 of the output, of plane 0 of the
-  // partial sums (the output itself, or scratch), of plane 0 of the skip branch or null.
+  // Each at the first lane: of x, of plane 0 of the output, of plane 0 of the partial sums (the
+  // output itself, or scratch), of plane 0 of the skip branch or null.
   const float* x;
   float* y;
   std::int64_t y_plane;
@@ -48,7 +49,8 @@ struct Tile {
   Combine combine;
 };
 
-using Kernel = void (*)(const Call&, const Tile&);
+// Executes groups [first, last), all of the same height, on a tile.
+using Kernel = void (*)(const Call&, const Tile&, const Group* first, const Group* last);
 
 // Vectors of the widest kernel of a group of so many rows: as many as the registers hold beside a
 // weight and, where several rows share it, the column.
@@ -57,7 +59,7 @@ constexpr int vectors(std::int64_t rows) {
 }
 constexpr int kMaxVectors = vectors(1);
 
-// The kernel of a group of so many rows for so many vectors, 1 to vectors(rows).
+// The kernel of groups of so many rows for so many vectors, 1 to vectors(rows).
 Kernel kernel_of(std::int64_t rows, std::int64_t width);
 
 }  // namespace masktools
