@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from runtime import cpu_isa
 from runtime import steps as s
 from runtime.backend import Availability
+from runtime.cpu_bfloat16 import pack_tiles, product_kernel
 from runtime.cpu_configuration import Machine
 from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
@@ -26,7 +27,7 @@ from runtime.plan import Plan
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-DTYPES = ("float32",)
+DTYPES = ("float32", "bfloat16")
 MOST_THREADS = 256
 
 
@@ -37,7 +38,7 @@ class CpuBackend:
     tuned = False
 
     def __init__(self) -> None:
-        self._packed: WeakKeyDictionary[Plan, PackedWeights] = WeakKeyDictionary()
+        self._packed: WeakKeyDictionary[Plan, dict[str, PackedWeights]] = WeakKeyDictionary()
 
     def available(self) -> Availability:
         """Return which variant runs here, or why none does."""
@@ -55,7 +56,8 @@ class CpuBackend:
         Raises
         ------
         PlanError
-            If `dtype` is not float32, or there are more than `MOST_THREADS` threads.
+            If the processor does not compute in `dtype`, or there are more than `MOST_THREADS`
+            threads.
         """
         if dtype not in DTYPES:
             raise PlanError(f"backend 'cpu' computes in {' or '.join(DTYPES)}, not {dtype}")
@@ -63,12 +65,14 @@ class CpuBackend:
         threads = threads or default_threads()
         if threads > MOST_THREADS:
             raise PlanError(f"backend 'cpu' takes at most {MOST_THREADS} threads, not {threads}")
-        machine = Machine(module.lanes, threads)
-        packed = self._packed.setdefault(plan, PackedWeights())
+        product = product_kernel(module) if dtype == "bfloat16" else ""
+        machine = Machine(module.lanes, threads, product=product)
+        made = self._packed.setdefault(plan, {})
+        packed = made.setdefault(dtype, PackedWeights(pack_tiles if product else pack))
 
         def make(shapes: Mapping[str, Shape]) -> Any:  # noqa: ANN401
             made = assemble(plan, shapes, machine, packed)
-            return made.program(lambda elements: module.Program(elements, threads))
+            return made.program(lambda elements: module.Program(elements, threads, dtype))
 
         return CpuExecutable(plan, plan.batch(input_shapes), make)
 
@@ -87,7 +91,8 @@ class CpuBackend:
 class PackedWeights:
     """The groups of a plan's weights: each weight is packed once, for all shapes of inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, pack: Callable[[s.Weight, Scheme, LayerShape], Packed]) -> None:
+        self._pack = pack
         self._made: dict[tuple[int, Scheme, LayerShape], tuple[s.Weight, Packed]] = {}
         self._transformed: dict[int, tuple[s.Weight, Float32]] = {}
 
@@ -95,7 +100,7 @@ class PackedWeights:
         """Return the groups of a weight."""
         key = (id(weight), scheme, shape)
         if key not in self._made:
-            self._made[key] = (weight, pack(weight, scheme, shape))
+            self._made[key] = (weight, self._pack(weight, scheme, shape))
         return self._made[key][1]
 
     def winograd(self, weight: s.Weight) -> Float32:

@@ -29,12 +29,15 @@ class Machine(NamedTuple):
         Bytes of a core's second-level cache.
     rate : float
         Multiplications a second of one thread, from registers.
+    product : str
+        Kernel for products of bfloat16; empty where all is float32.
     """
 
     vector: int
     threads: int
     level2: int = 1 << 20
     rate: float = 100e9
+    product: str = ""
 
 
 # Share of the peak that groups of 1, 2, ... rows reach: a column is loaded once for all of them.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import steps as s
+from runtime.cpu_bfloat16 import as_tiles
 from runtime.cpu_groups import Packed, shape_of
 from runtime.cpu_items import Cut, cut, whole
 from runtime.cpu_layout import Image, View
@@ -26,8 +27,9 @@ Int64 = NDArray[np.int64]
 OFFSET_PADDING = 64
 # Weights behind the last: narrow kernels load whole vectors of them.
 WEIGHT_PADDING = 16
-# Lanes of the whole output, in vectors, up to which rows are the lanes instead.
-NARROW = 0.5
+# Lanes of the whole output, in vectors, up to which rows are the lanes instead; fewer where a group
+# is one row, of which there is nothing to make a vector of.
+NARROW, NARROW_ROWS = 1.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,10 @@ def layer(
         return
     vector = assembly.machine.vector
     lanes = y.height * y.width * y.batch
-    narrow = y.lanes % vector != 0 and lanes <= NARROW * vector
+    product = assembly.machine.product
+    scheme = assembly.methods[at].scheme
+    most = NARROW_ROWS if scheme.form == "rows" else NARROW
+    narrow = not product and y.lanes % vector != 0 and lanes <= most * vector
     source = _source(assembly, at, x, y, window, narrow)
     if narrow or y.lanes % vector == 0:
         runs = pixel_runs(source.image, y, source.window, pooling)
@@ -120,16 +125,17 @@ def layer(
         runs = plane_runs(source.image, y, source.window, vector)
     groups = step.groups if isinstance(step, s.Convolution) else 1
     shape = shape_of(step.weight, groups, window.taps)
-    packed = assembly.packed(step.weight, assembly.methods[at].scheme, shape)
+    packed = assembly.packed(step.weight, scheme, shape)
     if narrow:
         made = whole(packed, runs, assembly.machine)
     else:
         made = cut(packed, runs, assembly.machine, source.image.channels)
     added = None if skip is None else assembly.like(at, skip, y)
+    given = arrays(packed, made, source.columns, step.bias)
     assembly.call(
-        "narrow" if narrow else "convolution",
+        "convolution_bfloat16" if product else "narrow" if narrow else "convolution",
         at,
-        arrays(packed, made, source.columns, step.bias),
+        as_tiles(given) if product else given,
         source.image,
         y,
         added,
@@ -138,6 +144,7 @@ def layer(
             "tile_vectors": made.tile_vectors,
             "prefetch": made.prefetch,
             "parts_first": made.parts_first,
+            "kernel": product,
             "scale": 1.0 if pooling is None or pooling.largest else 1.0 / prod(pooling.window),
         },
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runtime import steps as s
-from runtime.cpu_configuration import Method
+from runtime.cpu_configuration import Machine, Method
 from runtime.cpu_layout import Shape, padded_batch
 from runtime.cpu_runs import Pooling
 from runtime.plan import Plan
@@ -18,7 +18,7 @@ POOLED_PIXELS = 16
 
 
 def pooled_steps(
-    plan: Plan, shapes: Mapping[str, Shape], vector: int, methods: Mapping[int, Method]
+    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, methods: Mapping[int, Method]
 ) -> dict[int, tuple[int, Pooling]]:
     """Return, for convolutions that write into a pooled value, that step and how it pools.
 
@@ -27,8 +27,9 @@ def pooled_steps(
     plan : Plan
     shapes : mapping of str to tuple of int
         Of every value.
-    vector : int
-        Elements of a vector.
+    machine : Machine
+        Where it computes in bfloat16, maxima alone are taken in: a mean would be rounded at each
+        sum.
     methods : mapping of int to Method
         How each convolution is computed, by its index.
     """
@@ -39,9 +40,9 @@ def pooled_steps(
             readers.setdefault(name, []).append(at)
     found = {}
     for at, step in enumerate(plan.steps):
-        pooling = _window(step, shapes, vector)
+        pooling = _window(step, shapes, machine.vector)
         before = made_by.get(step.inputs[0]) if pooling else None
-        if pooling is None or before is None:
+        if pooling is None or before is None or (machine.product and not pooling.largest):
             continue
         conv = plan.steps[before]
         alone = len(readers[conv.output]) == 1 and conv.output not in plan.results.values()

@@ -56,8 +56,8 @@ class Packed:
     column_starts : ndarray of int64, shape (groups,)
         Where the list of each group begins; groups may share one.
     tap_starts : ndarray of int32, shape (groups, taps + 1)
-    weights : ndarray of float32
-        Of each group, columns x rows.
+    weights : ndarray of float32, or of uint16
+        Of each group, columns x rows; or its tiles of bfloat16 (`runtime.cpu_bfloat16`).
     weight_starts : ndarray of int64, shape (groups,)
     flags : ndarray of int32, shape (groups,)
         FIRST where the group begins its rows, LAST where it ends them.
@@ -72,7 +72,7 @@ class Packed:
     columns: NDArray[Any]
     column_starts: Int64
     tap_starts: Int32
-    weights: Float32
+    weights: NDArray[Any]
     weight_starts: Int64
     flags: Int32
     part_ends: Int64

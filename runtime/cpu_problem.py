@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from math import prod
 
 from runtime import steps as s
+from runtime.cpu_bfloat16 import choose_scheme
 from runtime.cpu_configuration import Machine, Method, Problem, choose_methods
-from runtime.cpu_groups import shape_of
+from runtime.cpu_groups import Scheme, shape_of
 from runtime.cpu_layout import Shape, padded_batch
 from runtime.cpu_runs import window_of
 from runtime.plan import Plan
@@ -24,9 +25,16 @@ def methods_of(plan: Plan, shapes: Mapping[str, Shape], machine: Machine) -> dic
     machine : Machine
     """
     found = [(at, step) for at, step in enumerate(plan.steps) if isinstance(step, s.Weighted)]
+    if machine.product:
+        return {at: Method(_bfloat16_scheme(step, machine)) for at, step in found}
     layers = [(step.weight, _problem(step, shapes, machine.vector)) for _, step in found]
     methods = choose_methods(layers, machine)
     return {at: method for (at, _), method in zip(found, methods, strict=True)}
+
+
+def _bfloat16_scheme(step: s.Weighted, machine: Machine) -> Scheme:
+    groups = step.groups if isinstance(step, s.Convolution) else 1
+    return choose_scheme(step.weight, groups, machine.product)
 
 
 def _problem(step: s.Weighted, shapes: Mapping[str, Shape], vector: int) -> Problem:

@@ -53,7 +53,7 @@ class Assembly:
     ) -> None:
         self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
         self.methods = methods_of(plan, shapes, machine)
-        self._pooled = pooled_steps(plan, shapes, machine.vector, self.methods)
+        self._pooled = pooled_steps(plan, shapes, machine, self.methods)
         fused = {at: pool for at, (pool, _) in self._pooled.items()}
         self.taken = set(fused.values())
         self.placement = Placement(plan, shapes, machine.vector, fused)

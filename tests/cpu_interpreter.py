@@ -19,7 +19,8 @@ SLACK = 64
 class Program:
     """Collects operations, then runs them in order."""
 
-    def __init__(self, arena_elements, threads):
+    def __init__(self, arena_elements, threads, dtype="float32"):
+        assert dtype == "float32"
         self.elements = arena_elements
         self.operations = []
 

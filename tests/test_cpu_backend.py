@@ -250,7 +250,7 @@ def test_weights_are_packed_once_for_all_shapes():
     backend = CpuBackend()
     model = Model(planned(NETWORKS[0]), backend)
     model(images(1))
-    (packed,) = backend._packed.values()
+    (packed,) = next(iter(backend._packed.values())).values()
     made = dict(packed._made)
     for batch in (2, 16, 65):
         model(images(batch))
@@ -261,7 +261,7 @@ def test_weights_are_packed_once_for_all_shapes():
 
 def test_what_the_backend_does_not_offer_is_refused():
     made = planned(NETWORKS[0])
-    with pytest.raises(PlanError, match="backend 'cpu' computes in float32, not float64"):
+    with pytest.raises(PlanError, match="backend 'cpu' computes in float32 or bfloat16, not float64"):
         Model(made, CpuBackend(), "float64")
     with pytest.raises(PlanError, match="at most 256 threads, not 1000"):
         Model(made, CpuBackend(), threads=1000)
