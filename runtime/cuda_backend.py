@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backend import Availability
+from runtime.cuda_candidates import candidates
 from runtime.cuda_choice import chooser, limits
-from runtime.cuda_configuration import Problem, candidates
+from runtime.cuda_configuration import Problem
 from runtime.cuda_driver import cupy_module, current_device
 from runtime.cuda_executable import CudaExecutable
 from runtime.cuda_program import build

@@ -10,7 +10,8 @@ from typing import Any
 
 from masktools.graph import Value
 from runtime import cuda_source
-from runtime.cuda_configuration import Configuration, Limits, Problem, candidates
+from runtime.cuda_candidates import candidates
+from runtime.cuda_configuration import Configuration, Limits, Problem
 from runtime.cuda_executable import Built
 from runtime.cuda_launch import Device
 from runtime.cuda_layers import Configure

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.cuda_configuration import (
-    REMAINDER_ROWS,
-    Limits,
-    Problem,
-    candidates,
-    choose,
-    estimate,
-    lanes,
-)
+from runtime.cuda_candidates import candidates, choose, estimate
+from runtime.cuda_configuration import REMAINDER_ROWS, Limits, Problem, lanes
 from runtime.errors import PlanError
 
 TURING = Limits(75, 68, 65536, 65536)

@@ -17,8 +17,8 @@ from masktools.layout import BlockLayout, DenseBlock
 from masktools.sparse import SparseWeight
 from runtime import plan as plans
 from runtime.cuda_backend import CudaBackend
+from runtime.cuda_candidates import NEEDED, candidates, choose
 from runtime.cuda_choice import limits
-from runtime.cuda_configuration import NEEDED, candidates, choose
 from runtime.cuda_driver import cupy_module, current_device
 from runtime.cuda_executable import Built
 from runtime.cuda_program import build

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime import cuda_source
-from runtime.cuda_configuration import Limits, Problem, candidates
+from runtime.cuda_candidates import candidates
+from runtime.cuda_configuration import Limits, Problem
 from runtime.errors import BackendUnavailable
 
 LIMITS = Limits(90, 132, 232448, 233472)
