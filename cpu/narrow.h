@@ -46,7 +46,8 @@ class Narrow {
 
   void collect_lanes();
   void collect_segments();
-  void accumulate(std::int64_t group, const float* arena, float* sums) const;
+  bool is_pair(std::int64_t group) const;
+  void accumulate(std::int64_t group, std::int64_t groups, const float* arena, float* sums) const;
   void finish(std::int64_t group, const float* sums, float* arena) const;
 
   Layer layer_;

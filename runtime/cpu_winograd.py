@@ -12,6 +12,10 @@ POSITIONS = 36  # products of a tile
 
 # Of transformed inputs, that leave room for weights in a second-level cache of 2 MiB.
 COLUMN_BYTES = 5 << 18
+# Shares of the peak that products of two vectors and of one reach, and what is left of them where
+# the transformed inputs do not stay in cache. Multiplications that transforming an entry costs.
+EFFICIENCY, SINGLE_EFFICIENCY, UNCACHED = 0.8, 0.75, 0.7
+TRANSFORM = 8
 TILE = 4  # outputs of a tile along an axis
 
 _A, _B = 3 / 4, 4 / 3  # the points are 0, A, -A, B, -B and infinity
@@ -82,19 +86,26 @@ def configured(
     Returns
     -------
     dict
-        ``vectors`` of tiles in a block: two, if their transformed inputs stay in the second-level
-        cache beside the weights that stream through it; ``row_blocks`` whose products are kept,
-        ``parts`` of the rows, more than one if there are fewer blocks than threads.
+        ``vectors`` of tiles in a block, ``row_blocks`` whose products are kept, ``parts`` of the
+        rows, each an item: what takes least time, where all threads work on items of one size.
 
     Examples
     --------
     >>> configured(64, 64, 32, 32, 64, 16, 2)
     {'vectors': 2, 'row_blocks': 8, 'parts': 1}
     """
-    columns = POSITIONS * channels * vector * np.dtype(np.float32).itemsize
     tiles = -(-height // TILE) * -(-width // TILE) * lanes
-    vectors = 2 if 2 * columns <= COLUMN_BYTES and tiles >= 2 * vector * threads else 1
-    blocks = -(-tiles // (vectors * vector))
     row_blocks = -(-rows // ROWS)
-    parts = 1 if blocks >= 2 * threads else min(row_blocks, -(-2 * threads // blocks))
+
+    def time(choice: tuple[int, int]) -> float:
+        vectors, parts = choice
+        blocks = -(-tiles // (vectors * vector))
+        part = -(-row_blocks // parts) * ROWS
+        cached = POSITIONS * channels * vectors * vector * 4 <= COLUMN_BYTES
+        share = (EFFICIENCY if vectors == 2 else SINGLE_EFFICIENCY) * (1 if cached else UNCACHED)
+        work = POSITIONS * (part * channels / share + TRANSFORM * (part + channels))
+        return -(-blocks * parts // threads) * vectors * work
+
+    choices = [(v, p) for v in (2, 1) for p in range(1, min(row_blocks, 2 * threads) + 1)]
+    vectors, parts = min(choices, key=time)
     return {"vectors": vectors, "row_blocks": 8 if vectors == 2 else 16, "parts": parts}
