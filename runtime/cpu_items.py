@@ -46,8 +46,8 @@ class Cut:
     panel_starts: Int64
     part_starts: Int64
     parts_first: bool = False
-    tile_vectors: int = 0
-    prefetch: int = 8
+    tile_vectors: int = 24
+    prefetch: int = 16
 
     @property
     def items(self) -> int:
