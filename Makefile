@@ -46,14 +46,14 @@ unit: venv
 # The instrumented variants, in a folder of their own that comes first on the path. Memory comes
 # from malloc, whose borders are watched, rather than from Python's pools.
 SANITIZED := build/sanitize/lib
+SANITIZER := PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+  LD_PRELOAD="$(foreach l,asan stdc++,$(shell g++ -print-file-name=lib$l.so))"
 sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (needs GCC)
 	MASKTOOLS_SANITIZE=1 $(BIN)/python setup.py --quiet build \
 	  --build-lib $(SANITIZED) --build-temp build/sanitize/objects
-	PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc \
-	  LD_PRELOAD="$(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -c 'import runtime, sys, pytest; assert "sanitize" in runtime.__file__; \
-	    sys.exit(pytest.main(sys.argv[1:]))' $(wildcard tests/test_cpu_*.py)
+	cd build && PYTHONPATH=sanitize/lib $(SANITIZER) $(abspath $(BIN))/python -c \
+	  'import runtime._cpu_portable as m; assert "sanitize" in m.__file__'
+	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest $(wildcard tests/test_cpu_*.py)
 
 # The tests in C++ need no Python: they are how the kernels are tried on other processors.
 CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
