@@ -16,12 +16,14 @@ from runtime.cuda_executable import Built
 from runtime.cuda_launch import Device
 from runtime.cuda_layers import Configure
 from runtime.cuda_program import build
-from runtime.cuda_tuning import Cache, cache_folder, tune
+from runtime.tuning import Cache, cache_folder, tune
 from runtime.plan import Plan
 from runtime.steps import Weighted
 
 # Runs of a layer that are timed as one: a layer of a few microseconds must outlast its start.
 COPIES = 20
+# Candidates that are timed, the likeliest by estimate: each has to be compiled.
+TIMED = 12
 
 
 def limits(device: Device) -> Limits:
@@ -49,7 +51,8 @@ def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
             program = build(_alone(plan, step), batch, problem.dtype, lambda *_: candidate)
             return Built(device, program).seconds(COPIES)
 
-        return tune(key, named, seconds, remembered).choice
+        likeliest = dict(list(named.items())[:TIMED])
+        return tune(key, likeliest, seconds, remembered).choice
 
     return configure
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runtime.cuda_tuning import HOPELESS, LARGEST_FILE, ROUNDS, Cache, cache_folder, tune
+from runtime.tuning import HOPELESS, LARGEST_FILE, ROUNDS, Cache, cache_folder, tune
 from runtime.errors import KernelError
 
 KEY = {"device": "a", "compiler": [13, 0], "source": "5eed", "problem": {"rows": 64, "k": 576}}
