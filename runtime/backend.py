@@ -90,10 +90,10 @@ class Backend(Protocol):
 
 # Best first: what `auto` tries. A name stands for the class that is loaded when it is asked for.
 BACKENDS: dict[str, str] = {
+    "cuda": "runtime.cuda_backend:CudaBackend",
     "cpu": "runtime.cpu_backend:CpuBackend",
     "reference": "runtime.reference:ReferenceBackend",
 }
-PLANNED = ("cuda",)
 
 
 def choose(name: str) -> Backend:
@@ -130,8 +130,9 @@ def choose(name: str) -> Backend:
             tried.append(f"{candidate}: {availability.detail}")
         raise BackendUnavailable("no backend can run here: " + "; ".join(tried))
     if name not in BACKENDS:
-        state = "is not part of this version" if name in PLANNED else "does not exist"
-        raise BackendUnavailable(f"backend {name!r} {state}; there are: {', '.join(BACKENDS)}")
+        raise BackendUnavailable(
+            f"backend {name!r} does not exist; there are: {', '.join(BACKENDS)}"
+        )
     backend = _load(name)
     availability = backend.available()
     if not availability.ok:

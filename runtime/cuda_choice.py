@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from masktools.graph import Value
 from runtime import cuda_source
 from runtime.cuda_candidates import candidates
 from runtime.cuda_configuration import Configuration, Limits, Problem
@@ -16,9 +15,9 @@ from runtime.cuda_executable import Built
 from runtime.cuda_launch import Device
 from runtime.cuda_layers import Configure
 from runtime.cuda_program import build
-from runtime.tuning import Cache, cache_folder, tune
 from runtime.plan import Plan
 from runtime.steps import Weighted
+from runtime.tuning import Cache, alone, cache_folder, tune
 
 # Runs of a layer that are timed as one: a layer of a few microseconds must outlast its start.
 COPIES = 20
@@ -48,7 +47,7 @@ def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
             return known.choice if known else found[0]
 
         def seconds(candidate: Configuration) -> float:
-            program = build(_alone(plan, step), batch, problem.dtype, lambda *_: candidate)
+            program = build(alone(plan, step), batch, problem.dtype, lambda *_: candidate)
             return Built(device, program).seconds(COPIES)
 
         likeliest = dict(list(named.items())[:TIMED])
@@ -82,12 +81,3 @@ def problem_key(problem: Problem, plan: Plan, step: Weighted) -> dict[str, Any]:
         "stored": step.stored,
         "digest": hashlib.sha256(whole.encode()).hexdigest(),
     }
-
-
-def _alone(plan: Plan, step: Weighted) -> Plan:
-    """Return a plan of one step."""
-    names = dict.fromkeys(step.inputs)
-    shapes = {name: plan.shapes[name] for name in (*names, step.output)}
-    inputs = tuple(Value(name, shapes[name]) for name in names)
-    output = Value(step.output, shapes[step.output])
-    return Plan(inputs, (output,), {step.output: step.output}, (step,), shapes)

@@ -35,16 +35,16 @@ class CudaExecutable:
         self._device = device
         self._make = make
         self._lock = threading.Lock()
-        self._built: Built | None = None
+        self.built: Built | None = None
 
     def run(
         self, inputs: Mapping[str, DeviceArray], seconds: list[float] | None = None
     ) -> dict[str, DeviceArray]:
         """Run every step on the current stream; see `runtime.backend.Executable`."""
         with self._lock, self._device.current(), self._device.errors("running the network"):
-            if self._built is None:
-                self._built = Built(self._device, self._make())
-            return self._built.run(inputs, seconds)
+            if self.built is None:
+                self.built = Built(self._device, self._make())
+            return self.built.run(inputs, seconds)
 
 
 class Built:
@@ -58,7 +58,7 @@ class Built:
 
     def __init__(self, device: Device, program: Program) -> None:
         self._device = device
-        self._program = program
+        self.program = program
         cupy = device.cupy
         number = np.float16 if program.dtype == "float16" else np.float32
         self._memory = cupy.empty(max(program.elements, 1), number)
@@ -85,7 +85,7 @@ class Built:
 
     def _text(self, source: str) -> str:
         if source == CONVOLUTIONS:
-            return cuda_source.render(self._program.configurations)
+            return cuda_source.render(self.program.configurations)
         return cuda_source.expand(source)
 
     def run(
@@ -105,7 +105,7 @@ class Built:
             # Kernels see a pointer, not strides.
             outside[Given(name)] = cupy.ascontiguousarray(array)
         outputs = {
-            name: cupy.empty(shape, np.float32) for name, shape in self._program.shapes.items()
+            name: cupy.empty(shape, np.float32) for name, shape in self.program.shapes.items()
         }
         outside.update({Result(name): array for name, array in outputs.items()})
         for call in self._enter:

@@ -20,7 +20,10 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 from masktools.files import whole_file
+from masktools.graph import Value
 from runtime.errors import KernelError
+from runtime.plan import Plan
+from runtime.steps import Step
 
 Choice = TypeVar("Choice")
 Key = Mapping[str, Any]
@@ -180,6 +183,15 @@ def tune(
     took = float(median(seconds[best]))
     cache.write(key, best, took)
     return Tuned(candidates[best], took, remembered=False)
+
+
+def alone(plan: Plan, step: Step) -> Plan:
+    """Return a plan of one step of another, to be timed."""
+    names = dict.fromkeys(step.inputs)
+    shapes = {name: plan.shapes[name] for name in (*names, step.output)}
+    inputs = tuple(Value(name, shapes[name]) for name in names)
+    output = Value(step.output, shapes[step.output])
+    return Plan(inputs, (output,), {step.output: step.output}, (step,), shapes)
 
 
 def _failures(errors: Mapping[str, KernelError]) -> str:

@@ -276,7 +276,7 @@ def test_memory_is_given_back_only_when_the_last_run_has_ended(cupy, monkeypatch
     monkeypatch.setattr(fake_cupy.Event, "synchronize", lambda event: waited.append(event.number))
     model = Model(pointwise(), CudaBackend())
     model(normal(8, 3, 6, 6))
-    (built,) = [e._built for e in model._compiled.values() if e._built]
+    (built,) = [e.built for e in model._compiled.values() if e.built]
     ended = built._ended.number
     del built
     model._compiled.clear()

@@ -85,7 +85,7 @@ def test_refusals_are_one_line_and_leave_no_file(command, tmp_path):
         assert err.startswith("error: ")
         assert err.count("\n") == 1
     for arguments, reason in (
-        (("--backend", "cuda"), "backend 'cuda' is not part of this version"),
+        (("--backend", "tpu"), "backend 'tpu' does not exist"),
         (("--dtype", "float16"), "not float16"),
     ):
         code, _, err = command("run", NET, tmp_path / "in.npy", target, *arguments)
