@@ -178,8 +178,9 @@ MASKTOOLS_INLINE inline void end(Sums<kRows, kWidth>& sums, const Call& call, co
 // Groups of kRows rows over kWidth vectors, the last of which may be a part.
 template <int kRows, int kWidth>
 void kernel(const Call& call, const Tile& tile, const Group* first, const Group* last) {
+  prefetch_output<kRows, kWidth>(tile, *first);
   for (const Group* group = first; group != last; ++group) {
-    prefetch_output<kRows, kWidth>(tile, *group);
+    if (group + 1 != last) prefetch_output<kRows, kWidth>(tile, group[1]);
     Sums<kRows, kWidth> sums;
     begin(sums, tile, *group);
     for (std::int64_t i = 0; i < tile.ranges; ++i) {
