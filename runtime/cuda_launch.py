@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -67,7 +68,7 @@ class Device:
         """Return a context in which this device is the current one."""
         return self.cupy.cuda.Device(self.number)
 
-    @property
+    @cached_property
     def hardware(self) -> Hardware:
         """What the device is."""
         told = self.cupy.cuda.runtime.getDeviceProperties(self.number)
@@ -81,7 +82,7 @@ class Device:
             told["maxThreadsPerMultiProcessor"],
         )
 
-    @property
+    @cached_property
     def compiler(self) -> str:
         """The compiler's version."""
         return "nvrtc {}.{}".format(*self.cupy.cuda.nvrtc.getVersion())
