@@ -106,7 +106,8 @@ Bfloat16Convolution::Bfloat16Convolution(const Layer& layer, Array<Bfloat16> wei
   layer_.weights.size = weights.size;
   check(layer_, {kMostRows, weight_entries});
   require(!layer.source, "layer: columns of bfloat16 are read in place");
-  require(reinterpret_cast<std::uintptr_t>(weights.data) % 64 == 0, "layer: weights are unaligned");
+  require(weights.size == 0 || reinterpret_cast<std::uintptr_t>(weights.data) % 64 == 0,
+          "layer: weights are unaligned");
   chunks_ = layer.chunk_starts.size - 1;
   parts_ = layer.part_starts.size - 1;
   taps_ = layer.tap_starts.size / layer.flags.size - 1;
