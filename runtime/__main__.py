@@ -30,6 +30,7 @@ Checkpoint = Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint (
 Backend = Annotated[str, typer.Option(help="auto, or a backend by name.")]
 Dtype = Annotated[str, typer.Option(help="The type to compute in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads.")]
+Tune = Annotated[bool, typer.Option("--tune", help="Time choices first, and remember them.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
@@ -68,6 +69,7 @@ def bench(
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     threads: Threads = None,
+    tune: Tune = False,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -76,7 +78,7 @@ def bench(
 
     import runtime
 
-    model = runtime.load(checkpoint, backend, dtype, threads)
+    model = runtime.load(checkpoint, backend, dtype, threads, tune)
     inputs = _random_inputs(model, batch, shape)
     seconds = _timed(lambda: _wait(model, inputs), repeat)
     p10, median, p90 = (float(np.percentile(seconds, q)) * 1e3 for q in (10, 50, 90))
@@ -85,6 +87,7 @@ def bench(
         "on": model.backend.available().detail,
         "dtype": dtype,
         "threads": threads,
+        "tuned": model.backend.tuned,
         "batch": batch,
         "repeat": repeat,
         "median_ms": median,

@@ -120,7 +120,7 @@ def choose(name: str) -> Backend:
     'reference'
     """
     if name == "auto":
-        tried = []
+        tried: list[str] = []
         for candidate in BACKENDS:
             backend = _load(candidate)
             availability = backend.available()

@@ -20,6 +20,7 @@ from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
 from runtime.cpu_packing import pack
 from runtime.cpu_steps import assemble
+from runtime.cpu_tuning import Configure, chooser
 from runtime.cpu_winograd import transformed
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import Plan
@@ -29,15 +30,24 @@ Shape = tuple[int, ...]
 
 DTYPES = ("float32", "bfloat16")
 MOST_THREADS = 256
+# Set to 1, ways to cut a layer are timed where no choice is remembered, and the choice is kept.
+TUNE = "MASKTOOLS_CPU_TUNE"
 
 
 class CpuBackend:
-    """Native kernels on the processor's cores."""
+    """Native kernels on the processor's cores.
+
+    Parameters
+    ----------
+    tuned : bool, default None
+        Time the ways to cut each layer, once for each machine and shape, and remember the fastest.
+        None asks the environment: `MASKTOOLS_CPU_TUNE=1`.
+    """
 
     name = "cpu"
-    tuned = False
 
-    def __init__(self) -> None:
+    def __init__(self, tuned: bool | None = None) -> None:
+        self.tuned = os.environ.get(TUNE) == "1" if tuned is None else tuned
         self._packed: WeakKeyDictionary[Plan, dict[str, PackedWeights]] = WeakKeyDictionary()
 
     def available(self) -> Availability:
@@ -70,9 +80,13 @@ class CpuBackend:
         made = self._packed.setdefault(plan, {})
         packed = made.setdefault(dtype, PackedWeights(pack_tiles if product else pack))
 
-        def make(shapes: Mapping[str, Shape]) -> Any:  # noqa: ANN401
-            made = assemble(plan, shapes, machine, packed)
+        def program(plan: Plan, shapes: Mapping[str, Shape], configure: Configure) -> Any:  # noqa: ANN401
+            made = assemble(plan, shapes, machine, packed, configure)
             return made.program(lambda elements: module.Program(elements, threads, dtype))
+
+        def make(shapes: Mapping[str, Shape]) -> Any:  # noqa: ANN401
+            configure = chooser(plan, shapes, machine, module, program, self.tuned)
+            return program(plan, shapes, configure)
 
         return CpuExecutable(plan, plan.batch(input_shapes), make)
 

@@ -55,6 +55,27 @@ WINOGRAD_BYTES = 24 << 20
 WINOGRAD_SHARE = 0.25
 
 
+class Configuration(NamedTuple):
+    """How the work of a layer is cut, where there is a choice.
+
+    Parameters
+    ----------
+    tile_vectors : int
+        Vectors of lanes that all groups of a panel go over before the next lanes.
+    prefetch : int
+        Columns to prefetch ahead.
+    items : int
+        Pieces of work for each thread, so that all end at about the same time.
+    panel_share : float
+        Share of the second-level cache that the weights of a panel may fill.
+    """
+
+    tile_vectors: int = 24
+    prefetch: int = 16
+    items: int = 4
+    panel_share: float = 0.5
+
+
 class Problem(NamedTuple):
     """A layer and the size of its maps.
 

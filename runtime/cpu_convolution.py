@@ -126,10 +126,11 @@ def layer(
     groups = step.groups if isinstance(step, s.Convolution) else 1
     shape = shape_of(step.weight, groups, window.taps)
     packed = assembly.packed(step.weight, scheme, shape)
+    configuration = assembly.configure(step)
     if narrow:
-        made = whole(packed, runs, assembly.machine)
+        made = whole(packed, runs, assembly.machine, configuration)
     else:
-        made = cut(packed, runs, assembly.machine, source.image.channels)
+        made = cut(packed, runs, assembly.machine, source.image.channels, configuration)
     added = None if skip is None else assembly.like(at, skip, y)
     given = arrays(packed, made, source.columns, step.bias)
     assembly.call(
@@ -141,8 +142,8 @@ def layer(
         added,
         assembly.activation(step.activation),
         {
-            "tile_vectors": made.tile_vectors,
-            "prefetch": made.prefetch,
+            "tile_vectors": configuration.tile_vectors,
+            "prefetch": configuration.prefetch,
             "parts_first": made.parts_first,
             "kernel": product,
             "scale": 1.0 if pooling is None or pooling.largest else 1.0 / prod(pooling.window),

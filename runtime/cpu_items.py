@@ -12,20 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.cpu_configuration import Machine
+from runtime.cpu_configuration import Configuration, Machine
 from runtime.cpu_groups import Packed
 from runtime.cpu_runs import Runs, split
 
 Int64 = NDArray[np.int64]
 
-# Share of the second-level cache that the weights of a panel may fill.
-PANEL_SHARE = 0.5
 # Runs are cut at multiples of so many vectors: every kernel's width divides it.
 CUT = 24
 # Seconds of work below which an item is not worth handing out.
 LEAST_ITEM = 10e-6
-# Items for each thread, so that all end at about the same time.
-ITEMS = 4
+
+DEFAULT = Configuration()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +36,15 @@ class Cut:
         Cut to the length of the chunks.
     chunk_starts, panel_starts, part_starts : ndarray of int64
     parts_first : bool
-    tile_vectors, prefetch : int
+    configuration : Configuration
     """
 
     runs: Runs
     chunk_starts: Int64
     panel_starts: Int64
     part_starts: Int64
-    parts_first: bool = False
-    tile_vectors: int = 24
-    prefetch: int = 16
+    parts_first: bool
+    configuration: Configuration
 
     @property
     def items(self) -> int:
@@ -55,7 +52,13 @@ class Cut:
         return (len(self.chunk_starts) - 1) * (len(self.part_starts) - 1)
 
 
-def cut(packed: Packed, runs: Runs, machine: Machine, channels: int) -> Cut:
+def cut(
+    packed: Packed,
+    runs: Runs,
+    machine: Machine,
+    channels: int,
+    configuration: Configuration = DEFAULT,
+) -> Cut:
     """Return how to cut a layer's work.
 
     Parameters
@@ -65,20 +68,12 @@ def cut(packed: Packed, runs: Runs, machine: Machine, channels: int) -> Cut:
     machine : Machine
     channels : int
         Of the input.
-
-    Notes
-    -----
-    The weights of a panel stay in the second level of the cache while it goes over all lanes of
-    its chunk. Parts of the groups read the input again, chunks of the lanes read the weights
-    again: of all ways to make items enough for the threads, the one that moves least is taken.
+    configuration : Configuration, default `DEFAULT`
     """
     work = packed.heights * packed.widths
-    panels = _panels(packed, int(PANEL_SHARE * machine.level2))
+    panels = _panels(packed, int(configuration.panel_share * machine.level2))
     lanes = int(runs.lanes.sum())
-    seconds = float(work.sum()) * lanes / machine.rate
-    wanted = int(min(machine.threads * ITEMS, max(seconds / LEAST_ITEM, 1)))
-    if machine.threads == 1:
-        wanted = 1
+    wanted = _wanted(work, lanes, machine, configuration)
     most_chunks = max(1, lanes // (machine.vector * 4))
     best, least = (1, 1), float("inf")
     bytes_in, bytes_weights = 4 * lanes * channels, packed.weights.nbytes + packed.columns.nbytes
@@ -101,18 +96,28 @@ def cut(packed: Packed, runs: Runs, machine: Machine, channels: int) -> Cut:
         np.concatenate([[0], _even(weight, pieces.units[1:], chunks)]),
         panel_starts,
         part_starts.astype(np.int64),
-        parts_first=bytes_in > bytes_weights,
+        bytes_in > bytes_weights,
+        configuration,
     )
 
 
-def whole(packed: Packed, runs: Runs, machine: Machine) -> Cut:
+def whole(
+    packed: Packed, runs: Runs, machine: Machine, configuration: Configuration = DEFAULT
+) -> Cut:
     """Return how to cut a layer of few lanes: its groups among the threads, no lanes."""
     work = packed.heights * packed.widths
-    seconds = float(work.sum()) * int(runs.lanes.sum()) / machine.rate
-    wanted = int(min(machine.threads * ITEMS, max(seconds / LEAST_ITEM, 1)))
-    ends = _even(work, packed.part_ends, wanted if machine.threads > 1 else 1)
-    starts = np.concatenate([[0], ends])
-    return Cut(runs, np.array([0, len(runs.table)]), starts, np.arange(len(starts)))
+    wanted = _wanted(work, int(runs.lanes.sum()), machine, configuration)
+    starts = np.concatenate([[0], _even(work, packed.part_ends, wanted)])
+    chunk = np.array([0, len(runs.table)])
+    return Cut(runs, chunk, starts, np.arange(len(starts)), False, configuration)
+
+
+def _wanted(work: Int64, lanes: int, machine: Machine, configuration: Configuration) -> int:
+    """Return how many items there should be: several a thread, none of them too small."""
+    if machine.threads == 1:
+        return 1
+    seconds = float(work.sum()) * lanes / machine.rate
+    return int(min(machine.threads * configuration.items, max(seconds / LEAST_ITEM, 1)))
 
 
 def _length(runs: Runs, lanes: int, chunks: int, vector: int) -> int:

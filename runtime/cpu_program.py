@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from runtime import steps as s
-from runtime.cpu_configuration import Machine
+from runtime.cpu_configuration import Configuration, Machine
 from runtime.cpu_fusion import pooled_steps
 from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
@@ -46,12 +46,20 @@ class Assembly:
         Of every value.
     machine : Machine
     packer : Packer
+    configure : callable
+        Returns how the work of a layer is cut.
     """
 
     def __init__(
-        self, plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: Packer
+        self,
+        plan: Plan,
+        shapes: Mapping[str, Shape],
+        machine: Machine,
+        packer: Packer,
+        configure: Callable[[s.Weighted], Configuration],
     ) -> None:
         self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
+        self.configure = configure
         self.methods = methods_of(plan, shapes, machine)
         self._pooled = pooled_steps(plan, shapes, machine, self.methods)
         fused = {at: pool for at, (pool, _) in self._pooled.items()}

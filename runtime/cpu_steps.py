@@ -10,14 +10,20 @@ import numpy as np
 
 from runtime import cpu_convolution as layers
 from runtime import steps as s
-from runtime.cpu_configuration import Machine
+from runtime.cpu_configuration import Configuration, Machine
 from runtime.cpu_layout import Shape, View
 from runtime.cpu_placement import START
 from runtime.cpu_program import Assembly, Packer
 from runtime.plan import Plan
 
 
-def assemble(plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: Packer) -> Assembly:
+def assemble(
+    plan: Plan,
+    shapes: Mapping[str, Shape],
+    machine: Machine,
+    packer: Packer,
+    configure: Callable[[s.Weighted], Configuration] = lambda _: Configuration(),
+) -> Assembly:
     """Return the calls of a plan for one batch, in the order of execution.
 
     Parameters
@@ -28,8 +34,10 @@ def assemble(plan: Plan, shapes: Mapping[str, Shape], machine: Machine, packer: 
     machine : Machine
     packer : callable
         Returns the groups of a weight, given its scheme and shape.
+    configure : callable, default the cost model's choice
+        Returns how the work of a layer is cut.
     """
-    made = Assembly(plan, shapes, machine, packer)
+    made = Assembly(plan, shapes, machine, packer, configure)
     for number, value in enumerate(plan.inputs):
         view = made.view(value.name)
         made.zero_halo(START, view)

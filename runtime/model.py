@@ -59,6 +59,7 @@ def load(
     backend: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
+    tune: bool = False,
 ) -> Model:
     """Load a checkpoint, ready to run.
 
@@ -72,6 +73,9 @@ def load(
         The type to compute in, of those the backend offers.
     threads : int, default None
         Processor threads to use; None leaves it to the backend.
+    tune : bool, default False
+        Time what there is to choose among when a shape first runs, and remember the choice in the
+        user's cache; remembered choices are used in any case.
 
     Returns
     -------
@@ -89,6 +93,7 @@ def load(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise PlanError(f"threads must be a positive integer or None, got {threads!r}")
     chosen = choose(backend)
+    chosen.tuned = chosen.tuned or tune
     return Model(plan.build(checkpoint.read(path)), chosen, dtype, threads)
 
 

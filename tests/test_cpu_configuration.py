@@ -24,6 +24,7 @@ from runtime.cpu_packing import pack
 from runtime.cpu_runs import Pooling, Window, pixel_runs, plane_runs
 
 MACHINE = Machine(vector=16, threads=2)
+SCHEMES = (Scheme("blocks"), Scheme("rows", 1), Scheme("rows", 1, 8), Scheme("dense"))
 
 
 def sparse(shape, density, height, seed=0, min_rows=4):
@@ -116,9 +117,9 @@ def image(height, width, lanes, halo=0):
 
 
 @given(
-    size=st.integers(1, 9), lanes=st.sampled_from([1, 8, 16, 64]), height=st.sampled_from([1, 4, 16]),
-    density=st.sampled_from([0.0, 0.1, 1.0]), threads=st.sampled_from([1, 2, 7]),
-    scheme=st.sampled_from([Scheme("blocks"), Scheme("rows", 1), Scheme("rows", 1, 8), Scheme("dense")]),
+    size=st.integers(1, 9), lanes=st.sampled_from([1, 8, 16, 64]),
+    height=st.sampled_from([1, 4, 16]), density=st.sampled_from([0.0, 0.1, 1.0]),
+    threads=st.sampled_from([1, 2, 7]), scheme=st.sampled_from(SCHEMES),
     pooled=st.booleans(), level2=st.sampled_from([1 << 12, 1 << 20]),
 )  # fmt: skip
 def test_items_hold_everything_once(size, lanes, height, density, threads, scheme, pooled, level2):
