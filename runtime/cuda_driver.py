@@ -42,9 +42,7 @@ def current_device(cupy: ModuleType) -> Device:
             raise BackendUnavailable("CuPy finds no NVIDIA GPU on this machine")
         number = cupy.cuda.Device().id
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendUnavailable(
-            f"CuPy finds no NVIDIA GPU or no driver for it: {error}"
-        ) from error
+        raise BackendUnavailable(f"CuPy finds no NVIDIA GPU: {error}; {_driver()}") from error
     key = (id(cupy), number)
     if key not in _DEVICES:
         device = Device(cupy, number)
@@ -66,15 +64,22 @@ def current_device(cupy: ModuleType) -> Device:
 
 def _missing() -> str:
     """Return which package of CuPy fits the driver of this machine."""
+    if driver_version() is not None:
+        return f"CuPy is not installed; {_driver()}"
+    return (
+        "no NVIDIA driver and no CuPy on this machine; where there is a GPU with its driver, "
+        "pip install 'cupy-cuda13x[ctk]' (drivers from 580 on) or 'cupy-cuda12x[ctk]' (525 on)"
+    )
+
+
+def _driver() -> str:
+    """Return what the driver of this machine is for, and the package of CuPy that fits it."""
     version = driver_version()
     if version is None:
-        return (
-            "no NVIDIA driver and no CuPy on this machine; where there is a GPU with its driver, "
-            "pip install 'cupy-cuda13x[ctk]' (drivers from 580 on) or 'cupy-cuda12x[ctk]' (525 on)"
-        )
+        return "there is no NVIDIA driver on this machine"
     series = 13 if version >= 13000 else 12
     return (
-        f"CuPy is not installed; the driver is for CUDA {version // 1000}.{version % 1000 // 10}: "
+        f"the driver is for CUDA {version // 1000}.{version % 1000 // 10}: "
         f"pip install 'cupy-cuda{series}x[ctk]'"
     )
 

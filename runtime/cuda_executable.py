@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -79,8 +80,9 @@ class Built:
         self._ended = cupy.cuda.Event(disable_timing=True)
 
     def __del__(self) -> None:
-        # Memory goes back to CuPy's pool, which may hand it to another stream at once.
-        if hasattr(self, "_ended"):
+        # Memory goes back to CuPy's pool, which may hand it to another stream at once. When the
+        # interpreter ends, the driver may be gone already.
+        if hasattr(self, "_ended") and not sys.is_finalizing():
             self._ended.synchronize()
 
     def _text(self, source: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cuda_layout import Layout
 from runtime.cuda_structs import Struct
 
 # The source that the network's own convolution kernels are rendered to.
@@ -81,3 +83,35 @@ class Launch:
 def blocks(count: int, threads: int = THREADS) -> tuple[int]:
     """Return the grid of so many threads."""
     return (-(-count // threads),)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where every value lies, and in which type.
+
+    Parameters
+    ----------
+    values : mapping of str to Layout
+    offsets : mapping of str to int
+        Where each value's memory starts in the arena.
+    dtype : str
+        float32, tf32 or float16.
+    """
+
+    values: Mapping[str, Layout]
+    offsets: Mapping[str, int]
+    dtype: str
+
+    @property
+    def suffix(self) -> str:
+        """What the names of kernels for this type end in."""
+        return "float16" if self.dtype == "float16" else "float32"
+
+    def first(self, value: str) -> Memory:
+        """Return where the first real number of a value lies."""
+        return Memory(self.offsets[value] + self.values[value].origin)
+
+
+def axes_of(rank: int) -> list[int]:
+    """Return the axes in the order in which kernels walk them, the batch last."""
+    return [*range(1, rank), *range(min(rank, 1))]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from runtime import cuda_layers as layers
 from runtime import cuda_steps as steps
 from runtime import cuda_structs as structs
+from runtime.cuda_arena import arena
 from runtime.cuda_configuration import Configuration, lanes
-from runtime.cuda_launches import Given, Launch, Memory, Result
-from runtime.cuda_layout import NO_HALO, Layout, arena, image, layouts
+from runtime.cuda_launches import Given, Launch, Memory, Place, Result
+from runtime.cuda_layout import NO_HALO, Layout, image, layouts
 from runtime.plan import Plan
 from runtime.steps import Weighted
 
@@ -89,7 +90,7 @@ def build(plan: Plan, batch: int, dtype: str, configure: layers.Configure) -> Pr
         for index, step in enumerate(plan.steps)
     }
     memory = arena(plan, values, {index: size for index, size in scratch.items() if size})
-    place = steps.Place(values, memory.offsets, dtype)
+    place = Place(values, memory.offsets, dtype)
     by_step = []
     for index, step in enumerate(plan.steps):
         beside = memory.offsets.get(f"scratch:{index}")
@@ -109,12 +110,12 @@ def build(plan: Plan, batch: int, dtype: str, configure: layers.Configure) -> Pr
     )
 
 
-def enter(name: str, place: steps.Place) -> Launch:
+def enter(name: str, place: Place) -> Launch:
     """Return the launch that brings an input to where it lies on the device."""
     return _border(f"enter_{place.suffix}", (Given(name), place.first(name)), place.values[name])
 
 
-def leave(name: str, value: str, place: steps.Place) -> Launch:
+def leave(name: str, value: str, place: Place) -> Launch:
     """Return the launch that brings a value to an output of the network."""
     return _border(f"leave_{place.suffix}", (place.first(value), Result(name)), place.values[value])
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Union
 
 import numpy as np
 
+from runtime import cuda_moves as moves
 from runtime import cuda_structs as structs
 from runtime import steps as s
-from runtime.cuda_launches import Launch, Memory, Table, blocks
-from runtime.cuda_layout import NO_HALO, Layout, image, shares
+from runtime.cuda_launches import THREADS, Launch, Memory, Place, Table, axes_of, blocks
+from runtime.cuda_layout import Layout, image, shares
 
-THREADS = 256
 # Rows of a reduction that a block takes side by side: a warp's worth, so that reads are runs.
 SIDE_BY_SIDE = 32
 
@@ -22,33 +21,6 @@ Operand = tuple[Union[Memory, Table, None], Sequence[int]]  # noqa: UP007 - eval
 
 # PointwiseOp in pointwise.cu.
 COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD = range(8)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where every value lies, and in which type.
-
-    Parameters
-    ----------
-    values : mapping of str to Layout
-    offsets : mapping of str to int
-        Where each value's memory starts in the arena.
-    dtype : str
-        float32, tf32 or float16.
-    """
-
-    values: Mapping[str, Layout]
-    offsets: Mapping[str, int]
-    dtype: str
-
-    @property
-    def suffix(self) -> str:
-        """What the names of kernels for this type end in."""
-        return "float16" if self.dtype == "float16" else "float32"
-
-    def first(self, value: str) -> Memory:
-        """Return where the first real number of a value lies."""
-        return Memory(self.offsets[value] + self.values[value].origin)
 
 
 def launches(step: s.Step, place: Place, scratch: int | None) -> list[Launch]:
@@ -63,23 +35,18 @@ def launches(step: s.Step, place: Place, scratch: int | None) -> list[Launch]:
         Where the memory that `scratch_elements` asked for starts.
     """
     if isinstance(step, s.Reshape):
-        return _reshape(step, place, scratch)
+        return moves.reshape(step, place, scratch)
     return list(_MAKERS[type(step)](step, place))
 
 
 def scratch_elements(step: s.Step, values: Mapping[str, Layout]) -> int:
     """Return how many elements a step needs beside its input and its output."""
     if isinstance(step, s.Reshape) and not shares(step, values):
-        return _between(values[step.inputs[0]], values[step.output])[0].size
+        return moves.between(values[step.inputs[0]], values[step.output])[0].size
     return 0
 
 
 # --- element by element --------------------------------------------------------------------------
-
-
-def _axes(rank: int) -> list[int]:
-    """Return the axes in the order in which kernels walk them, the batch last."""
-    return [*range(1, rank), *range(min(rank, 1))]
 
 
 def _pointwise(
@@ -92,7 +59,7 @@ def _pointwise(
 ) -> Launch:
     """Return the launch of y = activate(a op b, c); operands come with their strides."""
     y = place.values[step.output]
-    axes = _axes(len(y.shape))
+    axes = axes_of(len(y.shape))
     none = (None, (0,) * len(axes))
     operands: list[Operand] = [
         (place.first(step.output), y.strides),
@@ -206,7 +173,7 @@ def _softmax(step: s.Softmax, place: Place) -> Iterator[Launch]:
 
 def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) -> Launch:
     x, y = place.values[step.inputs[0]], place.values[step.output]
-    axes = [axis for axis in _axes(len(x.shape)) if axis not in along]
+    axes = [axis for axis in axes_of(len(x.shape)) if axis not in along]
     sizes = [x.lanes if axis == 0 else x.shape[axis] for axis in axes]
     rows = structs.walk(
         sizes, [y.strides[axis] for axis in axes], [x.strides[axis] for axis in axes]
@@ -234,123 +201,6 @@ def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) ->
     )
 
 
-# --- moves ---------------------------------------------------------------------------------------
-
-
-def _move(
-    place: Place,
-    sizes: Sequence[int],
-    y: tuple[Memory, Sequence[int]],
-    x: tuple[Memory, Sequence[int]],
-    tables: Mapping[int, Any] | None = None,
-    fill: float = 0.0,
-) -> Launch:
-    """Return the launch of y[i, ..] = x[table(i), ..]; memory comes with strides.
-
-    Real numbers alone are moved: lanes beyond the batch would be written over other samples where
-    the first axis is cut or joined.
-    """
-    tables = tables or {}
-    order = _axes(len(sizes))
-    starts, joined = {}, [np.empty(0, np.int32)]
-    for axis, indices in tables.items():
-        starts[axis] = sum(map(len, joined))
-        joined.append(indices)
-    walk, starts_struct = structs.move(
-        [sizes[axis] for axis in order],
-        [y[1][axis] for axis in order],
-        [x[1][axis] for axis in order],
-        [starts.get(axis, -1) for axis in order],
-    )
-    places = Table(np.concatenate(joined).astype(np.int32)) if tables else None
-    return Launch(
-        "move.cu",
-        f"move_{place.suffix}",
-        (x[0], places, y[0], walk, starts_struct, np.float32(fill)),
-        blocks(int(walk["count"][0])),
-    )
-
-
-def _whole(place: Place, value: str) -> tuple[Memory, tuple[int, ...]]:
-    return place.first(value), place.values[value].strides
-
-
-def _concat(step: s.Concat, place: Place) -> Iterator[Launch]:
-    memory, strides = _whole(place, step.output)
-    at = memory.at
-    for value in step.inputs:
-        shape = place.values[value].shape
-        yield _move(place, shape, (Memory(at), strides), _whole(place, value))
-        at += shape[step.axis] * strides[step.axis]
-
-
-def _slice(step: s.Slice, place: Place) -> Iterator[Launch]:
-    memory, strides = _whole(place, step.inputs[0])
-    at, steps = memory.at, list(strides)
-    for axis, start, by in zip(step.axes, step.starts, step.steps, strict=True):
-        at += start * strides[axis]
-        steps[axis] *= by
-    shape = place.values[step.output].shape
-    yield _move(place, shape, _whole(place, step.output), (Memory(at), steps))
-
-
-def _gather(step: s.Gather, place: Place) -> Iterator[Launch]:
-    tables = dict(zip(step.axes, step.indices, strict=True))
-    yield _between_values(step, place, tables, step.fill)
-
-
-def _pad(step: s.Pad, place: Place) -> Iterator[Launch]:
-    shape = place.values[step.inputs[0]].shape
-    tables = {}
-    for axis, size in enumerate(shape):
-        begin, end = step.pads[axis], step.pads[axis + len(shape)]
-        if begin or end:
-            at = np.arange(-begin, size + end)
-            tables[axis] = np.where((at < 0) | (at >= size), -1, at)
-    yield _between_values(step, place, tables, step.value)
-
-
-def _between_values(step: s.Step, place: Place, tables: Mapping[int, Any], fill: float) -> Launch:
-    shape = place.values[step.output].shape
-    ends = (_whole(place, step.output), _whole(place, step.inputs[0]))
-    return _move(place, shape, *ends, tables, fill)
-
-
-def _transpose(step: s.Transpose, place: Place) -> Iterator[Launch]:
-    memory, strides = _whole(place, step.inputs[0])
-    moved = [strides[axis] for axis in step.perm]
-    shape = place.values[step.output].shape
-    yield _move(place, shape, _whole(place, step.output), (memory, moved))
-
-
-def _between(before: Layout, after: Layout) -> tuple[Layout, Layout]:
-    """Return two layouts of one memory: what a Reshape is written as, and read back as.
-
-    With the batch innermost where it stays the first axis; else as one sample of all numbers,
-    which lie in C order then.
-    """
-    if before.shape[:1] == after.shape[:1] != ():
-        return (
-            Layout(before.shape, before.shape[0], NO_HALO),
-            Layout(after.shape, after.shape[0], NO_HALO),
-        )
-    return Layout((1, *before.shape), 1, NO_HALO), Layout((1, *after.shape), 1, NO_HALO)
-
-
-def _reshape(step: s.Reshape, place: Place, scratch: int | None) -> list[Launch]:
-    before, after = place.values[step.inputs[0]], place.values[step.output]
-    if scratch is None:
-        return []
-    written, read = (
-        (Memory(scratch), layout.strides[len(layout.shape) - len(shape) :])
-        for layout, shape in zip(_between(before, after), (before.shape, after.shape), strict=True)
-    )
-    return [
-        _move(place, before.shape, written, _whole(place, step.inputs[0])),
-        _move(place, after.shape, _whole(place, step.output), read),
-    ]
-
-
 _MAKERS: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Activate: _activate,
     s.ScaleShift: _scale_shift,
@@ -358,9 +208,9 @@ _MAKERS: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,
     s.Softmax: _softmax,
-    s.Concat: _concat,
-    s.Slice: _slice,
-    s.Gather: _gather,
-    s.Pad: _pad,
-    s.Transpose: _transpose,
+    s.Concat: moves.concat,
+    s.Slice: moves.slice_,
+    s.Gather: moves.gather,
+    s.Pad: moves.pad,
+    s.Transpose: moves.transpose,
 }

@@ -1,4 +1,8 @@
-"""What emulation cannot show: a real device, its compiler, its streams, layers of real size."""
+"""What emulation cannot show: a real device, its compiler, its streams, layers of real size.
+
+python -m pytest -m gpu
+compute-sanitizer --error-exitcode 1 python -m pytest -m gpu tests/test_cuda_steps.py
+"""
 
 from __future__ import annotations
 

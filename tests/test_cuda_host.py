@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import fake_cupy
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from builder import Builder
 
+import runtime
 from masktools.checkpoint import Checkpoint
 from masktools.graph import Graph, Node, Value
 from runtime import cuda_driver
@@ -96,13 +98,16 @@ def test_what_is_there_is_named(cupy):
     assert CudaBackend().available() == (True, "Emulated, nvrtc 13.0")
 
 
-def test_a_machine_without_a_device_or_a_driver_is_said(cupy):
+def test_a_machine_without_a_device_or_a_driver_is_said(cupy, monkeypatch):
     cupy.cuda.runtime.getDeviceCount = lambda: 0
     assert CudaBackend().available() == (False, "CuPy finds no NVIDIA GPU on this machine")
     cupy.cuda.runtime.getDeviceCount = failing(fake_cupy.CUDARuntimeError("driver too old"))
+    monkeypatch.setattr(cuda_driver, "driver_version", lambda: 12020)
     ok, detail = CudaBackend().available()
     assert not ok
-    assert "driver too old" in detail
+    assert "driver too old; the driver is for CUDA 12.2: pip install 'cupy-cuda12x" in detail
+    monkeypatch.setattr(cuda_driver, "driver_version", lambda: None)
+    assert "there is no NVIDIA driver on this machine" in CudaBackend().available().detail
 
 
 def test_a_missing_compiler_is_said_with_what_brings_it(cupy):
@@ -152,6 +157,20 @@ def test_nothing_is_compiled_or_allocated_before_the_first_run(cupy):
     assert (cupy.compiled, cupy.wholes) == (0, [])
     model(normal(8, 3, 6, 6))
     assert cupy.compiled
+
+
+@pytest.mark.parametrize("name", ["minimal", "halves"])
+def test_a_checkpoint_runs_from_its_file(cupy, name):
+    """`halves`: two convolution groups along one axis, shared float16 weights, a clip between."""
+    path = Path(__file__).parent / "golden" / f"{name}.safetensors"
+    reference = runtime.load(path, "reference")
+    x = normal(9, *reference.inputs[0].shape[1:])
+    wanted = reference(x)
+    model = runtime.load(path)
+    assert model.backend.name == "cuda"  # The best that can run here.
+    np.testing.assert_allclose(model(x), wanted, rtol=1e-5, atol=1e-5)
+    half = runtime.load(path, "cuda", "float16")(x)
+    np.testing.assert_allclose(half, wanted, atol=4e-3 * np.abs(wanted).max())
 
 
 # --- arrays in and out ---------------------------------------------------------------------------

@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from masktools.checkpoint import Checkpoint
 from masktools.graph import Graph, Node, Value
 from runtime import plan as plans
-from runtime.cuda_layout import (
-    ALIGNMENT,
-    LARGEST,
-    NO_HALO,
-    Arena,
-    Layout,
-    arena,
-    image,
-    layouts,
-    shares,
-)
+from runtime.cuda_arena import ALIGNMENT, Arena, arena
+from runtime.cuda_layout import LARGEST, NO_HALO, Layout, image, layouts, shares
 from runtime.errors import PlanError
 from runtime.steps import Reshape
 
