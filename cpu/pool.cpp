@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "bfloat16.h"
+#include "bfloat16_vector.h"
 #include "epilogue.h"
 #include "pixels.h"
 
@@ -14,31 +14,76 @@ namespace masktools {
 namespace {
 
 constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // of any number that tells a window
-constexpr std::int64_t kRow = 1024;                       // floats that an item sums up at a time
+constexpr std::int64_t kRow = 2048;  // floats of the buffer: a part of the first cache
 enum Axis { kSample, kChannel, kY, kX };
 
 struct Maximum {
   static constexpr float kStart = -std::numeric_limits<float>::infinity();
-  float operator()(float a, float b) const { return maximum(a, b); }
+  template <class V>
+  V operator()(V a, V b) const {
+    return maximum(a, b);
+  }
 };
 
 struct Sum {
   static constexpr float kStart = 0.0f;
-  float operator()(float a, float b) const { return a + b; }
+  template <class V>
+  V operator()(V a, V b) const {
+    return a + b;
+  }
 };
 
-// to[i] = combine(to[i], from[i * stride]). Strides of 1 and 2 become vector code.
+// to[i] = combine(to[i], from[i]) for i < n.
 template <class T, class Combine>
-void combine_row(const T* from, std::int64_t stride, float* to, std::int64_t n) {
+void combine_run(const T* from, float* to, std::int64_t n) {
   const Combine combine;
-  if (stride == 1) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = combine(to[i], static_cast<float>(from[i]));
-  } else if (stride == 2) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = combine(to[i], static_cast<float>(from[2 * i]));
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) {
-      to[i] = combine(to[i], static_cast<float>(from[i * stride]));
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, combine(load(to + i), load(from + i)));
+  for (; i < n; ++i) to[i] = combine(to[i], static_cast<float>(from[i]));
+}
+
+// The same for `pixels` runs of n elements each, next to each other in `to`, `stride` apart in
+// `from`. kCount = n, or 0 for a number known at run time only.
+template <class T, class Combine, int kCount>
+void combine_runs(const T* from, std::int64_t stride, float* to, std::int64_t pixels,
+                  std::int64_t n) {
+  const std::int64_t count = kCount != 0 ? kCount : n;
+  for (std::int64_t k = 0; k < pixels; ++k) {
+    if constexpr (kCount == 0 || kCount >= kLanes) {
+      combine_run<T, Combine>(from + k * stride, to + k * count, count);
+    } else {
+      for (std::int64_t i = 0; i < count; ++i) {
+        to[k * count + i] = Combine()(to[k * count + i], static_cast<float>(from[k * stride + i]));
+      }
     }
+  }
+}
+
+// The same for samples `sample_stride` apart. What is contiguous, or of a constant length or
+// stride, becomes vector code.
+template <class T, class Combine>
+void combine_pixels(const T* from, std::int64_t stride, std::int64_t sample_stride, float* to,
+                    std::int64_t pixels, std::int64_t samples) {
+  const Combine combine;
+  if (samples == 1 && stride == 2) {
+    for (std::int64_t k = 0; k < pixels; ++k) {
+      to[k] = combine(to[k], static_cast<float>(from[2 * k]));
+    }
+  } else if (samples > 1 && sample_stride != 1) {
+    for (std::int64_t k = 0; k < pixels; ++k) {
+      for (std::int64_t i = 0; i < samples; ++i) {
+        float& sum = to[k * samples + i];
+        sum = combine(sum, static_cast<float>(from[k * stride + i * sample_stride]));
+      }
+    }
+  } else if (stride == samples) {
+    combine_run<T, Combine>(from, to, pixels * samples);
+  } else if (samples == 4) {
+    combine_runs<T, Combine, 4>(from, stride, to, pixels, samples);
+  } else if (samples == 8) {
+    combine_runs<T, Combine, 8>(from, stride, to, pixels, samples);
+  } else {
+    combine_runs<T, Combine, 0>(from, stride, to, pixels, samples);
   }
 }
 
@@ -54,13 +99,12 @@ std::vector<float> counts(std::int64_t positions, std::int64_t kernel, std::int6
   return result;
 }
 
-// An item is some rows (c, y) of the output. A row is summed up in a buffer tap by tap, each along
-// the axis whose elements are neighbours: samples where there are many, else x.
+// An item is some rows (c, y) of the output. A part of a row, (x, n), is combined in a buffer tap
+// by tap.
 template <class T, class Combine, bool kAverage>
 class Pool final : public Operation {
  public:
   Pool(const View& x, const View& y, const Window& window) : x_(x), y_(y), window_(window) {
-    along_x_ = y.shape[kSample] < kLanes && y.shape[kSample] < y.shape[kX];
     rows_ = y.shape[kChannel] * y.shape[kY];
     const std::int64_t taps = window.kernel[0] * window.kernel[1];
     const Cut cut(rows_, y.shape[kSample] * y.shape[kX] * std::min<std::int64_t>(taps, 8));
@@ -78,71 +122,55 @@ class Pool final : public Operation {
   void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
     T* arena = reinterpret_cast<T*>(buffers.arena);
     const std::int64_t last = part_start(item + 1, items_, rows_);
+    const std::int64_t samples = std::min(kRow, y_.shape[kSample]), pixels = kRow / samples;
     for (std::int64_t row = part_start(item, items_, rows_); row < last; ++row) {
       const std::int64_t c = row / y_.shape[kY], y = row % y_.shape[kY];
-      if (along_x_) {
-        for (std::int64_t n = 0; n < y_.shape[kSample]; ++n) {
-          for (std::int64_t x = 0; x < y_.shape[kX]; x += kRow) {
-            pool_pixels(arena, c, y, x, std::min(kRow, y_.shape[kX] - x), n);
-          }
-        }
-      } else {
-        for (std::int64_t x = 0; x < y_.shape[kX]; ++x) {
-          for (std::int64_t n = 0; n < y_.shape[kSample]; n += kRow) {
-            pool_samples(arena, c, y, x, n, std::min(kRow, y_.shape[kSample] - n));
-          }
+      for (std::int64_t n = 0; n < y_.shape[kSample]; n += samples) {
+        for (std::int64_t x = 0; x < y_.shape[kX]; x += pixels) {
+          pool_part(arena, c, y, x, std::min(pixels, y_.shape[kX] - x), n,
+                    std::min(samples, y_.shape[kSample] - n));
         }
       }
     }
   }
 
  private:
-  // Pixels [x0, x0 + count) of sample n.
-  void pool_pixels(T* arena, std::int64_t c, std::int64_t y, std::int64_t x0, std::int64_t count,
-                   std::int64_t n) const {
-    float sums[kRow];
-    std::fill(sums, sums + count, Combine::kStart);
-    const T* from = arena + x_.offset + n * x_.strides[kSample] + c * x_.strides[kChannel];
+  // Pixels [x0, x0 + pixels) of samples [n0, n0 + samples).
+  void pool_part(T* arena, std::int64_t c, std::int64_t y, std::int64_t x0, std::int64_t pixels,
+                 std::int64_t n0, std::int64_t samples) const {
+    alignas(64) float sums[kRow];
+    std::fill(sums, sums + pixels * samples, Combine::kStart);
+    const T* from = arena + x_.offset + n0 * x_.strides[kSample] + c * x_.strides[kChannel];
     const std::int64_t stride = window_.strides[1] * x_.strides[kX];
     for_each_tap_row(y, [&](std::int64_t in_y) {
       for (std::int64_t tap = 0; tap < window_.kernel[1]; ++tap) {
         const std::int64_t in_x =
             x0 * window_.strides[1] + tap * window_.dilations[1] - window_.pads[1];
-        const Span valid = inside(in_x, window_.strides[1], x_.shape[kX], count);
-        combine_row<T, Combine>(
+        const Span valid = inside(in_x, window_.strides[1], x_.shape[kX], pixels);
+        if (valid.first >= valid.last) continue;
+        combine_pixels<T, Combine>(
             from + (in_y * x_.strides[kY] + in_x * x_.strides[kX] + valid.first * stride), stride,
-            sums + valid.first, valid.last - valid.first);
-      }
-    });
-    T* to = arena + y_.offset + n * y_.strides[kSample] + c * y_.strides[kChannel] +
-            y * y_.strides[kY] + x0 * y_.strides[kX];
-    for (std::int64_t i = 0; i < count; ++i) {
-      if (kAverage) sums[i] /= count_y_[y] * count_x_[x0 + i];
-      to[i * y_.strides[kX]] = static_cast<T>(sums[i]);
-    }
-  }
-
-  // Samples [n0, n0 + count) of one pixel.
-  void pool_samples(T* arena, std::int64_t c, std::int64_t y, std::int64_t x, std::int64_t n0,
-                    std::int64_t count) const {
-    float sums[kRow];
-    std::fill(sums, sums + count, Combine::kStart);
-    const T* from = arena + x_.offset + n0 * x_.strides[kSample] + c * x_.strides[kChannel];
-    const std::int64_t in_x0 = x * window_.strides[1] - window_.pads[1];
-    const Span taps = inside(in_x0, window_.dilations[1], x_.shape[kX], window_.kernel[1]);
-    for_each_tap_row(y, [&](std::int64_t in_y) {
-      for (std::int64_t tap = taps.first; tap < taps.last; ++tap) {
-        const std::int64_t in_x = in_x0 + tap * window_.dilations[1];
-        combine_row<T, Combine>(from + (in_y * x_.strides[kY] + in_x * x_.strides[kX]),
-                                x_.strides[kSample], sums, count);
+            x_.strides[kSample], sums + valid.first * samples, valid.last - valid.first, samples);
       }
     });
     T* to = arena + y_.offset + n0 * y_.strides[kSample] + c * y_.strides[kChannel] +
-            y * y_.strides[kY] + x * y_.strides[kX];
-    const float taps_counted = kAverage ? count_y_[y] * count_x_[x] : 1.0f;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float value = kAverage ? sums[i] / taps_counted : sums[i];
-      to[i * y_.strides[kSample]] = static_cast<T>(value);
+            y * y_.strides[kY] + x0 * y_.strides[kX];
+    for (std::int64_t k = 0; k < pixels; ++k) {
+      const float taps = kAverage ? count_y_[y] * count_x_[x0 + k] : 1.0f;
+      write(sums + k * samples, taps, to + k * y_.strides[kX], samples);
+    }
+  }
+
+  void write(const float* sums, float taps, T* to, std::int64_t samples) const {
+    const std::int64_t stride = y_.strides[kSample];
+    if (stride == 1) {
+      for (std::int64_t i = 0; i < samples; ++i) {
+        to[i] = static_cast<T>(kAverage ? sums[i] / taps : sums[i]);
+      }
+    } else {
+      for (std::int64_t i = 0; i < samples; ++i) {
+        to[i * stride] = static_cast<T>(kAverage ? sums[i] / taps : sums[i]);
+      }
     }
   }
 
@@ -158,7 +186,6 @@ class Pool final : public Operation {
 
   const View x_, y_;
   const Window window_;
-  bool along_x_ = false;
   std::int64_t rows_ = 0;
   std::int64_t items_ = 0;
   std::vector<float> count_y_, count_x_;

@@ -12,6 +12,7 @@ namespace masktools {
 namespace {
 
 constexpr std::int64_t kMostElements = std::int64_t{1} << 40;
+constexpr std::size_t kMostOperations = std::size_t{1} << 20;
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 24;
 
 }  // namespace
@@ -39,7 +40,8 @@ void Program::add(std::int64_t step, std::unique_ptr<const Operation> operation)
   if (step < -1 || step >= kMostSteps) {
     throw std::invalid_argument("no step has the index " + std::to_string(step));
   }
-  if (operation->items() > Team::kMaxItems) throw std::invalid_argument("too many items of work");
+  if (entries_.size() >= kMostOperations) throw std::invalid_argument("too many operations");
+  if (operation->items() >= Team::kMaxItems) throw std::invalid_argument("too many items of work");
   scratch_bytes_ = std::max(scratch_bytes_, operation->scratch_bytes());
   steps_ = std::max(steps_, step + 1);
   entries_.push_back({step, std::move(operation)});

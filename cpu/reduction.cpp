@@ -34,8 +34,8 @@ float sum_row(const T* from, std::int64_t stride, std::int64_t n) {
   return lanes[0];
 }
 
-// An item is a part of the channels. Rows of the image are summed up alone and then added, which
-// keeps rounding errors to those of the longer of the two sums.
+// An item is a part of the channels. Many partial sums are kept and then added, which keeps
+// rounding errors small.
 template <class T>
 class Mean final : public Operation {
  public:
@@ -73,9 +73,32 @@ class Mean final : public Operation {
 
   void mean(const T* from, T* to, std::int64_t samples) const {
     float sums[kBlock] = {};
+    if (image_.inner_stride(0) == samples && (samples == 1 || x_.strides[0] == 1)) {
+      sum_rows_of_neighbours(from, samples, sums);
+    } else {
+      sum_rows(from, samples, sums);
+    }
+    for (std::int64_t n = 0; n < samples; ++n) {
+      to[n * y_.strides[0]] = static_cast<T>(sums[n] / static_cast<float>(elements_));
+    }
+  }
+
+  // Where a row's samples and pixels all lie next to each other, lane i of what is summed up side
+  // by side is one of sample i % samples.
+  void sum_rows_of_neighbours(const T* from, std::int64_t samples, float* sums) const {
+    float lanes[kBlock] = {};
+    const std::int64_t width = kBlock / samples * samples, row = image_.inner() * samples;
+    for_each_row<1>(image_, 0, rows(), [&](const std::array<std::int64_t, 1>& at) {
+      for (std::int64_t i = 0; i < row; i += width) {
+        add_row(from + at[0] + i, 1, lanes, std::min(width, row - i));
+      }
+    });
+    for (std::int64_t i = 0; i < width; i += samples) add_row(lanes + i, 1, sums, samples);
+  }
+
+  void sum_rows(const T* from, std::int64_t samples, float* sums) const {
     const std::int64_t row = image_.inner(), stride = image_.inner_stride(0);
-    const std::int64_t rows = elements_ != 0 ? image_.outer() : 0;
-    for_each_row<1>(image_, 0, rows, [&](const std::array<std::int64_t, 1>& at) {
+    for_each_row<1>(image_, 0, rows(), [&](const std::array<std::int64_t, 1>& at) {
       if (samples < kLanes) {
         for (std::int64_t n = 0; n < samples; ++n) {
           sums[n] += sum_row(from + at[0] + n * x_.strides[0], stride, row);
@@ -90,10 +113,9 @@ class Mean final : public Operation {
         add_row(part, 1, sums, samples);
       }
     });
-    for (std::int64_t n = 0; n < samples; ++n) {
-      to[n * y_.strides[0]] = static_cast<T>(sums[n] / static_cast<float>(elements_));
-    }
   }
+
+  std::int64_t rows() const { return elements_ != 0 ? image_.outer() : 0; }
 
   const View y_, x_;
   const Nest<1> image_;
@@ -113,7 +135,7 @@ class Softmax final : public Operation {
         nest_({without(y, axis), without(x, axis)}) {
     const std::int64_t rows = nest_.outer(), lanes = nest_.inner();
     if (size_ == 0) return;
-    const std::int64_t wanted = rows * lanes * size_ / kBlockElements + 1;
+    const std::int64_t wanted = std::min(rows * lanes * size_ / kItemElements + 1, kMostItems);
     pieces_ = std::min((lanes + kBlock - 1) / kBlock, wanted);
     items_ = rows * lanes == 0 ? 0 : std::min(rows * pieces_, wanted);
   }
@@ -138,7 +160,8 @@ class Softmax final : public Operation {
   }
 
  private:
-  static constexpr std::int64_t kBlockElements = 4096;
+  static constexpr std::int64_t kItemElements = 4096;
+  static constexpr std::int64_t kMostItems = 4096;
 
   // One element of `axis`.
   static View without(View view, int axis) {

@@ -12,6 +12,7 @@ constexpr std::int64_t kLargest = std::int64_t{1} << 40;
 
 // Elements of an item: enough to be worth fetching, few enough for threads to end together.
 constexpr std::int64_t kItemElements = 8192;
+constexpr std::int64_t kMostItems = 4096;
 
 [[noreturn]] void refuse(const char* what, const std::string& why) {
   throw std::invalid_argument(std::string(what) + ": " + why);
@@ -150,7 +151,7 @@ Cut::Cut(std::int64_t rows, std::int64_t row_elements, std::int64_t granularity)
     : rows_(rows), row_elements_(row_elements), piece_elements_(row_elements) {
   const std::int64_t elements = rows * row_elements;
   if (elements == 0) return;
-  const std::int64_t wanted = std::min(elements / kItemElements + 1, elements);
+  const std::int64_t wanted = std::min({elements / kItemElements + 1, elements, kMostItems});
   if (rows < wanted) {
     const std::int64_t pieces = (wanted + rows - 1) / rows;
     piece_elements_ = (row_elements + pieces - 1) / pieces;
