@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from runtime import cuda_structs as structs
 from runtime.cuda_configuration import REMAINDER_ROWS, Configuration, Problem, Type
-from runtime.cuda_launches import CONVOLUTIONS, THREADS, Launch, Memory, Table
+from runtime.cuda_launches import CONVOLUTIONS, Launch, Memory, Table, blocks
 from runtime.cuda_layout import LARGEST, Image, Layout, image
 from runtime.cuda_packing import Tables, pack
 from runtime.cuda_pieces import Indices, Piece, pieces
 from runtime.errors import PlanError
 from runtime.steps import Convolution, Product, Weighted
+
+# Rows that one launch finishes: the most blocks that a grid has along its second axis.
+MOST_ROWS = 65535
 
 Configure = Callable[[Weighted, Problem], Configuration]
 
@@ -212,20 +215,21 @@ def launches(made: Layer, offsets: Mapping[str, int], partial: int | None) -> li
         (configuration.threads,),
         configuration.shared_bytes,
     )
-    if not len(tables.finish_rows):
-        return [tiles]
     half = configuration.dtype == "float16"
-    finish = Launch(
-        "finish.cu",
-        "finish_float16" if half else "finish_float32",
-        (
-            sums,
-            Table(tables.finish_rows),
-            Table(tables.finish_starts),
-            Table(tables.finish_slots),
-            *ends,
-            geometry,
-        ),
-        (-(-made.positions // THREADS), len(tables.finish_rows)),
-    )
-    return [tiles, finish]
+    count = len(tables.finish_rows)
+    return [tiles] + [
+        Launch(
+            "finish.cu",
+            "finish_float16" if half else "finish_float32",
+            (
+                sums,
+                Table(tables.finish_rows[first : first + MOST_ROWS]),
+                Table(tables.finish_starts[first : first + MOST_ROWS + 1]),
+                Table(tables.finish_slots),
+                *ends,
+                geometry,
+            ),
+            (*blocks(made.positions), min(count - first, MOST_ROWS)),
+        )
+        for first in range(0, count, MOST_ROWS)
+    ]

@@ -21,8 +21,8 @@ Shape = tuple[int, ...]
 Halo = tuple[int, int, int, int]
 
 NO_HALO: Halo = (0, 0, 0, 0)
-# Kernels count elements in 32 bits.
-LARGEST = 2**31 - 1
+# Kernels count elements in 32 bits, and the threads of the last block beyond them.
+LARGEST = 2**31 - 2**16
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.graph import Graph, Node, Value
 from masktools.layout import BlockLayout, DenseBlock
 from masktools.shapes import infer_shapes
+from runtime import cuda_layers
 from runtime import plan as plans
 from runtime.cuda_backend import CudaBackend
 from runtime.errors import PlanError
@@ -339,6 +340,12 @@ def test_blocks_a_residual_and_rows_of_neither(cupy, dtype, batch):
         (71, 5, 3, 3), normal(batch, 5, 6, 5), dtype, weight=weight, skip=True, pads=(1,) * 4,
         activation="HardSwish",
     )  # fmt: skip
+
+
+def test_more_rows_to_finish_than_a_grid_has_blocks(cupy, monkeypatch):
+    monkeypatch.setattr(cuda_layers, "MOST_ROWS", 3)
+    weight = structured((9, 4, 1, 1), [(range(9), [0, 1]), (range(8), [2])])
+    run_layer((9, 4, 1, 1), normal(8, 4, 5, 5), weight=weight, skip=True)
 
 
 def test_blocks_of_convolution_groups(cupy):
