@@ -18,10 +18,10 @@
 #include "machine.h"
 #include "movement.h"
 #include "narrow.h"
-#include "panel.h"
 #include "pool.h"
 #include "program.h"
 #include "reduction.h"
+#include "unfold.h"
 #include "vector.h"
 #include "winograd.h"
 

@@ -1,4 +1,4 @@
-// Packs what a strided or otherwise awkward convolution reads, so that it becomes one of stride 1
+// Unfolds what a strided or otherwise awkward convolution reads, so that it becomes one of stride 1
 // without padding.
 #pragma once
 
@@ -33,23 +33,12 @@ struct Unfolding {
   std::int64_t planes() const { return origins.size / 3; }
 };
 
-// Throws std::invalid_argument if unfolding `rows` rows of the output would read outside an arena
-// of so many elements, or write beyond a plane.
-void check(const Unfolding& unfolding, std::int64_t rows, std::int64_t arena_elements);
-
-// Writes the planes of channels [first_channel, last_channel) for the output's rows
-// [first_row, first_row + rows), all of which `check` has seen. `arena` is element 0; `out` is
-// where the planes of channel 0 begin and overlaps no x. T: float or Bfloat16.
-template <class T>
-void unfold(const Unfolding& unfolding, std::int64_t first_channel, std::int64_t last_channel,
-            std::int64_t first_row, std::int64_t rows, const T* arena, T* out);
-
-// Unfolds a whole value into the arena, once for all threads: where a layer has little more to do
-// than to read its weights.
+// Unfolds a value into the arena, channel by channel.
 class Unfold {
  public:
   // Writes x.planes * J planes from `offset` on, each of `rows` rows of the output and what the
-  // taps need beyond.
+  // taps need beyond; they overlap no x. Throws std::invalid_argument, naming what is wrong, if
+  // anything would be read or written outside the arena, or written beyond a plane.
   Unfold(const Unfolding& unfolding, std::int64_t rows, std::int64_t offset,
          std::int64_t arena_elements);
 
@@ -60,28 +49,13 @@ class Unfold {
   void execute(std::int64_t item, T* arena) const;
 
  private:
+  template <class T>
+  void unfold(const T* image, T* planes) const;
+
   Unfolding unfolding_;
   std::int64_t rows_;
   std::int64_t offset_;
   std::int64_t items_;
-};
-
-// Unfolds the rows that one run needs, into the scratch of its thread: where the whole would leave
-// the cache. A run's `input` is its first row in the output, its lanes are whole rows.
-class Panel : public ColumnSource {
- public:
-  // `rows`: the most rows of the output that a run has.
-  Panel(const Unfolding& unfolding, std::int64_t rows, std::int64_t arena_elements);
-
-  std::int64_t scratch_elements() const override;
-  void check(const Run& run, std::int64_t arena_elements) const override;
-  void pack(const Run& run, const float* arena, float* scratch) const override;
-
- private:
-  std::int64_t rows_of(const Run& run) const;
-
-  Unfolding unfolding_;
-  std::int64_t rows_;
 };
 
 }  // namespace masktools
