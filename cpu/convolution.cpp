@@ -128,23 +128,28 @@ void Convolution::execute_run(const Run& run, std::int64_t first_panel, std::int
   }
 }
 
-// Executes groups on a tile, as wide a kernel at a time as there is for their rows.
+// Executes groups on a tile, as wide a kernel at a time as there is for their rows. Where that
+// takes several, each group goes over the whole tile before the next: its weights are read from
+// near.
 void Convolution::execute_tile(const Tile& whole, const Stretch& stretch) const {
-  const std::int64_t rows = stretch.rows;
-  Tile tile = whole;
   const std::int64_t count = (whole.lanes + kLanes - 1) / kLanes;
-  const std::int64_t passes = (count + vectors(rows) - 1) / vectors(rows);
-  for (std::int64_t pass = 0; pass < passes; ++pass) {
-    const std::int64_t begin = pass * count / passes, end = (pass + 1) * count / passes;
-    const std::int64_t lane = begin * kLanes;
-    tile.x = whole.x + lane;
-    tile.y = whole.y + lane;
-    tile.partial = whole.partial + lane;
-    tile.skip = whole.skip ? whole.skip + lane : nullptr;
-    tile.mask = whole.mask ? whole.mask + lane : nullptr;
-    tile.lanes = std::min(whole.lanes - lane, (end - begin) * kLanes);
-    kernel_of(rows, end - begin)(call_, tile, groups_.data() + stretch.first,
-                                 groups_.data() + stretch.last);
+  const std::int64_t widest = vectors(stretch.rows);
+  const std::int64_t passes = (count + widest - 1) / widest;
+  const std::int64_t step = passes > 1 ? 1 : stretch.last - stretch.first;
+  Tile tile = whole;
+  for (std::int64_t g = stretch.first; g < stretch.last; g += step) {
+    for (std::int64_t pass = 0; pass < passes; ++pass) {
+      const std::int64_t begin = pass * count / passes, end = (pass + 1) * count / passes;
+      const std::int64_t lane = begin * kLanes;
+      tile.x = whole.x + lane;
+      tile.y = whole.y + lane;
+      tile.partial = whole.partial + lane;
+      tile.skip = whole.skip ? whole.skip + lane : nullptr;
+      tile.mask = whole.mask ? whole.mask + lane : nullptr;
+      tile.lanes = std::min(whole.lanes - lane, (end - begin) * kLanes);
+      kernel_of(stretch.rows, end - begin)(call_, tile, groups_.data() + g,
+                                           groups_.data() + g + step);
+    }
   }
 }
 
