@@ -44,6 +44,10 @@ class Machine(NamedTuple):
 EFFICIENCY = (0.0, 0.45, 0.60, 0.68, 0.75, 0.80, 0.84, 0.86, 0.88)
 # What beginning and ending a row's sum costs, in columns.
 ROW_COLUMNS = 4
+# Rows of nonzeros: the channels of a panel at least, and the columns that a row keeps of them; the
+# taps that make a panel worth it, and the vectors of lanes that each thread needs.
+LEAST_CHANNELS, LEAST_COLUMNS = 16, 24
+LEAST_TAPS, LEAST_VECTORS = 4, 8
 # Share of the peak that the products of the minimal filtering algorithm reach, and what
 # transforming an entry of a tile costs, in multiplications.
 WINOGRAD_EFFICIENCY = 0.42
@@ -133,7 +137,10 @@ def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -
     file stores.
     """
     schemes = [choose_scheme(weight, problem.shape.groups) for weight, problem in layers]
-    methods = [Method(scheme) for scheme, _ in schemes]
+    methods = [
+        Method(_from_first_level(scheme, weight, problem, machine))
+        for (scheme, _), (weight, problem) in zip(schemes, layers, strict=True)
+    ]
     stored = sum(_stored(weight) * 4 for weight, _ in layers)
     left = WINOGRAD_BYTES + WINOGRAD_SHARE * stored
     gains = []
@@ -148,6 +155,29 @@ def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -
             left -= more
             methods[number] = Method(methods[number].scheme, winograd=True)
     return methods
+
+
+def _from_first_level(scheme: Scheme, weight: Weight, problem: Problem, machine: Machine) -> Scheme:
+    """Return rows of nonzeros cut into panels of channels that the first level of the cache holds.
+
+    A row by itself loads a column for each multiplication, so it is the cache that bounds it: all
+    rows go over the same few channels before the next ones. Not where a row would keep too few
+    columns of a panel, nor where there are too few lanes to share among threads: a panel's rows
+    are not parted.
+    """
+    rows_alone = isinstance(weight, SparseWeight) and not weight.layout.blocks
+    shape = problem.shape
+    lanes = problem.height * problem.width * problem.lanes
+    if not rows_alone or scheme.form == "dense" or shape.taps < LEAST_TAPS or shape.groups > 1:
+        return scheme
+    density = _stored(weight) / max(shape.rows * shape.channels * shape.taps, 1)
+    channels = LEAST_CHANNELS
+    while channels * shape.taps * density * problem.inside < LEAST_COLUMNS:
+        channels *= 2
+        if channels >= shape.channels:
+            return scheme
+    few = lanes < LEAST_VECTORS * machine.vector * machine.threads
+    return scheme if few or 4 * channels > shape.channels else Scheme("rows", 1, channels)
 
 
 def winograd_cost(problem: Problem, machine: Machine) -> float:

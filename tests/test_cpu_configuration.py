@@ -175,3 +175,14 @@ def test_little_work_is_one_item():
 
 def test_shapes_count_channels_of_groups():
     assert shape_of(np.ones((8, 2, 3, 3), np.float32), 4) == Shape(8, 8, 9, 4)
+
+
+def test_rows_alone_are_cut_into_panels_of_channels_where_they_are_long_and_lanes_are_many():
+    weight = sparse((256, 256, 3, 3), 0.2, 1)
+    (method,) = choose_methods([(weight, problem(weight, 8, 8, 64))], MACHINE)
+    assert method.scheme == Scheme("rows", 1, 16)
+    (method,) = choose_methods([(weight, problem(weight, 4, 4, 1))], MACHINE)
+    assert method.scheme.channels == 0
+    blocks = sparse((256, 256, 3, 3), 0.2, 16)
+    (method,) = choose_methods([(blocks, problem(blocks, 8, 8, 64))], MACHINE)
+    assert method.scheme == Scheme("blocks")

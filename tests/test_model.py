@@ -186,7 +186,7 @@ def test_load_refuses():
 
 
 def test_an_unknown_backend_is_refused_with_those_there_are():
-    with pytest.raises(BackendUnavailable, match="'tpu' does not exist; there are: .*reference"):
+    with pytest.raises(BackendUnavailable, match=r"'tpu' does not exist; there are: .*reference"):
         runtime.load(GOLDEN / "minimal.safetensors", backend="tpu")
 
 

@@ -106,7 +106,7 @@ def report(rows: list[Row], images: int) -> None:
             f"{row.accuracy:.1%}",
             f"{row.checkpoint.stat().st_size / 1e6:.2f} MB",
             f"{row.multiplications / dense.multiplications:.1%}",
-            f"{row.seconds * 1e3:.0f} ms",
+            f"{row.seconds * 1e3:.1f} ms",
             f"{dense.seconds / row.seconds:.2f}x",
             f"{dense.multiplications / row.multiplications:.2f}x",
         )
