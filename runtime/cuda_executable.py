@@ -73,7 +73,7 @@ class Built:
 
         self._enter, self._leave = bound(program.enter), bound(program.leave)
         self._steps = [bound(launches) for launches in program.steps]
-        # What was set to zero, and uploaded, must be there before another stream reads it.
+        # What was set to zero must be there before another stream reads it.
         cupy.cuda.get_current_stream().synchronize()
         calls = [call for calls in self._steps for call in calls]
         self._graph = capture(device, calls) if calls else None

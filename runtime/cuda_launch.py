@@ -117,6 +117,8 @@ class Device:
             found = self._tables.get(key)
             if found is None:
                 found = self._tables[key] = self.cupy.asarray(array)
+                # It is there before anyone else, on whatever stream, is given it.
+                self.cupy.cuda.get_current_stream().synchronize()
         return found
 
     @contextmanager

@@ -443,22 +443,26 @@ def residual_network():
     return graph
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", 1e-5), ("tf32", 5e-3), ("float16", 5e-3)]
-)
-@pytest.mark.parametrize("batch", [1, 9])
-def test_a_whole_network_on_every_type(cupy, dtype, tolerance, batch):
+# Lanes that are copied one by one, lanes beyond the batch, and whole copies of 16 bytes.
+RUNS = [("float32", 1), ("float32", 9), ("tf32", 1), ("tf32", 8), ("float16", 1), ("float16", 8)]
+
+
+def assert_close(got, wanted, dtype):
+    tolerance = 1e-5 if dtype == "float32" else 5e-3
+    for name, want in wanted.items():
+        assert got[name].dtype == np.float32
+        assert np.abs(got[name] - want).max() <= tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize(("dtype", "batch"), RUNS)
+def test_a_whole_network_on_every_type(cupy, dtype, batch):
     plan, x = plans.build(Checkpoint(residual_network())), normal(batch, 4, 6, 6)
-    wanted = Model(plan, ReferenceBackend())(x)
-    for name, got in Model(plan, CudaBackend(), dtype)(x).items():
-        assert got.dtype == np.float32
-        assert np.abs(got - wanted[name]).max() <= tolerance * np.abs(wanted[name]).max()
+    assert_close(Model(plan, CudaBackend(), dtype)(x), Model(plan, ReferenceBackend())(x), dtype)
 
 
-@pytest.mark.parametrize("capability", [75, 80])
-def test_a_whole_network_on_older_devices(monkeypatch, tmp_path, capability):
-    fake_cupy.install(monkeypatch, tmp_path, capability=capability, processors=40, shared=65536)
-    plan, x = plans.build(Checkpoint(residual_network())), normal(8, 4, 6, 6)
-    wanted = Model(plan, ReferenceBackend())(x)
-    for name, got in Model(plan, CudaBackend(), "float16")(x).items():
-        assert np.abs(got - wanted[name]).max() <= 5e-3 * np.abs(wanted[name]).max()
+@pytest.mark.parametrize(("dtype", "batch"), [("float32", 8), ("float16", 1)])
+def test_a_whole_network_on_an_older_device(monkeypatch, tmp_path, dtype, batch):
+    """Without asynchronous copies, and with less shared memory."""
+    fake_cupy.install(monkeypatch, tmp_path, capability=75, processors=40, shared=65536)
+    plan, x = plans.build(Checkpoint(residual_network())), normal(batch, 4, 6, 6)
+    assert_close(Model(plan, CudaBackend(), dtype)(x), Model(plan, ReferenceBackend())(x), dtype)
