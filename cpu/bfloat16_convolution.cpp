@@ -111,6 +111,7 @@ Bfloat16Convolution::Bfloat16Convolution(const Layer& layer, Array<Bfloat16> wei
   chunks_ = layer.chunk_starts.size - 1;
   parts_ = layer.part_starts.size - 1;
   taps_ = layer.tap_starts.size / layer.flags.size - 1;
+  bounded_ = is_bounds(layer.activation, &bounds_);
   std::int64_t most_columns = 0, most_ranges = 0;
   for (std::int64_t g = 0; g < layer.flags.size; ++g) {
     const std::int64_t rows = layer.row_starts[g + 1] - layer.row_starts[g];
@@ -238,38 +239,49 @@ void Bfloat16Convolution::add_row(std::int64_t group, const Tile& tile,
 void Bfloat16Convolution::finish(std::int64_t group, const Tile& tile,
                                  const Scratch& scratch) const {
   const std::int32_t flags = layer_.flags[group];
-  const std::int64_t first = layer_.row_starts[group];
-  for (std::int64_t i = first; i < layer_.row_starts[group + 1]; ++i) {
-    float* sums = scratch.sums + (i - first) * kProductLanes;
-    float* partial = scratch.partial + layer_.rows[i] * kProductLanes;
-    if (!(flags & kFirst)) {
-      for (int j = 0; j < kProductLanes; j += kLanes)
-        store(sums + j, load(sums + j) + load(partial + j));
+  const std::int64_t first = layer_.row_starts[group], last = layer_.row_starts[group + 1];
+  if (flags != (kFirst | kLast)) {
+    for (std::int64_t i = first; i < last; ++i) {
+      float* sums = scratch.sums + (i - first) * kProductLanes;
+      float* partial = scratch.partial + layer_.rows[i] * kProductLanes;
+      for (int j = 0; j < kProductLanes; j += kLanes) {
+        const Vector v = load(sums + j);
+        store((flags & kLast) ? sums + j : partial + j,
+              (flags & kFirst) ? v : v + load(partial + j));
+      }
     }
-    if (flags & kLast) {
-      write(layer_.rows[i], sums, tile);
-    } else {
-      std::copy_n(sums, kProductLanes, partial);
-    }
+    if (!(flags & kLast)) return;
   }
+  if (!bounded_)
+    return write(first, last, tile, scratch,
+                 [this](Vector v) { return activate(layer_.activation, v); });
+  const Vector low = broadcast(bounds_.low), high = broadcast(bounds_.high);
+  write(first, last, tile, scratch, [=](Vector v) { return clamp(v, low, high); });
 }
 
-void Bfloat16Convolution::write(std::int64_t row, const float* sums, const Tile& tile) const {
-  const Vector bias = broadcast(layer_.bias.size ? layer_.bias[row] : 0.0f);
-  Bfloat16* y = tile.y + row * layer_.y.plane;
-  const Bfloat16* skip = tile.skip ? tile.skip + row * layer_.skip.plane : nullptr;
-  for (std::int64_t lane = 0; lane < tile.lanes; lane += kLanes) {
-    Vector v = load(sums + lane) + bias;
-    if (skip) v += load(skip + lane);
-    v = activate(layer_.activation, v);
-    if (tile.mask) {
-      v = reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(tile.mask + lane));
-    }
-    if (tile.combine == Combine::kMax) v = maximum(v, load(y + lane));
-    if (tile.lanes - lane >= kLanes) {
-      store(y + lane, v);
-    } else {
-      store(y + lane, v, tile.lanes - lane);
+// The epilogue of rows [first, last) of the layer's list, whose sums follow each other.
+template <class Activate>
+void Bfloat16Convolution::write(std::int64_t first, std::int64_t last, const Tile& tile,
+                                const Scratch& scratch, const Activate& activated) const {
+  for (std::int64_t i = first; i < last; ++i) {
+    const std::int64_t row = layer_.rows[i];
+    const float* sums = scratch.sums + (i - first) * kProductLanes;
+    const Vector bias = broadcast(layer_.bias.size ? layer_.bias[row] : 0.0f);
+    Bfloat16* y = tile.y + row * layer_.y.plane;
+    const Bfloat16* skip = tile.skip ? tile.skip + row * layer_.skip.plane : nullptr;
+    for (std::int64_t lane = 0; lane < tile.lanes; lane += kLanes) {
+      Vector v = load(sums + lane) + bias;
+      if (skip) v += load(skip + lane);
+      v = activated(v);
+      if (tile.mask) {
+        v = reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(tile.mask + lane));
+      }
+      if (tile.combine == Combine::kMax) v = maximum(v, load(y + lane));
+      if (tile.lanes - lane >= kLanes) {
+        store(y + lane, v);
+      } else {
+        store(y + lane, v, tile.lanes - lane);
+      }
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "bfloat16_product.h"
+#include "epilogue.h"
 #include "layer.h"
 #include "operation.h"
 
@@ -36,7 +37,9 @@ class Bfloat16Convolution final : public Operation {
   void multiply(std::int64_t group, const Tile& tile, const Scratch& scratch) const;
   void add_row(std::int64_t group, const Tile& tile, const Scratch& scratch) const;
   void finish(std::int64_t group, const Tile& tile, const Scratch& scratch) const;
-  void write(std::int64_t row, const float* sums, const Tile& tile) const;
+  template <class Activate>
+  void write(std::int64_t first, std::int64_t last, const Tile& tile, const Scratch& scratch,
+             const Activate& activated) const;
 
   Layer layer_;
   Array<Bfloat16> weights_;
@@ -44,7 +47,9 @@ class Bfloat16Convolution final : public Operation {
   std::int64_t taps_;
   std::int64_t chunks_, parts_;
   std::int64_t most_rows_ = 0, most_tiles_ = 0;  // of a group: of rows in whole tiles, of columns
-  bool summed_in_parts_ = false;                 // some row lies in several groups
+  Bounds bounds_;
+  bool bounded_ = true;           // the activation is `bounds_`
+  bool summed_in_parts_ = false;  // some row lies in several groups
 };
 
 }  // namespace masktools
