@@ -58,6 +58,8 @@ __device__ __forceinline__ void convolution(const typename C::Number* x,
     MASKTOOLS_REMAINDER(16)
     MASKTOOLS_REMAINDER(24)
 #undef MASKTOOLS_REMAINDER
+    default:
+      __trap();  // No table that the backend makes names other heights.
   }
 }
 

@@ -90,7 +90,13 @@ __device__ __forceinline__ Vector<T, COUNT> read(const T* global) {
   return *reinterpret_cast<const Vector<T, COUNT>*>(&bits);
 }
 
-// Reads or writes COUNT numbers of shared memory, or writes them to global memory.
+// Writes COUNT numbers of global memory.
+template <class T, int COUNT>
+__device__ __forceinline__ void write(T* global, const Vector<T, COUNT>& numbers) {
+  *reinterpret_cast<Vector<T, COUNT>*>(global) = numbers;
+}
+
+// Reads or writes COUNT numbers of shared memory.
 template <class T, int COUNT>
 __device__ __forceinline__ Vector<T, COUNT>& vector(T* memory) {
   return *reinterpret_cast<Vector<T, COUNT>*>(memory);

@@ -56,11 +56,11 @@ __device__ __forceinline__ void send(const Output<T>& output, const Geometry& ge
   if (target < 0) {
     float* to = output.partial + partial_slot(target) * geometry.positions + span.first;
     if constexpr (ALIGNED) {
-      vector<float, COUNT>(to) = sums;
+      write(to, sums);
     } else {
 #pragma unroll
       for (int i = 0; i < COUNT; i++) {
-        if (i < span.valid) to[i] = sums.at[i];
+        if (i < span.valid) write(to + i, Vector<float, 1>{sums.at[i]});
       }
     }
     return;
@@ -76,13 +76,14 @@ __device__ __forceinline__ void send(const Output<T>& output, const Geometry& ge
       const float more = skip ? to_float(added.at[i]) : 0.0f;
       out.at[i] = finish<T, OP>(geometry.activation, sums.at[i], bias, more);
     }
-    vector<T, COUNT>(y + span.y[0]) = out;
+    write(y + span.y[0], out);
   } else {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       if (i < span.valid) {
-        const float more = skip ? to_float(skip[span.skip[i]]) : 0.0f;
-        y[span.y[i]] = finish<T, OP>(geometry.activation, sums.at[i], bias, more);
+        const float more = skip ? to_float(read<T, 1>(skip + span.skip[i]).at[0]) : 0.0f;
+        const T out = finish<T, OP>(geometry.activation, sums.at[i], bias, more);
+        write(y + span.y[i], Vector<T, 1>{out});
       }
     }
   }

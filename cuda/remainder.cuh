@@ -98,6 +98,7 @@ __device__ __forceinline__ void share_columns(const typename C::Number* x, const
                                               const int* targets,
                                               const Output<typename C::Number>& output,
                                               const Geometry& geometry, int first) {
+  using Number = typename C::Number;
   const int lane = threadIdx.x % 32;
   const int position = first + static_cast<int>(threadIdx.x) / 32;
   if (position >= geometry.positions) return;  // The warp as a whole: nothing waits for it.
@@ -105,7 +106,7 @@ __device__ __forceinline__ void share_columns(const typename C::Number* x, const
   float sums[ROWS] = {};
 #pragma unroll 4
   for (int column = lane; column < tile.depth; column += 32) {
-    const float input = to_float(x[__ldg(columns + column)]);
+    const float input = to_float(read<Number, 1>(x + __ldg(columns + column)).at[0]);
     constexpr int WIDE = ROWS % 4 == 0 ? 4 : ROWS;
 #pragma unroll
     for (int row = 0; row < ROWS; row += WIDE) {

@@ -32,8 +32,9 @@ TENSOR_SHAPES: tuple[Shape, ...] = (
     (32, 128, 32, 32),
     (32, 64, 16, 32),
 )
-# Of fewer than 8 samples, whose input is copied number by number, no tile is larger.
-LARGEST_OF_SMALL_BATCH = 64 * 128
+# Rows and positions that no tile exceeds whose input, of fewer than 8 samples, is copied number by
+# number: each copy keeps a register.
+LARGEST_OF_SMALL_BATCH = (64, 128)
 
 # From here on all rows of so few positions go to the remainder kernel, whose lanes share columns.
 FEW_POSITIONS = 16
@@ -152,7 +153,9 @@ def _bases(problem: Problem, limits: Limits) -> Iterator[Configuration]:
     # As much as registers hold while they pass it on, or as is worth a barrier.
     depth = (16 if asynchronous else 8) * 4 // itemsize
     for rows, positions, warp_rows, warp_positions in shapes[-1:] if few else shapes:
-        if not aligned and rows * positions > LARGEST_OF_SMALL_BATCH:
+        if not aligned and (
+            rows > LARGEST_OF_SMALL_BATCH[0] or positions > LARGEST_OF_SMALL_BATCH[1]
+        ):
             continue
         base = Configuration(
             problem.dtype,

@@ -154,14 +154,13 @@ class Configuration:
     def registers(self) -> int:
         """Registers that a thread may take: what compilers were found to need without spilling.
 
-        Its sums and operands; input that passes through registers; and where few warps make a
-        block, what divides a processor's registers as well.
+        Its sums and operands, and input that passes through registers. Two warps a block copy
+        more each; the quarters of a processor share its registers by whole warps, so that there
+        is nothing between 128 and 168.
         """
         if not self.asynchronous:
             return 168 if self.sums <= 64 else 255
-        if self.sums > 64:
-            return 168
-        return 144 if self.threads == 64 else 128
+        return 168 if self.sums > 64 or self.threads == 64 else 128
 
     @property
     def blocks_per_processor(self) -> int:

@@ -360,7 +360,7 @@ def run(layer, c, capability=90, schedule=0, data=None, module=None):
         schedule,
     )
     if tables.slots:
-        finish(tables, c, capability, schedule, partial, epilogue, geometry)
+        finish(tables, c.dtype, capability, schedule, partial, epilogue, geometry)
     around = y.array.copy()
     top, left = y.halo[:2]
     around[:, top : top + height, left : left + width] = UNTOUCHED
@@ -368,17 +368,38 @@ def run(layer, c, capability=90, schedule=0, data=None, module=None):
     return y.interior(layer.batch), data
 
 
-def finish(tables, c, capability, schedule, partial, epilogue, geometry):
+def finish(tables, dtype, capability, schedule, partial, epilogue, geometry):
     """Add up the rows that have several partial sums."""
-    name = "finish_float16" if c.dtype == "float16" else "finish_float32"
+    name = "finish_float16" if dtype == "float16" else "finish_float32"
     rows = np.array(list(tables.slots), np.int32)
     starts = np.cumsum([0, *map(len, tables.slots.values())]).astype(np.int32)
-    slots = np.concatenate([*tables.slots.values()]).astype(np.int32)
+    slots = np.concatenate([*tables.slots.values(), [0]]).astype(np.int32)
     module = cuda_emulation.build(cuda_emulation.expand("finish.cu"), capability)
     grid = (-(-int(geometry["positions"]) // 256), len(rows))
     module.launch(
         name, grid, (256,), (partial, rows, starts, slots, *epilogue, geometry), 0, schedule
     )
+
+
+def finish_alone(layer, dtype, data, slots):
+    """Return what the finishing kernel makes of slots that hold 1, 2, 4, ... at every position."""
+    shape = (layer.batch, layer.rows, *layer.outputs)
+    y = Memory.of(np.full(shape, np.nan), layer.lanes, (0, 1, 1, 0), dtype, around=UNTOUCHED)
+    skip = Memory.of(data.skip, layer.lanes, (1, 0, 0, 1), dtype, around=np.nan)
+    geometry = np.zeros((), GEOMETRY)
+    geometry["positions"] = positions = layer.outputs[0] * layer.outputs[1] * layer.lanes
+    geometry["lanes"], geometry["width"] = layer.lanes, layer.outputs[1]
+    geometry["y"], geometry["skip"] = y.place, skip.place
+    geometry["activation"] = (OPS.index(layer.activation), data.alpha, data.beta)
+    partial = aligned(np.repeat(2.0 ** np.arange(3), positions).astype(np.float32))
+    epilogue = (
+        aligned(data.bias.astype(np.float32)),
+        skip.from_(skip.origin),
+        y.from_(y.origin),
+    )
+    tables = Tables(slots=dict(enumerate(slots)))
+    finish(tables, dtype, 90, 0, partial, epilogue, geometry)
+    return y.interior(layer.batch)
 
 
 def check(layer, c, capability=90, schedule=0, module=None):

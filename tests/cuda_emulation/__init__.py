@@ -49,7 +49,7 @@ class _Launch(ctypes.Structure):
         ("schedule", ctypes.c_uint),
         ("shared_bytes", ctypes.c_uint64),
         ("ranges", ctypes.c_uint64),
-        ("readable", ctypes.POINTER(_Range)),
+        ("memory", ctypes.POINTER(_Range)),
         ("fault", ctypes.c_char_p),
     )
 
@@ -106,7 +106,7 @@ class Emulated:
         schedule : int
             0 to 3: in which order threads run and when asynchronous copies land.
         readable : iterable of ndarray, default None
-            Memory that may be read; the arrays among the arguments unless given.
+            Memory that may be read and written; the arrays among the arguments unless given.
 
         Raises
         ------
@@ -157,7 +157,7 @@ def _build(source: str, capability: int) -> Emulated:
     )
     architecture = f"#define EMULATED_ARCHITECTURE {capability * 10}\n"
     place = _folder() / cuda_source.digest(source, (str(capability), *FLAGS), str(COMPILER))
-    text = f'{architecture}#include "{HERE / "emulator.h"}"\n{source}\n{entries}'
+    text = f'#include "emulator.h"\n{architecture}{source}\n{entries}'
     place.with_suffix(".cpp").write_text(text, encoding="utf-8")
     library = place.with_suffix(".so")
     done = subprocess.run(
@@ -173,6 +173,10 @@ def _build(source: str, capability: int) -> Emulated:
 
 @functools.cache
 def _folder() -> Path:
+    """Return where modules are built, with the emulator's header compiled ahead of them."""
     made = Path(tempfile.mkdtemp(prefix="masktools-emulation-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
+    header = shutil.copy(HERE / "emulator.h", made)
+    ahead = [str(COMPILER), *FLAGS, "-x", "c++-header", header, "-o", f"{header}.gch"]
+    subprocess.run(ahead, check=True)
     return made

@@ -57,10 +57,16 @@ struct alignas(sizeof(T) * COUNT) Vector {
 
 template <class T, int COUNT>
 Vector<T, COUNT> read(const T* global) {
-  emulator::check_read(global, sizeof(T) * COUNT);
+  emulator::check(global, sizeof(T) * COUNT, "a read");
   Vector<T, COUNT> value;
   memcpy(&value, global, sizeof value);
   return value;
+}
+
+template <class T, int COUNT>
+void write(T* global, const Vector<T, COUNT>& numbers) {
+  emulator::check(global, sizeof numbers, "a write");
+  memcpy(global, &numbers, sizeof numbers);
 }
 
 template <class T, int COUNT>
@@ -84,7 +90,7 @@ template <int BYTES, int ARCH = ARCHITECTURE>
 void copy_async(void* shared, const void* global) {
   static_assert(ARCH >= 800, "cp.async needs sm_80");
   static_assert(BYTES == 4 || BYTES == 16, "cp.async copies 4 or 16 bytes here");
-  emulator::check_read(global, BYTES);
+  emulator::check(global, BYTES, "a copy");
   if (reinterpret_cast<uintptr_t>(shared) % BYTES) emulator::fail("a copy is misaligned");
   if (!emulator::in_shared(shared, BYTES)) emulator::fail("a copy leaves shared memory");
   if (emulator::device().copies_land_early) {

@@ -92,7 +92,7 @@ struct Fiber {
   std::vector<Copy> open;
 };
 
-// Memory that kernels may read.
+// Memory that a launch was given.
 struct Range {
   const char* begin;
   size_t bytes;
@@ -117,7 +117,7 @@ struct Device {
   void* arguments = nullptr;
   char* shared = nullptr;
   size_t shared_bytes = 0;
-  std::vector<Range> readable;
+  std::vector<Range> memory;
   std::string fault;
 };
 
@@ -266,7 +266,7 @@ struct Launch {
   unsigned schedule;  // 0..3: order of threads, and when copies land
   uint64_t shared_bytes;
   uint64_t ranges;
-  const Range* readable;
+  const Range* memory;
   char* fault;  // 256 bytes: what went wrong, empty if nothing did
 };
 
@@ -289,7 +289,7 @@ void run(void (*kernel)(A...), const Launch& launch, void** arguments) {
   d.shared_bytes = launch.shared_bytes;
   d.shared = static_cast<char*>(
       aligned_alloc(SHARED_ALIGNMENT, (d.shared_bytes / SHARED_ALIGNMENT + 1) * SHARED_ALIGNMENT));
-  d.readable.assign(launch.readable, launch.readable + launch.ranges);
+  d.memory.assign(launch.memory, launch.memory + launch.ranges);
   d.fault.clear();
   auto body = [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); };
   using Body = decltype(body);
@@ -310,13 +310,13 @@ inline bool in_shared(const void* memory, size_t bytes) {
   return at >= device().shared && at + bytes <= device().shared + device().shared_bytes;
 }
 
-inline void check_read(const void* memory, size_t bytes) {
-  if (reinterpret_cast<uintptr_t>(memory) % bytes) fail("a read is misaligned");
+inline void check(const void* memory, size_t bytes, const char* what) {
+  if (reinterpret_cast<uintptr_t>(memory) % bytes) fail(what + std::string(" is misaligned"));
   const char* at = static_cast<const char*>(memory);
-  for (const Range& range : device().readable) {
+  for (const Range& range : device().memory) {
     if (at >= range.begin && at + bytes <= range.begin + range.bytes) return;
   }
-  fail("a read is outside of the memory given");
+  fail(what + std::string(" is outside of the memory given"));
 }
 
 // Shows `value` to the warp and waits until every lane has shown its own; `shown` then reads them.
@@ -350,6 +350,7 @@ T shuffle(T value, unsigned lane, int place) {
 #define blockDim (emulator::device().block)
 #define gridDim (emulator::device().grid)
 #define __syncthreads() emulator::wait(emulator::State::AT_BLOCK_BARRIER, __LINE__)
+#define __trap() emulator::fail("a trap")
 #define __syncwarp(...) emulator::wait(emulator::State::AT_WARP_BARRIER, __LINE__)
 #define __shfl_sync(mask, value, lane) emulator::shuffle(value, lane, __LINE__)
 #define __shfl_xor_sync(mask, value, other) \
@@ -363,6 +364,6 @@ T shuffle(T value, unsigned lane, int place) {
 
 template <class T>
 T __ldg(const T* memory) {
-  emulator::check_read(memory, sizeof(T));
+  emulator::check(memory, sizeof(T), "a read");
   return *memory;
 }
