@@ -27,7 +27,7 @@ FLOAT = ["-fno-math-errno", "-fno-trapping-math"]
 # The CPU backend is one source, compiled once for each of these.
 VARIANTS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    VARIANTS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    VARIANTS["avx2"] = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
     VARIANTS["avx512"] = [
         *VARIANTS["avx2"],
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
