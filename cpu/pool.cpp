@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -14,7 +15,6 @@ namespace masktools {
 namespace {
 
 constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // of any number that tells a window
-constexpr std::int64_t kRow = 2048;  // floats of the buffer: a part of the first cache
 enum Axis { kSample, kChannel, kY, kX };
 
 struct Maximum {
@@ -34,7 +34,7 @@ struct Sum {
 };
 
 // to[i] = combine(to[i], from[i]) for i < n.
-template <class T, class Combine>
+template <class Combine, class T>
 void combine_run(const T* from, float* to, std::int64_t n) {
   const Combine combine;
   std::int64_t i = 0;
@@ -42,48 +42,48 @@ void combine_run(const T* from, float* to, std::int64_t n) {
   for (; i < n; ++i) to[i] = combine(to[i], static_cast<float>(from[i]));
 }
 
-// The same for `pixels` runs of n elements each, next to each other in `to`, `stride` apart in
-// `from`. kCount = n, or 0 for a number known at run time only.
-template <class T, class Combine, int kCount>
-void combine_runs(const T* from, std::int64_t stride, float* to, std::int64_t pixels,
-                  std::int64_t n) {
-  const std::int64_t count = kCount != 0 ? kCount : n;
-  for (std::int64_t k = 0; k < pixels; ++k) {
-    if constexpr (kCount == 0 || kCount >= kLanes) {
-      combine_run<T, Combine>(from + k * stride, to + k * count, count);
+// The same for pixels of n samples each: next to each other in `to`, any distances in `from`.
+template <class Combine, class T>
+void combine_row(const T* from, std::int64_t pixel_stride, std::int64_t sample_stride, float* to,
+                 std::int64_t pixels, std::int64_t n) {
+  const bool runs = sample_stride == 1 || n == 1;
+  if (runs && pixel_stride == n) return combine_run<Combine>(from, to, pixels * n);
+  for (std::int64_t k = 0; k < pixels; ++k, from += pixel_stride, to += n) {
+    if (runs) {
+      combine_run<Combine>(from, to, n);
     } else {
-      for (std::int64_t i = 0; i < count; ++i) {
-        to[k * count + i] = Combine()(to[k * count + i], static_cast<float>(from[k * stride + i]));
+      for (std::int64_t i = 0; i < n; ++i) {
+        to[i] = Combine()(to[i], static_cast<float>(from[i * sample_stride]));
       }
     }
   }
 }
 
-// The same for samples `sample_stride` apart. What is contiguous, or of a constant length or
-// stride, becomes vector code.
-template <class T, class Combine>
-void combine_pixels(const T* from, std::int64_t stride, std::int64_t sample_stride, float* to,
-                    std::int64_t pixels, std::int64_t samples) {
-  const Combine combine;
-  if (samples == 1 && stride == 2) {
-    for (std::int64_t k = 0; k < pixels; ++k) {
-      to[k] = combine(to[k], static_cast<float>(from[2 * k]));
-    }
-  } else if (samples > 1 && sample_stride != 1) {
-    for (std::int64_t k = 0; k < pixels; ++k) {
-      for (std::int64_t i = 0; i < samples; ++i) {
-        float& sum = to[k * samples + i];
-        sum = combine(sum, static_cast<float>(from[k * stride + i * sample_stride]));
-      }
-    }
-  } else if (stride == samples) {
-    combine_run<T, Combine>(from, to, pixels * samples);
-  } else if (samples == 4) {
-    combine_runs<T, Combine, 4>(from, stride, to, pixels, samples);
-  } else if (samples == 8) {
-    combine_runs<T, Combine, 8>(from, stride, to, pixels, samples);
+// The same for pixels of kCount samples, `stride` floats apart.
+template <class Combine, int kCount>
+void combine_short_pixels(const float* from, std::int64_t stride, float* to, std::int64_t pixels) {
+  typedef float Pixel __attribute__((vector_size(4 * kCount)));
+  for (std::int64_t k = 0; k < pixels; ++k, from += stride, to += kCount) {
+    Pixel a, b;
+    std::memcpy(&a, to, sizeof a);
+    std::memcpy(&b, from, sizeof b);
+    a = Combine()(a, b);
+    std::memcpy(to, &a, sizeof a);
+  }
+}
+
+// The same for pixels of n samples, every `step`th of the input.
+template <class Combine>
+void combine_every(const float* from, std::int64_t step, float* to, std::int64_t pixels,
+                   std::int64_t n) {
+  if (n == 1 && step == 2) {
+    for (std::int64_t k = 0; k < pixels; ++k) to[k] = Combine()(to[k], from[2 * k]);
+  } else if (n == 4) {
+    combine_short_pixels<Combine, 4>(from, step * n, to, pixels);
+  } else if (n == 8) {
+    combine_short_pixels<Combine, 8>(from, step * n, to, pixels);
   } else {
-    combine_runs<T, Combine, 0>(from, stride, to, pixels, samples);
+    combine_row<Combine>(from, step * n, 1, to, pixels, n);
   }
 }
 
@@ -99,16 +99,23 @@ std::vector<float> counts(std::int64_t positions, std::int64_t kernel, std::int6
   return result;
 }
 
-// An item is some rows (c, y) of the output. A part of a row, (x, n), is combined in a buffer tap
-// by tap.
+// An item is some rows (c, y) of the output, made part by part: some pixels of some samples. The
+// rows of the input under a part are combined first, as floats that lie next to each other; then
+// the pixels of each window.
 template <class T, class Combine, bool kAverage>
 class Pool final : public Operation {
  public:
   Pool(const View& x, const View& y, const Window& window) : x_(x), y_(y), window_(window) {
     rows_ = y.shape[kChannel] * y.shape[kY];
-    const std::int64_t taps = window.kernel[0] * window.kernel[1];
-    const Cut cut(rows_, y.shape[kSample] * y.shape[kX] * std::min<std::int64_t>(taps, 8));
-    items_ = rows_ == 0 || y.elements() == 0 ? 0 : std::min(cut.items(), rows_);
+    if (y.elements() == 0) return;
+    const std::int64_t row = y.shape[kSample] * y.shape[kX];
+    items_ = std::min(Cut(rows_, row * (window.kernel[0] + window.kernel[1])).items(), rows_);
+    samples_ = std::min(kSamples, y.shape[kSample]);
+    pixels_ =
+        std::min(std::max<std::int64_t>(kPart / samples_ / window.strides[1], 1), y.shape[kX]);
+    const std::int64_t reach =
+        (pixels_ - 1) * window.strides[1] + (window.kernel[1] - 1) * window.dilations[1] + 1;
+    columns_ = std::min(reach, x.shape[kX]) * samples_;
     if (!kAverage) return;
     const auto& c = window.counted;
     count_y_ = counts(y.shape[kY], window.kernel[0], window.strides[0], window.dilations[0],
@@ -119,75 +126,89 @@ class Pool final : public Operation {
 
   std::int64_t items() const override { return items_; }
 
-  void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
+  std::int64_t scratch_bytes() const override {
+    return (columns_ + pixels_ * samples_) * static_cast<std::int64_t>(sizeof(float));
+  }
+
+  void execute(std::int64_t item, const Buffers& buffers, std::byte* scratch) const override {
     T* arena = reinterpret_cast<T*>(buffers.arena);
+    float* sums = reinterpret_cast<float*>(scratch);
     const std::int64_t last = part_start(item + 1, items_, rows_);
-    const std::int64_t samples = std::min(kRow, y_.shape[kSample]), pixels = kRow / samples;
     for (std::int64_t row = part_start(item, items_, rows_); row < last; ++row) {
       const std::int64_t c = row / y_.shape[kY], y = row % y_.shape[kY];
-      for (std::int64_t n = 0; n < y_.shape[kSample]; n += samples) {
-        for (std::int64_t x = 0; x < y_.shape[kX]; x += pixels) {
-          pool_part(arena, c, y, x, std::min(pixels, y_.shape[kX] - x), n,
-                    std::min(samples, y_.shape[kSample] - n));
+      for (std::int64_t n = 0; n < y_.shape[kSample]; n += samples_) {
+        const std::int64_t samples = std::min(samples_, y_.shape[kSample] - n);
+        const T* from = arena + x_.offset + n * x_.strides[kSample] + c * x_.strides[kChannel];
+        T* to = arena + y_.offset + n * y_.strides[kSample] + c * y_.strides[kChannel] +
+                y * y_.strides[kY];
+        for (std::int64_t x = 0; x < y_.shape[kX]; x += pixels_) {
+          const std::int64_t pixels = std::min(pixels_, y_.shape[kX] - x);
+          combine(from, y, x, pixels, samples, sums, sums + pixels_ * samples_);
+          write(sums, y, x, pixels, samples, to + x * y_.strides[kX]);
         }
       }
     }
   }
 
  private:
-  // Pixels [x0, x0 + pixels) of samples [n0, n0 + samples).
-  void pool_part(T* arena, std::int64_t c, std::int64_t y, std::int64_t x0, std::int64_t pixels,
-                 std::int64_t n0, std::int64_t samples) const {
-    alignas(64) float sums[kRow];
+  static constexpr std::int64_t kSamples = 256;
+  static constexpr std::int64_t kPart = 2048;  // elements of a part of the input's row, about
+
+  // Combines the windows of pixels [x0, x0 + pixels) of row y in `sums`.
+  void combine(const T* from, std::int64_t y, std::int64_t x0, std::int64_t pixels,
+               std::int64_t samples, float* sums, float* columns) const {
+    const std::int64_t step = window_.strides[1], dilation = window_.dilations[1];
+    const std::int64_t start = x0 * step - window_.pads[1];
+    const std::int64_t begin = std::max<std::int64_t>(start, 0);
+    const std::int64_t end = std::min(
+        start + (pixels - 1) * step + (window_.kernel[1] - 1) * dilation + 1, x_.shape[kX]);
     std::fill(sums, sums + pixels * samples, Combine::kStart);
-    const T* from = arena + x_.offset + n0 * x_.strides[kSample] + c * x_.strides[kChannel];
-    const std::int64_t stride = window_.strides[1] * x_.strides[kX];
-    for_each_tap_row(y, [&](std::int64_t in_y) {
-      for (std::int64_t tap = 0; tap < window_.kernel[1]; ++tap) {
-        const std::int64_t in_x =
-            x0 * window_.strides[1] + tap * window_.dilations[1] - window_.pads[1];
-        const Span valid = inside(in_x, window_.strides[1], x_.shape[kX], pixels);
-        if (valid.first >= valid.last) continue;
-        combine_pixels<T, Combine>(
-            from + (in_y * x_.strides[kY] + in_x * x_.strides[kX] + valid.first * stride), stride,
-            x_.strides[kSample], sums + valid.first * samples, valid.last - valid.first, samples);
-      }
-    });
-    T* to = arena + y_.offset + n0 * y_.strides[kSample] + c * y_.strides[kChannel] +
-            y * y_.strides[kY] + x0 * y_.strides[kX];
-    for (std::int64_t k = 0; k < pixels; ++k) {
-      const float taps = kAverage ? count_y_[y] * count_x_[x0 + k] : 1.0f;
-      write(sums + k * samples, taps, to + k * y_.strides[kX], samples);
+    if (begin >= end) return;
+    std::fill(columns, columns + (end - begin) * samples, Combine::kStart);
+    const std::int64_t in_y = y * window_.strides[0] - window_.pads[0];
+    const Span rows = inside(in_y, window_.dilations[0], x_.shape[kY], window_.kernel[0]);
+    for (std::int64_t tap = rows.first; tap < rows.last; ++tap) {
+      const std::int64_t row = (in_y + tap * window_.dilations[0]) * x_.strides[kY];
+      combine_row<Combine>(from + (row + begin * x_.strides[kX]), x_.strides[kX],
+                           x_.strides[kSample], columns, end - begin, samples);
+    }
+    for (std::int64_t tap = 0; tap < window_.kernel[1]; ++tap) {
+      const std::int64_t in_x = start + tap * dilation;
+      const Span valid = inside(in_x, step, x_.shape[kX], pixels);
+      if (valid.first >= valid.last) continue;
+      combine_every<Combine>(columns + (in_x + valid.first * step - begin) * samples, step,
+                             sums + valid.first * samples, valid.last - valid.first, samples);
     }
   }
 
-  void write(const float* sums, float taps, T* to, std::int64_t samples) const {
-    const std::int64_t stride = y_.strides[kSample];
-    if (stride == 1) {
-      for (std::int64_t i = 0; i < samples; ++i) {
-        to[i] = static_cast<T>(kAverage ? sums[i] / taps : sums[i]);
-      }
-    } else {
-      for (std::int64_t i = 0; i < samples; ++i) {
-        to[i * stride] = static_cast<T>(kAverage ? sums[i] / taps : sums[i]);
-      }
+  void write(float* sums, std::int64_t y, std::int64_t x0, std::int64_t pixels,
+             std::int64_t samples, T* to) const {
+    for (std::int64_t k = 0; kAverage && k < pixels; ++k) {
+      const float taps = count_y_[y] * count_x_[x0 + k];
+      for (std::int64_t i = 0; i < samples; ++i) sums[k * samples + i] /= taps;
+    }
+    const std::int64_t stride = y_.strides[kSample], pixel = y_.strides[kX];
+    if ((stride == 1 || samples == 1) && pixel == samples) {
+      write_run(sums, to, pixels * samples);
+      return;
+    }
+    for (std::int64_t k = 0; k < pixels; ++k, sums += samples, to += pixel) {
+      for (std::int64_t i = 0; i < samples; ++i) to[i * stride] = static_cast<T>(sums[i]);
     }
   }
 
-  // Calls tap_row(in_y) for the rows of x under row y of the windows.
-  template <class TapRow>
-  void for_each_tap_row(std::int64_t y, const TapRow& tap_row) const {
-    const std::int64_t in_y0 = y * window_.strides[0] - window_.pads[0];
-    const Span taps = inside(in_y0, window_.dilations[0], x_.shape[kY], window_.kernel[0]);
-    for (std::int64_t tap = taps.first; tap < taps.last; ++tap) {
-      tap_row(in_y0 + tap * window_.dilations[0]);
-    }
+  static void write_run(const float* sums, T* to, std::int64_t n) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(to + i, load(sums + i));
+    for (; i < n; ++i) to[i] = static_cast<T>(sums[i]);
   }
 
   const View x_, y_;
   const Window window_;
   std::int64_t rows_ = 0;
   std::int64_t items_ = 0;
+  std::int64_t samples_ = 0, pixels_ = 0;  // of a part
+  std::int64_t columns_ = 0;               // floats of a part of the input's row
   std::vector<float> count_y_, count_x_;
 };
 
