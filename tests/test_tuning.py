@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runtime.tuning import HOPELESS, LARGEST_FILE, ROUNDS, Cache, cache_folder, tune
 from runtime.errors import KernelError
+from runtime.tuning import HOPELESS, LARGEST_FILE, ROUNDS, Cache, cache_folder, tune
 
 KEY = {"device": "a", "compiler": [13, 0], "source": "5eed", "problem": {"rows": 64, "k": 576}}
 CANDIDATES = {"first": 1.0, "second": 0.5, "third": 0.9}
