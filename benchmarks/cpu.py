@@ -6,7 +6,7 @@
 `networks`: whole networks on every engine, one process each, in turns (README.md says how to set
 the others up); `layers`: single convolutions, as shares of peak; `memory`: peak memory and the time
 to a first output of a fresh process; `accuracy`: bfloat16 against float32. Prints tables and writes
-results/cpu-<part>.json.
+results/cpu-*.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ COLUMNS = {
 }
 
 
-def contenders(network: str, structure: str, yardsticks: list[str]) -> list[Contender]:
+def contenders(
+    network: str, structure: str, yardsticks: list[str], heights: Sequence[int]
+) -> list[Contender]:
     """Return who is timed together: dense yardsticks, and engines on sparse variants."""
     dense = Variant(network)
     if structure == "dense":
@@ -56,31 +59,30 @@ def contenders(network: str, structure: str, yardsticks: list[str]) -> list[Cont
     elif structure == "unstructured":
         variants = [Variant(network, structure, density) for density in DENSITIES]
     else:
-        variants = [Variant(network, f"height-{h}", d) for h in HEIGHTS for d in DENSITIES]
+        variants = [Variant(network, f"height-{h}", d) for h in heights for d in DENSITIES]
     return [(engine, dense) for engine in yardsticks] + [
         (engine, variant) for variant in variants for engine in ("deepsparse", "masktools")
     ]
 
 
 def compare_network(
-    bench: Bench, network: str, options: argparse.Namespace
+    bench: Bench, network: str, batch: int, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for batch in options.batch or BATCHES[network]:
-        for threads in options.threads:
-            # The two fastest dense peers are timed beside sparse networks too.
-            yardsticks = list(options.dense_peers or DENSE_PEERS)
-            for structure in options.structure:
-                if structure == "ticket" and (network != "vgg16" or bench.files.ticket is None):
-                    continue
-                who = contenders(network, structure, yardsticks)
-                rows = bench.compare([c for c in who if c[0] in bench.pythons], batch, threads)
-                found += rows
-                title = f"{network}, batch {batch}, {threads} threads: {structure}"
-                show(title, list(COLUMNS.values()), [cells(row) for row in rows])
-                if structure == "dense" and not options.dense_peers:
-                    peers = sorted(rows, key=lambda row: row["milliseconds"])
-                    yardsticks = [r["engine"] for r in peers if r["engine"] in DENSE_PEERS][:2]
+    for threads in options.threads:
+        # The two fastest dense peers are timed beside sparse networks too.
+        yardsticks = list(options.dense_peers or DENSE_PEERS)
+        for structure in options.structure:
+            if structure == "ticket" and (network != "vgg16" or bench.files.ticket is None):
+                continue
+            who = contenders(network, structure, yardsticks, options.heights)
+            rows = bench.compare([c for c in who if c[0] in bench.pythons], batch, threads)
+            found += rows
+            title = f"{network}, batch {batch}, {threads} threads: {structure}"
+            show(title, list(COLUMNS.values()), [cells(row) for row in rows])
+            if structure == "dense" and not options.dense_peers:
+                peers = sorted(rows, key=lambda row: row["milliseconds"])
+                yardsticks = [r["engine"] for r in peers if r["engine"] in DENSE_PEERS][:2]
     return found
 
 
@@ -98,10 +100,11 @@ def part_networks(options: argparse.Namespace) -> None:
     else:
         print("left out: deepsparse (no --deepsparse)", file=sys.stderr)
     for network in options.network:
-        bench = Bench(Files(options.folder, options.ticket), pythons, options.rounds)
-        found = compare_network(bench, network, options)
-        record(options, f"cpu-{network}", where, found, engines=bench.versions,
-               left_out=bench.failures)  # fmt: skip
+        for batch in options.batch or BATCHES[network]:
+            bench = Bench(Files(options.folder, options.ticket), pythons, options.rounds)
+            found = compare_network(bench, network, batch, options)
+            more = {"engines": bench.versions, "left_out": bench.failures}
+            record(options, f"cpu-{network}-batch{batch}", where, found, **more)
 
 
 def part_layers(options: argparse.Namespace) -> None:
@@ -192,6 +195,7 @@ def main() -> None:
     add("--structure", nargs="+", choices=STRUCTURES, default=STRUCTURES)
     add("--batch", type=int, nargs="+", help="instead of each network's own two")
     add("--threads", type=int, nargs="+", default=[2, 1])
+    add("--heights", type=int, nargs="+", default=list(HEIGHTS), help="of row groups")
     add("--rounds", type=int, default=5)
     add("--dense-peers", nargs="+", choices=DENSE_PEERS, help="yardsticks of sparse networks")
     add("--ticket", type=Path, help="the blocks of a VGG-16 ticket, as JSON")
