@@ -56,7 +56,7 @@ sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (nee
 	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest $(wildcard tests/test_cpu_*.py)
 
 # The tests in C++ need no Python: they are how the kernels are tried on other processors.
-CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp cpu/python_%,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
+CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 BUILD ?= build/native
 $(BUILD)/%.o: %.cpp $(wildcard cpu/*.h tests/cpp/*.h)
