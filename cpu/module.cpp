@@ -78,14 +78,14 @@ class PythonProgram {
 
   void copy_in(std::int64_t step, std::int64_t index, const ViewTuple& y) {
     const View view = to_view(y);
-    add(step, [&](auto t) { return make_copy_in<decltype(t)>(index, view, arena_elements()); });
     declare(index, view, "input", &inputs_);
+    add(step, [&](auto t) { return make_copy_in<decltype(t)>(index, view, arena_elements()); });
   }
 
   void copy_out(std::int64_t step, const ViewTuple& x, std::int64_t index) {
     const View view = to_view(x);
-    add(step, [&](auto t) { return make_copy_out<decltype(t)>(view, index, arena_elements()); });
     declare(index, view, "output", &outputs_);
+    add(step, [&](auto t) { return make_copy_out<decltype(t)>(view, index, arena_elements()); });
   }
 
   void run(const py::list& inputs, const py::list& outputs, const py::object& seconds) {

@@ -25,6 +25,9 @@ from runtime.steps import (
     Step,
 )
 
+# Strides and dilations that a plan holds at most: every image is smaller.
+LARGEST_STEP = 2**28
+
 
 def lower(context: Context, node: Node) -> list[Step]:
     """Return the steps that do what a node says, the last of them making its output.
@@ -61,6 +64,11 @@ def _sides(begins: tuple[int, ...], ends: tuple[int, ...]) -> tuple[int, int, in
     return (begins[0], begins[1], ends[0], ends[1])
 
 
+def _steps(node: Node, name: str) -> tuple[int, ...]:
+    """Return strides or dilations; those that leave every image at once, as one that does so."""
+    return tuple(min(step, LARGEST_STEP) for step in ints(node, name))
+
+
 def _weighted(context: Context, node: Node) -> dict[str, Any]:
     bias = context.constant(node.inputs[2]) if len(node.inputs) == 3 else None
     return {**border(node), "weight": context.weight(node.inputs[1]), "bias": bias}
@@ -72,8 +80,8 @@ def _convolution(context: Context, node: Node) -> list[Step]:
     return [
         Convolution(
             **_weighted(context, node),
-            strides=_pair(ints(node, "strides")),
-            dilations=_pair(ints(node, "dilations")),
+            strides=_pair(_steps(node, "strides")),
+            dilations=_pair(_steps(node, "dilations")),
             pads=_sides(pads[:half], pads[half:]),
             groups=integer(node, "group"),
         )
@@ -147,7 +155,7 @@ def _activate(context: Context, node: Node) -> list[Step]:
 
 def _pool(context: Context, node: Node) -> list[Step]:
     kernel, pads = ints(node, "kernel_shape"), ints(node, "pads")
-    strides, dilations = ints(node, "strides"), ints(node, "dilations")
+    strides, dilations = _steps(node, "strides"), _steps(node, "dilations")
     half = len(kernel)
     image = context.sizes(node, tuple(range(2, 2 + half)))[2:]
     windows = cast("tuple[int, ...]", context.shapes[node.outputs[0]][2:])

@@ -172,6 +172,21 @@ def test_inputs_and_outputs_are_checked_at_each_call(program):
         program.run([x], [y])
 
 
+def test_a_refused_shape_is_not_copied(program):
+    program.fill(0, WHOLE, 0.0)
+    program.copy_in(0, 0, (0, (4,), (1,)))
+    program.copy_out(0, WHOLE, 0)
+    with pytest.raises(ValueError, match="shapes"):
+        program.copy_in(0, 0, WHOLE)
+    with pytest.raises(ValueError, match="shapes"):
+        program.copy_out(0, (0, (4,), (1,)), 0)
+    y = np.full(16, np.nan, np.float32)
+    program.run([np.ones(4, np.float32)], [y])
+    # Had the refused copies stayed, one would have read beyond x.
+    assert y[:4].tolist() == [1] * 4
+    assert y[4:].tolist() == [0] * 12
+
+
 def test_a_program_that_was_called_takes_no_more_operations(program):
     program.run([], [])
     with pytest.raises(RuntimeError, match="takes no more operations"):

@@ -386,3 +386,11 @@ def test_a_product_counts_every_row_of_its_input():
     assert isinstance(reshaped.steps[0], Reshape)
     assert cost.multiplications(reshaped, reshaped.steps[0], 4) == 0
     assert cost.density(reshaped.steps[0]) is None
+
+
+def test_a_step_past_every_image_is_taken_as_one_that_is_just_past_it():
+    window = {"kernel_shape": (1, 1), "pads": (0,) * 4, "strides": (2**63 - 1, 1), "ceil_mode": 0}
+    pooled = node("MaxPool", "y", "x", dilations=(2**62, 1), **window)
+    (step,) = build(pooled, outputs={"y": (None, 4, 1, 6)}).steps
+    assert isinstance(step, Pool)
+    assert (step.strides, step.dilations) == ((2**28, 1), (2**28, 1))
