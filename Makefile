@@ -5,10 +5,10 @@ NATIVE := $(wildcard masktools/*.cpp masktools/*.h cpu/*.cpp cpu/*.h)
 PY_SOURCES := masktools runtime tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test format lint types unit sanitize native neon clean
+.PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive native neon clean
 
 help:  ## What can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 venv: .venv/ready  ## A virtual environment with the package and everything the tests need
 
@@ -55,8 +55,15 @@ sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (nee
 	  'import runtime._cpu_portable as m; assert "sanitize" in m.__file__'
 	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest $(wildcard tests/test_cpu_*.py)
 
+sanitize-cuda: venv  ## The CUDA kernels, emulated, under AddressSanitizer (needs GCC)
+	MASKTOOLS_EMULATION_FLAGS=-fsanitize=address $(SANITIZER) $(BIN)/pytest tests/test_cuda_kernels.py \
+	  -k "test_batches or test_every_remainder or test_few or test_geometry or test_columns"
+
+exhaustive: venv  ## Every CUDA kernel, compiled for every architecture and emulated
+	$(BIN)/pytest -m slow
+
 # The tests in C++ need no Python: they are how the kernels are tried on other processors.
-CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
+CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp cpu/python_%,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 BUILD ?= build/native
 $(BUILD)/%.o: %.cpp $(wildcard cpu/*.h tests/cpp/*.h)

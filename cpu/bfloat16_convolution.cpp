@@ -105,7 +105,6 @@ Bfloat16Convolution::Bfloat16Convolution(const Layer& layer, Array<Bfloat16> wei
     : layer_(layer), weights_(weights), kernel_(kernel) {
   layer_.weights.size = weights.size;
   check(layer_, {kMostRows, weight_entries});
-  require(!layer.source, "layer: columns of bfloat16 are read in place");
   require(weights.size == 0 || reinterpret_cast<std::uintptr_t>(weights.data) % 64 == 0,
           "layer: weights are unaligned");
   chunks_ = layer.chunk_starts.size - 1;

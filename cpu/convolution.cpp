@@ -31,10 +31,6 @@ bool overlap(const Planes& a, const Planes& b) {
          b.offset < a.offset + a.planes * a.plane;
 }
 
-std::int64_t round_up(std::int64_t number, std::int64_t unit) {
-  return (number + unit - 1) / unit * unit;
-}
-
 }  // namespace
 
 Convolution::Convolution(const Layer& layer) : layer_(layer) {
@@ -51,10 +47,8 @@ Convolution::Convolution(const Layer& layer) : layer_(layer) {
   // elsewhere.
   partial_sums_apart_ = summed_in_parts(layer) && (pooled(layer) || overlap(layer.y, layer.skip));
   if (partial_sums_apart_) {
-    partial_elements_ = layer.y.planes * layer_.tile_vectors * kLanes;
+    scratch_elements_ = layer.y.planes * layer_.tile_vectors * kLanes;
   }
-  scratch_elements_ = partial_elements_;
-  if (layer.source) scratch_elements_ += round_up(layer.source->scratch_elements(), 16);
 }
 
 void Convolution::collect_groups() {
@@ -84,13 +78,11 @@ void Convolution::execute(std::int64_t item, float* arena, float* scratch) const
   const std::int64_t part = layer_.parts_first ? item % parts_ : item / chunks_;
   const std::int64_t first_panel = layer_.part_starts[part];
   const std::int64_t last_panel = layer_.part_starts[part + 1];
-  // All panels go over a tile at once where it is packed for them, or where their partial sums are
-  // kept for one tile alone.
-  const bool at_once = partial_sums_apart_ || layer_.source;
-  const std::int64_t step = at_once ? std::max<std::int64_t>(last_panel - first_panel, 1) : 1;
+  // All panels go over a tile at once where their partial sums are kept for one tile alone.
+  const std::int64_t step =
+      partial_sums_apart_ ? std::max<std::int64_t>(last_panel - first_panel, 1) : 1;
   for (std::int64_t panel = first_panel; panel < last_panel; panel += step) {
     for (std::int64_t r = layer_.chunk_starts[chunk]; r < layer_.chunk_starts[chunk + 1]; ++r) {
-      if (layer_.source) layer_.source->pack(layer_.runs[r], arena, scratch + partial_elements_);
       execute_run(layer_.runs[r], panel, panel + step, arena, scratch);
     }
   }
@@ -99,8 +91,7 @@ void Convolution::execute(std::int64_t item, float* arena, float* scratch) const
 // Executes panels of groups on one run, tile by tile.
 void Convolution::execute_run(const Run& run, std::int64_t first_panel, std::int64_t last_panel,
                               float* arena, float* scratch) const {
-  const float* x =
-      layer_.source ? scratch + partial_elements_ : arena + layer_.x.offset + run.input;
+  const float* x = arena + layer_.x.offset + run.input;
   float* y = arena + layer_.y.offset + run.output;
   const float* skip = layer_.skip.planes ? arena + layer_.skip.offset + run.output : nullptr;
   Tile tile;

@@ -43,8 +43,7 @@ class Convolution {
   std::vector<std::int64_t> panel_stretches_;  // the first of each panel, and the number of all
   std::int64_t chunks_ = 0;
   std::int64_t parts_ = 0;
-  bool partial_sums_apart_ = false;    // in scratch, not in the output
-  std::int64_t partial_elements_ = 0;  // of scratch, before what the source packs
+  bool partial_sums_apart_ = false;  // in scratch, not in the output
   std::int64_t scratch_elements_ = 0;
 };
 

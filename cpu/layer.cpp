@@ -157,11 +157,9 @@ void check_runs(const Layer& layer, const std::vector<Range>& reads) {
     outputs.include(run.output);
     outputs.include(run.output + run.lanes);
     const Range& offsets = reads[run.tap_set];
-    const std::int64_t x = layer.source ? 0 : layer.x.offset + run.input;
-    const std::int64_t end = layer.source ? layer.source->scratch_elements() : elements;
-    if (layer.source) layer.source->check(run, elements);
-    require(offsets.empty() || (within(x + offsets.low, layer.source ? 0 : -kSlack, end) &&
-                                x + offsets.high + whole <= end + (layer.source ? 0 : kSlack)),
+    const std::int64_t x = layer.x.offset + run.input;
+    require(offsets.empty() || (within(x + offsets.low, -kSlack, elements) &&
+                                x + offsets.high + whole <= elements + kSlack),
             "a run reads outside the arena");
   }
   if (outputs.empty() || layer.y.planes == 0) return;

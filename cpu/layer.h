@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 namespace masktools {
 
@@ -54,7 +53,7 @@ enum class Combine : std::int64_t { kStore, kMax, kAdd };
 // Contiguous lanes of the output whose taps inside the image are the same. Laid out as one row of
 // the array of int64 that Python passes.
 struct Run {
-  std::int64_t input;    // first lane, from the beginning of a plane of x (a source's first lane)
+  std::int64_t input;    // first lane, from the beginning of a plane of x
   std::int64_t output;   // first lane, from the beginning of a plane of y (and of skip)
   std::int64_t lanes;    // at least 1
   std::int64_t tap_set;  // which taps are inside the image
@@ -66,22 +65,6 @@ struct Run {
 // in several groups: the first begins with the bias, the last runs the epilogue, the others add to
 // what the row holds.
 enum GroupFlags : std::int32_t { kFirst = 1, kLast = 2 };
-
-// Makes the columns of a tile where they cannot be read in place (strides without whole pixels,
-// tiny maps): a tile of one run is packed into scratch, and offsets count from there.
-class ColumnSource {
- public:
-  virtual ~ColumnSource() = default;
-
-  // Elements that one packed run takes, kSlack behind the last lane included.
-  virtual std::int64_t scratch_elements() const = 0;
-
-  // Throws std::invalid_argument where `pack` of a run would leave the arena.
-  virtual void check(const Run& run, std::int64_t arena_elements) const = 0;
-
-  // Packs the columns of one run.
-  virtual void pack(const Run& run, const float* arena, float* scratch) const = 0;
-};
 
 // A packed layer. G groups, T taps, S tap sets; starts are the first entry of each part, and one
 // more that ends the last. All arrays outlive the Convolution.
@@ -117,7 +100,6 @@ struct Layer {
   bool parts_first = false;         // neighbouring items are parts of one chunk, not the chunks
                                     // of one part
   std::int64_t arena_elements = 0;  // without the slack at both ends
-  std::shared_ptr<const ColumnSource> source;  // null: x is read in place
 };
 
 // Rows that a group may hold.

@@ -1,7 +1,6 @@
-// Operations that move values and compute nothing: copies between layouts, fills, gathers.
+// Operations that move values and compute nothing: copies between layouts, and fills.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -33,17 +32,5 @@ std::unique_ptr<const Operation> make_copy_out(const View& x, std::int64_t outpu
 // y = value.
 template <class T>
 std::unique_ptr<const Operation> make_fill(const View& y, float value, std::int64_t arena_elements);
-
-// For one axis, the entry of x that each entry of y is; -1 where it is the fill value.
-struct AxisIndices {
-  int axis;
-  std::vector<std::int32_t> indices;
-};
-
-// y = entries of x along some axes, and all along the others.
-template <class T>
-std::unique_ptr<const Operation> make_gather(const View& x, const View& y,
-                                             const std::vector<AxisIndices>& axes, float fill,
-                                             std::int64_t arena_elements);
 
 }  // namespace masktools

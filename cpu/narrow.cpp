@@ -42,7 +42,8 @@ typename RowVector<kRows>::type load(const float* from) {
 
 // The weights of one column. `second`: from those of a group to those of the other of its pair.
 template <int kRows>
-typename RowVector<kRows>::type load_weights(const float* from, std::int64_t second) {
+typename RowVector<kRows>::type load_weights(const float* from,
+                                             [[maybe_unused]] std::int64_t second) {
 #ifdef __AVX512DQ__
   if constexpr (kRows == kSumRows) {
     return reinterpret_cast<Vector>(_mm512_insertf32x8(
@@ -111,8 +112,6 @@ Accumulate accumulate_for(std::int64_t rows, std::int64_t lanes) {
 
 Narrow::Narrow(const Layer& layer) : layer_(layer) {
   const Convolution checked(layer);  // the same arrays under the same rules
-  if (layer.source)
-    throw std::invalid_argument("narrow: a source packs lanes, of which there are few");
   collect_lanes();
   collect_segments();
   bool pooled = false, partial = false;

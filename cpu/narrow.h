@@ -13,11 +13,11 @@ namespace masktools {
 // what bounds these layers; a tap is multiplied for the pixels that it meets inside the image and
 // for no others.
 //
-// Of the layer's description it leaves out what cuts lanes: chunks, tiles, sources.
+// Of the layer's description it leaves out what cuts lanes: chunks, tiles.
 class Narrow {
  public:
-  // Throws std::invalid_argument, naming what is wrong, if any array is inconsistent, any item
-  // would read or write outside the arena, or the layer has a source.
+  // Throws std::invalid_argument, naming what is wrong, if any array is inconsistent or any item
+  // would read or write outside the arena.
   explicit Narrow(const Layer& layer);
 
   std::int64_t items() const { return layer_.part_starts.size - 1; }
