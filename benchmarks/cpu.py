@@ -33,7 +33,8 @@ STRUCTURES = ("dense", "unstructured", "grouped", "ticket", "bfloat16")
 COLUMNS = {
     "engine": "engine",
     "structure": "structure",
-    "density": "density",
+    "density_by_weights": "weights",
+    "density_by_multiplications": "mults",
     "milliseconds": "ms",
     "share_of_peak": "of peak",
     "over_fastest_dense_peer": "x dense peer",

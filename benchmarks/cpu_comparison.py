@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from cpu_engines import SUFFIXES, Engine, EngineError, take_turns
 from cpu_networks import Files, Variant, images
-from cpu_report import Measured, records
+from cpu_report import Measured, Size, records
 from numpy.typing import NDArray
 
 import runtime
 from masktools import checkpoint
 from runtime import cost, plan
+from runtime.steps import Weighted
 
 # Images on which outputs are compared, and how far they may be apart.
 CHECKED = 2
@@ -44,7 +45,7 @@ class Bench:
         self.versions: dict[str, str] = {}
         self.failures: list[str] = []
         self.reference = cache(self._reference)
-        self.multiplications = cache(self._multiplications)
+        self.size = cache(self._size)
 
     def compare(
         self, contenders: Sequence[Contender], batch: int, threads: int
@@ -69,8 +70,8 @@ class Bench:
         measured = [Measured(*c, times[str(c)], deviations[c]) for c in engines]
         counted = {c[1].name: c[1] for c in engines}
         counted |= {Variant(v.network).name: Variant(v.network) for v in counted.values()}
-        counts = {name: self.multiplications(variant) for name, variant in counted.items()}
-        return records(measured, counts, batch, threads)
+        sizes = {name: self.size(variant) for name, variant in counted.items()}
+        return records(measured, sizes, batch, threads)
 
     def _admit(
         self,
@@ -124,6 +125,9 @@ class Bench:
         )
         return output
 
-    def _multiplications(self, variant: Variant) -> int:
+    def _size(self, variant: Variant) -> Size:
         network = plan.build(checkpoint.read(self.files.find(variant, 1, ".safetensors")))
-        return sum(cost.multiplications(network, step, 1) for step in network.steps)
+        return Size(
+            sum(cost.multiplications(network, step, 1) for step in network.steps),
+            sum(step.stored for step in network.steps if isinstance(step, Weighted)),
+        )

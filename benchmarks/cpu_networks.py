@@ -39,19 +39,19 @@ class Variant:
         Its name in the zoo.
     structure : str
         "dense"; "unstructured"; "height-R": row groups of R rows; or "ticket".
-    density : float
-        Of every convolution but the first and the depthwise; a ticket has its own.
+    density : float or None
+        Of every convolution but the first and the depthwise; None for a ticket, which has its own
+        in each layer.
     """
 
     network: str
     structure: str = "dense"
-    density: float = 1.0
+    density: float | None = None
 
     @property
     def name(self) -> str:
-        if self.structure in ("dense", "ticket"):
-            return f"{self.network}-{self.structure}"
-        return f"{self.network}-{self.structure}-{self.density:g}"
+        name = f"{self.network}-{self.structure}"
+        return name if self.density is None else f"{name}-{self.density:g}"
 
 
 def unstructured(shape: tuple[int, ...], density: float, rng: np.random.Generator) -> Mask:
@@ -97,6 +97,7 @@ def make_masks(module: nn.Module, variant: Variant, ticket: Path | None) -> dict
         if ticket is None:
             raise ValueError("the ticket's file was not given: --ticket PATH")
         return ticket_masks(ticket, list(convolutions))
+    assert variant.density is not None
     rng = np.random.default_rng(0)
     masks = {}
     for name, part in list(convolutions.items())[1:]:

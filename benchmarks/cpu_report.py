@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from cpu_engines import Times
 from cpu_networks import Variant
 
 DENSE_PEERS = ("onnxruntime", "openvino", "torch", "torch-compile", "deepsparse")
+
+
+class Size(NamedTuple):
+    """A variant in numbers: multiplications of one image inside the image, and stored weights."""
+
+    multiplications: int
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def fastest_dense_peer(measured: list[Measured]) -> Measured | None:
 
 
 def records(
-    measured: list[Measured], multiplications: Mapping[str, int], batch: int, threads: int
+    measured: list[Measured], sizes: Mapping[str, Size], batch: int, threads: int
 ) -> list[dict[str, Any]]:
     """Return a record for each engine and variant that were timed in the same rounds.
 
@@ -60,21 +67,23 @@ def records(
     ----------
     measured : list of Measured
         All of one network.
-    multiplications : mapping of str to int
-        By name of the variant: by stored weights, of inputs inside the image, for one image.
+    sizes : mapping of str to Size
+        By name of the variant, the dense one among them.
     batch, threads : int
     """
     dense = fastest_dense_peer(measured)
     deepsparse = {m.variant: m for m in measured if m.engine == "deepsparse"}
     found = []
     for m in measured:
-        count = multiplications[m.variant.name]
+        size, whole = sizes[m.variant.name], sizes[Variant(m.variant.network).name]
         row = asdict(m.variant) | {"batch": batch, "threads": threads, "engine": m.engine}
         row["milliseconds"] = median(m.times.seconds) * 1e3
         row["milliseconds_by_round"] = [round(seconds * 1e3, 3) for seconds in m.times.seconds]
-        row["share_of_peak"] = share_of_peak(count * batch, m.times)
+        row["share_of_peak"] = share_of_peak(size.multiplications * batch, m.times)
         row["peak_gflops_per_thread"] = median(m.times.peaks) * 2 / threads / 1e9
-        row["limit"] = multiplications[Variant(m.variant.network).name] / count
+        row["density_by_weights"] = size.weights / whole.weights
+        row["density_by_multiplications"] = size.multiplications / whole.multiplications
+        row["limit"] = whole.multiplications / size.multiplications
         if dense:
             row["fastest_dense_peer"] = dense.engine
             row["over_fastest_dense_peer"] = speedup(m.times, dense.times)

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import cpu_report
 from cpu_engines import FEWEST, MOST, TURN, Times, runs_in_turn
 from cpu_networks import Variant, grouped, make_masks, unstructured, zoo
-from cpu_report import Measured
+from cpu_report import Measured, Size
 
 DENSE, SPARSE = Variant("vgg16"), Variant("vgg16", "height-16", 0.2)
 
@@ -34,13 +34,15 @@ def test_records_name_yardsticks_and_limit():
         Measured("deepsparse", SPARSE, times(1.5e-3), 0.0),
         Measured("masktools", SPARSE, times(1e-3), 0.0),
     ]
-    counts = {DENSE.name: 10**8, SPARSE.name: 2 * 10**7}
-    rows = cpu_report.records(measured, counts, batch=2, threads=1)
+    sizes = {DENSE.name: Size(10**8, 1000), SPARSE.name: Size(2 * 10**7, 250)}
+    rows = cpu_report.records(measured, sizes, batch=2, threads=1)
     last = rows[-1]
     assert {row["fastest_dense_peer"] for row in rows} == {"deepsparse"}
     assert last["over_fastest_dense_peer"] == pytest.approx(3)
     assert last["over_deepsparse"] == pytest.approx(1.5)
     assert last["limit"] == pytest.approx(5)
+    assert last["density_by_multiplications"] == pytest.approx(0.2)
+    assert last["density_by_weights"] == pytest.approx(0.25)
     assert last["share_of_peak"] == pytest.approx(0.4)
     assert last["milliseconds"] == pytest.approx(1)
     assert rows[0]["over_deepsparse"] == pytest.approx(0.75)

@@ -193,22 +193,6 @@ def test_neither_inputs_nor_earlier_outputs_are_touched():
     assert x.ravel().tolist() == list(range(12))
 
 
-def test_an_output_may_be_an_input_or_another_output():
-    graph = Graph(
-        (Value("x", (None, 3)),),
-        (Value("same", (None, 3)), Value("again", (None, 3))),
-        (
-            Node("i", "Identity", ("x",), ("same",), {}),
-            Node("j", "Identity", ("same",), ("again",), {}),
-        ),
-    )
-    x = np.ones((2, 3), np.float32)
-    got = Model(plan.build(Checkpoint(graph)), CpuBackend())(x)
-    got["same"][:] = 5
-    assert (x == 1).all()
-    assert (got["again"] == 1).all()
-
-
 # --- threads -----------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from masktools.checkpoint import Checkpoint, read, write
 from masktools.errors import FormatError
 from masktools.graph import Graph, Node, Value
 from runtime import backend, plan
+from runtime.cpu_backend import CpuBackend
 from runtime.errors import BackendUnavailable, InputError, PlanError
 from runtime.model import KEPT_SHAPES, Model
 from runtime.reference import ReferenceBackend
@@ -118,7 +119,8 @@ def test_inputs_that_do_not_belong_together_are_refused():
             two_by_two()(given)
 
 
-def test_an_output_may_be_an_input_of_the_network_or_another_output():
+@pytest.mark.parametrize("backend", [ReferenceBackend, CpuBackend])
+def test_an_output_may_be_an_input_of_the_network_or_another_output(backend):
     graph = Graph(
         (Value("x", (None, 3)),),
         (Value("same", (None, 3)), Value("again", (None, 3))),
@@ -128,7 +130,7 @@ def test_an_output_may_be_an_input_of_the_network_or_another_output():
         ),
     )
     x = np.ones((2, 3), np.float32)
-    got = Model(plan.build(Checkpoint(graph)), ReferenceBackend())(x)
+    got = Model(plan.build(Checkpoint(graph)), backend())(x)
     got["same"][:] = 5
     assert (x == 1).all()
     assert (got["again"] == 1).all()
