@@ -26,11 +26,6 @@ bool summed_in_parts(const Layer& layer) {
                      [](std::int32_t flags) { return flags != (kFirst | kLast); });
 }
 
-bool overlap(const Planes& a, const Planes& b) {
-  return a.planes > 0 && b.planes > 0 && a.offset < b.offset + b.planes * b.plane &&
-         b.offset < a.offset + a.planes * a.plane;
-}
-
 }  // namespace
 
 Convolution::Convolution(const Layer& layer) : layer_(layer) {
@@ -43,9 +38,8 @@ Convolution::Convolution(const Layer& layer) : layer_(layer) {
   call_.scale = layer.scale;
   call_.prefetch = layer.prefetch;
   if (layer_.tile_vectors == 0) layer_.tile_vectors = widest(layer);
-  // What the output holds is the sum of other pixels, or the skip branch: partial sums go
-  // elsewhere.
-  partial_sums_apart_ = summed_in_parts(layer) && (pooled(layer) || overlap(layer.y, layer.skip));
+  // What the output holds is the sum of other pixels: partial sums go elsewhere.
+  partial_sums_apart_ = summed_in_parts(layer) && pooled(layer);
   if (partial_sums_apart_) {
     scratch_elements_ = layer.y.planes * layer_.tile_vectors * kLanes;
   }

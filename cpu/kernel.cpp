@@ -98,11 +98,9 @@ __attribute__((noinline)) void finish(const Call& call, const Tile& tile, const 
   const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
   for (int r = 0; r < rows; ++r) {
     float* to = tile.y + group.rows[r] * tile.y_plane;
-    const float* skip = tile.skip ? tile.skip + group.rows[r] * tile.skip_plane : nullptr;
     for (int j = 0; j < width; ++j, sums += kLanes) {
       const std::int64_t lane = std::int64_t{j} * kLanes;
       Vector v = load(sums);
-      if (skip) v += load(skip + lane);
       v = call.bounded ? clamp(v, low, high) : activate(call.activation, v);
       if (call.scale != 1.0f) v *= call.scale;
       if (tile.mask)
@@ -126,7 +124,8 @@ MASKTOOLS_INLINE inline void prefetch_output(const Tile& tile, const Group& grou
   });
 }
 
-// The sums that a group begins with: the bias, or what the groups before it left.
+// The sums that a group begins with: the bias and the skip branch, which the output may be written
+// over, or what the groups before it left.
 template <int kRows, int kWidth>
 MASKTOOLS_INLINE inline void begin(Sums<kRows, kWidth>& sums, const Tile& tile,
                                    const Group& group) {
@@ -134,6 +133,9 @@ MASKTOOLS_INLINE inline void begin(Sums<kRows, kWidth>& sums, const Tile& tile,
     if (group.flags & kFirst) {
       const Vector bias = broadcast(tile.bias ? tile.bias[group.rows[r]] : 0.0f);
       repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] = bias; });
+      if (!tile.skip) return;
+      const float* skip = tile.skip + group.rows[r] * tile.skip_plane;
+      repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] += load(skip + j * kLanes); });
     } else {
       const float* from = tile.partial + group.rows[r] * tile.partial_plane;
       repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] = load(from + j * kLanes); });
@@ -159,10 +161,6 @@ MASKTOOLS_INLINE inline void end(Sums<kRows, kWidth>& sums, const Call& call, co
   const std::int64_t tail = tile.lanes - (kWidth - 1) * kLanes;
   const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
   repeat<kRows>([&](int r) MASKTOOLS_INLINE {
-    if (last && tile.skip) {
-      const float* skip = tile.skip + group.rows[r] * tile.skip_plane;
-      repeat<kWidth>([&](int j) MASKTOOLS_INLINE { sums.of[r][j] += load(skip + j * kLanes); });
-    }
     float* row = to + group.rows[r] * plane;
     repeat<kWidth>([&](int j) MASKTOOLS_INLINE {
       const Vector v = last ? clamp(sums.of[r][j], low, high) : sums.of[r][j];

@@ -62,8 +62,8 @@ struct Run {
 };
 
 // Groups are rows of y that read the same columns. They are executed in order, and a row may lie
-// in several groups: the first begins with the bias, the last runs the epilogue, the others add to
-// what the row holds.
+// in several groups: the first begins with the bias and the skip branch, the others add to what the
+// row holds, the last runs the epilogue. So the output may be written over the skip branch.
 enum GroupFlags : std::int32_t { kFirst = 1, kLast = 2 };
 
 // A packed layer. G groups, T taps, S tap sets; starts are the first entry of each part, and one

@@ -219,7 +219,8 @@ void Narrow::accumulate(std::int64_t group, std::int64_t groups, const float* ar
   }
 }
 
-// Writes a group's rows: its sums, at [lane][kSumRows], begin with the bias or what the rows hold.
+// Writes a group's rows: its sums, at [lane][kSumRows], begin with the bias and the skip branch,
+// which the rows may be written over, or with what the rows hold.
 void Narrow::finish(std::int64_t group, const float* sums, float* arena) const {
   const std::int64_t first = layer_.row_starts[group];
   const std::int64_t rows = layer_.row_starts[group + 1] - first;
@@ -228,16 +229,15 @@ void Narrow::finish(std::int64_t group, const float* sums, float* arena) const {
   for (std::int64_t r = 0; begins && layer_.bias.size && r < rows; ++r) {
     bias[r] = layer_.bias[layer_.rows[first + r]];
   }
+  const Planes& held = begins ? layer_.skip : layer_.y;
   for (std::size_t l = 0; l < lanes_.size(); ++l) {
     const Lane& lane = lanes_[l];
     float* y = arena + layer_.y.offset + lane.output;
-    const float* skip = arena + layer_.skip.offset + lane.output;
+    const float* from = arena + held.offset + lane.output;
     float v[kMaxRows];
     for (int r = 0; r < kMaxRows; ++r) v[r] = sums[l * kSumRows + r] + bias[r];
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t row = layer_.rows[first + r];
-      if (!begins) v[r] += y[row * layer_.y.plane];
-      if (ends && layer_.skip.planes) v[r] += skip[row * layer_.skip.plane];
+    for (std::int64_t r = 0; held.planes && r < rows; ++r) {
+      v[r] += from[layer_.rows[first + r] * held.plane];
     }
     for (int r = 0; ends && r < kMaxRows; r += kWidth) {
       const auto done = activate(layer_.activation, load<kWidth>(v + r)) * layer_.scale;

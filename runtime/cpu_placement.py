@@ -85,7 +85,7 @@ class Placement:
         self.buffers.touch(self.views[name].buffer, at)
 
     def _make(self, step: s.Step, at: int) -> None:
-        view = self._as_view(step)
+        view = self._as_view(step) or self._over_skip(step, at)
         if view is None:
             self._place(step.output, at)
         else:
@@ -102,6 +102,29 @@ class Placement:
         else:
             self.views[name] = self._fresh(name, at)
         self._touch(name, at)
+
+    def _over_skip(self, step: s.Step, at: int) -> View | None:
+        """Return where the skip branch of a step lies, if the output may be written over it.
+
+        Each element is read before it is written: that saves fetching the lines of a new buffer.
+        The branch must lie as a buffer for the output would, and nothing else read it from here on.
+        """
+        shape = self._shapes[step.output]
+        if not isinstance(step, s.Weighted) or len(step.inputs) < 2 or not 2 <= len(shape) <= 4:
+            return None
+        view = self.views[step.inputs[1]]
+        form = self.form(shape, self._halos.get(step.output, 0))
+        if view != View.of_form(view.buffer, form, shape):
+            return None
+        names = [name for name, seen in self.views.items() if seen.buffer == view.buffer]
+        read_on = any(
+            self._plan.steps[i].inputs.count(name) > (i == at and name == step.inputs[1])
+            for name in names
+            for i in self._readers[name]
+            if i >= at
+        )
+        kept = any(name in self._plan.results.values() for name in names)
+        return None if read_on or kept else view
 
     def _fresh(self, name: str, at: int) -> View:
         shape = self._shapes[name]
@@ -129,7 +152,9 @@ class Placement:
         before, shape = self.views[step.inputs[0]], self._shapes[step.output]
         # A product reads the pixels of an image in place: it is a convolution as large as that.
         flat = len(shape) == 2 and shape[0] == before.shape[0] and as_image(before) is not None
-        products = all(isinstance(reader, s.Product) for reader in self._readers[step.output])
+        products = all(
+            isinstance(self._plan.steps[at], s.Product) for at in self._readers[step.output]
+        )
         kept = step.output in self._plan.results.values()
         return before if flat and products and not kept else before.reshaped(shape)
 
@@ -188,11 +213,12 @@ def _rows_waste(shape: Shape, vector: int) -> bool:
     return lanes % vector != 0 and -(-row // vector) * vector > 1.1 * row
 
 
-def _readers(plan: Plan) -> Mapping[str, list[s.Step]]:
-    readers: dict[str, list[s.Step]] = defaultdict(list)
-    for step in plan.steps:
+def _readers(plan: Plan) -> Mapping[str, list[int]]:
+    """Return, for each value, the steps that read it."""
+    readers: dict[str, list[int]] = defaultdict(list)
+    for at, step in enumerate(plan.steps):
         for name in step.inputs:
-            readers[name].append(step)
+            readers[name].append(at)
     return readers
 
 

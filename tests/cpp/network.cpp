@@ -62,6 +62,8 @@ void PackedCase::lay_out() {
   x_ = add(c_.channels, c_.height, pitch_);
   y_ = add(c_.rows, out_height_, out_pitch_);
   skip_ = add(c_.skip ? c_.rows : 0, out_height_, out_pitch_);
+  const bool over_skip = c_.skip && c_.over_skip;
+  if (over_skip) y_ = skip_;
   arena_.assign(end, 0.0f);
   Random random(c_.seed);
   for (std::int64_t p = 0; p < x_.planes; ++p) {
@@ -74,7 +76,7 @@ void PackedCase::lay_out() {
   for (std::int64_t i = 0; i < skip_.planes * skip_.plane; ++i) {
     arena_[skip_.offset + i] = random.number();
   }
-  for (std::int64_t p = 0; p < y_.planes; ++p) {  // must be written, whatever it was
+  for (std::int64_t p = 0; !over_skip && p < y_.planes; ++p) {  // to be written, whatever it was
     std::fill_n(arena_.begin() + y_.offset + p * y_.plane, out_height_ * out_pitch_ * lanes_,
                 std::numeric_limits<float>::quiet_NaN());
   }

@@ -19,6 +19,7 @@ struct Case {
   bool skip;
   Activation activation;
   std::uint32_t seed;
+  bool over_skip = false;  // the output is written over the skip branch
 };
 
 // A packed layer, with the arena that it works on.

@@ -18,6 +18,7 @@ void check_all_groups(Case c) {
     c.group_rows = rows;
     c.rows = 2 * rows + 1;
     c.skip = rows % 2 == 0;
+    c.over_skip = rows % 4 == 0;
     c.activation = kActivations[rows % 4];
     for (const auto& [block, row] : {std::pair(1.0, 0.0), std::pair(0.3, 0.0), std::pair(0.3, 0.1),
                                      std::pair(0.0, 0.2), std::pair(0.0, 0.0)}) {
@@ -50,6 +51,7 @@ TEST(narrow_layers) {
   for (const std::int64_t batch : {1, 2, 3}) {
     for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {
       Case c{batch, 9, 3 * rows + 1, 2, 2, 1, false, rows, 0.4, 0.0, rows % 2 == 0, {}, 3};
+      c.over_skip = rows % 4 == 0;
       c.activation = kActivations[rows % 4];
       PackedCase packed(c);
       packed.check(Narrow(packed.layer()));
