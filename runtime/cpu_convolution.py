@@ -13,16 +13,19 @@ from runtime import steps as s
 from runtime.cpu_bfloat16 import as_tiles
 from runtime.cpu_groups import Packed, shape_of
 from runtime.cpu_items import Cut, cut, whole
-from runtime.cpu_layout import Image, View
+from runtime.cpu_layout import Image, View, round_up
 from runtime.cpu_placement import WIDEST_HALO
 from runtime.cpu_program import Assembly
 from runtime.cpu_runs import Pooling, Runs, Window, pixel_runs, plane_runs, window_of
-from runtime.cpu_unfold import unfolding
+from runtime.cpu_unfold import Unfolding, unfolding
 from runtime.cpu_winograd import configured
 from runtime.errors import PlanError
 
 Int64 = NDArray[np.int64]
 
+# Rows of a strided convolution are computed each by itself where that takes no more than this for
+# what fills no vector.
+WIDEST_GAP = 1.1
 # Entries behind the last column's offset: the kernels prefetch that far ahead.
 OFFSET_PADDING = 64
 # Weights behind the last: narrow kernels load whole vectors of them.
@@ -207,24 +210,39 @@ def _source(
 def _unfolded(
     assembly: Assembly, at: int, view: View, x: Image, y: Image, window: Window
 ) -> Source:
-    """Unfold an image along x, into rows as long as the output's."""
+    """Unfold an image into planes of which every tap reads rows as long as the output's."""
     if not x.is_plane:
         view = assembly.copied(at, assembly.as_rank_4(view))
         x = assembly.image(view)
-    made = unfolding(window.kernel, window.strides, window.dilations, window.pads)
-    pitch = y.row // y.pixel
-    shape = (x.batch, x.channels * made.planes, made.plane_rows(y.height), pitch)
-    u = assembly.image(assembly.placement.temporary(shape, at))
+    made = _unfolding(window, y, assembly.machine.vector)
+    pitch = max(y.row // y.pixel, y.width + made.columns)
+    # Taps to the right of a last row's end read beyond it, for lanes that become zeros.
+    rows = made.plane_rows(y.height) + (made.columns > 0)
+    u = assembly.image(
+        assembly.placement.temporary((x.batch, x.channels * made.planes, rows, pitch), at)
+    )
     assembly.call(
         "unfold", at, x, (x.height, x.width, x.row // x.pixel, x.lanes), u, made.origins,
         window.strides, y.height, pitch,
     )  # fmt: skip
     channels = np.arange(x.channels) * made.planes
     planes = made.tap_planes[:, None] + channels
-    columns = planes * u.plane + made.tap_rows[:, None] * u.row
+    within = made.tap_rows * u.row + made.tap_columns * u.pixel
+    columns = planes * u.plane + within[:, None]
     # Every tap is inside, wherever its row and plane lie: rows and pixels are those of the output.
     seen = replace(u, height=y.height, width=y.width)
     return Source(seen, Window((1, window.taps)), columns.ravel())
+
+
+def _unfolding(window: Window, y: Image, vector: int) -> Unfolding:
+    """Return the planes that a convolution reads: few, unless rows by themselves waste vectors."""
+    shape = (window.kernel, window.strides, window.dilations, window.pads)
+    made = unfolding(*shape)
+    row = y.width * y.pixel
+    apart = y.height * round_up(row, vector)
+    together = round_up(y.height * y.row, vector)
+    long = made.columns <= y.halo or apart <= WIDEST_GAP * together
+    return made if long else unfolding(*shape, flowing=True)
 
 
 def _bias(bias: s.Array | None) -> NDArray[np.float32]:
