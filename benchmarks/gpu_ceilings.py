@@ -27,12 +27,11 @@ def ceilings(device: Device, times: int = 4096) -> dict[str, float]:
     """
     cupy, hardware = device.cupy, device.hardware
     source = cuda_source.expand("device.cuh") + SOURCE.read_text(encoding="utf-8")
-    options = cuda_source.options(hardware.capability)
     blocks = hardware.processors * BLOCKS_PER_PROCESSOR
     out = cupy.zeros(1, np.float32)
 
     def rate(name: str, work: int, *arguments: object) -> float:
-        kernel = device.kernel(source, options, name, 0)
+        kernel = device.kernel(source, cuda_source.OPTIONS, name, 0)
         threads = blocks * THREADS
         took = seconds(device, lambda: kernel((blocks,), (THREADS,), (*arguments, np.int32(times))))
         return threads * times * work / took

@@ -1,5 +1,8 @@
 // Rows that several tiles add to: the sum of their partial sums, then the epilogue.
 //
+// A launch after that of the tiles, not the work of the last of them: the tiles of a row may differ
+// in rows, columns and positions, so that no counter of theirs would tell when a row is complete.
+//
 // rows     (F,) output rows
 // starts   (F + 1,) where each row's entries of `slots` start
 // slots    partial sums, added in this order; none is fine

@@ -15,6 +15,7 @@ from runtime.cuda_choice import chooser, limits
 from runtime.cuda_configuration import Problem
 from runtime.cuda_driver import cupy_module, current_device
 from runtime.cuda_executable import CudaExecutable
+from runtime.cuda_layers import check_range
 from runtime.cuda_program import build
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import Plan
@@ -59,7 +60,7 @@ class CudaBackend:
         Raises
         ------
         PlanError
-            If the device does not compute in `dtype`, or `threads` is given.
+            If the device does not compute in `dtype`, a weight is beyond it, or `threads` is given.
         BackendUnavailable
             If there is no device.
         """
@@ -68,6 +69,8 @@ class CudaBackend:
         device = current_device(cupy_module())
         # Raises for a type that the device lacks, also where no layer would ask for it.
         candidates(Problem(dtype, 8, 8, ()), limits(device))  # type: ignore[arg-type]
+        if dtype == "float16":
+            check_range(plan)
         batch = plan.batch(input_shapes)
         configure = chooser(device, plan, batch, self.tuned)
         return CudaExecutable(device, lambda: build(plan, batch, dtype, configure))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from runtime import cuda_source
@@ -14,7 +15,7 @@ from runtime.cuda_configuration import Configuration, Limits, Problem
 from runtime.cuda_executable import Built
 from runtime.cuda_launch import Device
 from runtime.cuda_layers import Configure
-from runtime.cuda_program import build
+from runtime.cuda_program import Program, build
 from runtime.plan import Plan
 from runtime.steps import Weighted
 from runtime.tuning import Cache, alone, cache_folder, tune
@@ -42,15 +43,20 @@ def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
         if not kept:
             kept.update(device_key(device))
         key = {**kept, "problem": problem_key(problem, plan, step)}
-        if not tuned:
-            known = remembered.read(key, named)
+        known = remembered.read(key, named)
+        if known or not tuned:
             return known.choice if known else found[0]
 
+        @cache
+        def program(candidate: Configuration) -> Program:
+            return build(alone(plan, step), batch, problem.dtype, lambda *_: candidate)
+
         def seconds(candidate: Configuration) -> float:
-            program = build(alone(plan, step), batch, problem.dtype, lambda *_: candidate)
-            return Built(device, program).seconds(COPIES)
+            return Built(device, program(candidate)).seconds(COPIES)
 
         likeliest = dict(list(named.items())[:TIMED])
+        sources = [cuda_source.render([candidate]) for candidate in likeliest.values()]
+        device.compile(sources, cuda_source.OPTIONS)
         return tune(key, likeliest, seconds, remembered).choice
 
     return configure
@@ -58,13 +64,13 @@ def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
 
 def device_key(device: Device) -> dict[str, Any]:
     """Return what a choice depends on beside the problem."""
-    hardware, options = device.hardware, cuda_source.options(device.hardware.capability)
+    hardware = device.hardware
     return {
         "device": hardware.name,
         "driver": device.cupy.cuda.runtime.driverGetVersion(),
         "processors": hardware.processors,
         "compiler": device.compiler,
-        "source": cuda_source.digest(cuda_source.render(()), options, device.compiler),
+        "source": cuda_source.digest(cuda_source.render(()), cuda_source.OPTIONS, device.compiler),
     }
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from runtime import cuda_source
-from runtime.cuda_launch import Call, Device, bind, capture
+from runtime.cuda_launch import Device, bind, capture
 from runtime.cuda_launches import CONVOLUTIONS, Given, Launch, Result
 from runtime.cuda_program import Program
 from runtime.errors import InputError
@@ -64,19 +65,17 @@ class Built:
         number = np.float16 if program.dtype == "float16" else np.float32
         self._memory = cupy.empty(max(program.elements, 1), number)
         for start, end in program.zeroed:
-            self._memory[start:end] = 0
-        options = cuda_source.options(device.hardware.capability)
-        text = cache(self._text)
-
-        def bound(launches: Sequence[Launch]) -> list[Call]:
-            return bind(device, launches, self._memory, text, options)
-
-        self._enter, self._leave = bound(program.enter), bound(program.leave)
-        self._steps = [bound(launches) for launches in program.steps]
+            part = self._memory[start:end]
+            part.data.memset_async(0, part.nbytes)
+        parts = [program.enter, program.leave, *program.steps]
+        calls = iter(
+            bind(device, [*chain(*parts)], self._memory, self._texts(), cuda_source.OPTIONS)
+        )
+        self._enter, self._leave, *self._steps = (list(islice(calls, len(p))) for p in parts)
         # What was set to zero must be there before another stream reads it.
         cupy.cuda.get_current_stream().synchronize()
-        calls = [call for calls in self._steps for call in calls]
-        self._graph = capture(device, calls) if calls else None
+        steps = [*chain(*self._steps)]
+        self._graph = capture(device, steps) if steps else None
         self._ended = cupy.cuda.Event(disable_timing=True)
 
     def __del__(self) -> None:
@@ -85,10 +84,16 @@ class Built:
         if hasattr(self, "_ended") and not sys.is_finalizing():
             self._ended.synchronize()
 
-    def _text(self, source: str) -> str:
-        if source == CONVOLUTIONS:
-            return cuda_source.render(self.program.configurations)
-        return cuda_source.expand(source)
+    def _texts(self) -> Callable[[Launch], str]:
+        """Return what gives a kernel's source: a file of `cuda/`, or one made for the kernel alone.
+
+        Networks that use the same kernel share it, compiled once.
+        """
+        made = {c.name: cuda_source.render([c]) for c in set(self.program.configurations)}
+        files = cache(cuda_source.expand)
+        return lambda launch: (
+            made[launch.kernel] if launch.source == CONVOLUTIONS else files(launch.source)
+        )
 
     def run(
         self, inputs: Mapping[str, DeviceArray], seconds: list[float] | None
@@ -138,8 +143,7 @@ class Built:
     def seconds(self, copies: int) -> float:
         """Return how long the steps take, run `copies` times as one graph."""
         cuda = self._device.cupy.cuda
-        calls = [call for calls in self._steps for call in calls]
-        graph = capture(self._device, calls * copies)
+        graph = capture(self._device, [*chain(*self._steps)] * copies)
         begin, end = cuda.Event(), cuda.Event()
         graph.launch()
         begin.record()

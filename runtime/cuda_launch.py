@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ from runtime.cuda_launches import Given, Launch, Memory, Result, Table
 from runtime.errors import KernelError
 
 DeviceArray = Any  # cupy.ndarray
-Text = Callable[[str], str]
+Text = Callable[[Launch], str]
 
 # Dynamic shared memory that a kernel gets without asking.
 UNASKED_SHARED_BYTES = 48 * 1024
@@ -87,6 +89,27 @@ class Device:
         """The compiler's version."""
         return "nvrtc {}.{}".format(*self.cupy.cuda.nvrtc.getVersion())
 
+    def compile(self, sources: Iterable[str], options: Sequence[str]) -> None:
+        """Compile what is not yet, several at once: the compiler lets other threads go on.
+
+        What does not compile is told when a kernel of it is asked for.
+        """
+        keys = [(source, tuple(options)) for source in dict.fromkeys(sources)]
+        with self._lock:
+            new = {
+                key: self.cupy.RawModule(code=key[0], options=key[1])
+                for key in keys
+                if key not in self._modules
+            }
+            self._modules.update(new)
+
+        def compile_one(module: Any) -> None:  # noqa: ANN401
+            with self.current(), suppress(self.cupy.cuda.compiler.CompileException):
+                module.compile()
+
+        with ThreadPoolExecutor(min(len(new), os.cpu_count() or 1) or 1) as threads:
+            list(threads.map(compile_one, new.values()))
+
     def kernel(self, source: str, options: Sequence[str], name: str, shared_bytes: int) -> Any:  # noqa: ANN401
         """Return a kernel, compiled when first asked for.
 
@@ -129,6 +152,7 @@ class Device:
             cuda.compiler.CompileException,
             cuda.driver.CUDADriverError,
             cuda.runtime.CUDARuntimeError,
+            cuda.memory.OutOfMemoryError,
         )
         try:
             yield
@@ -169,8 +193,8 @@ def bind(
     launches : sequence of Launch
     memory : device array, one-dimensional
         The arena.
-    text : function of str to str
-        The source that a launch names.
+    text : function of Launch to str
+        The source of its kernel.
     options : sequence of str
         Of the compiler.
     """
@@ -182,9 +206,10 @@ def bind(
             return device.table(argument.array)
         return argument
 
+    device.compile(map(text, launches), options)
     return [
         Call(
-            device.kernel(text(launch.source), options, launch.kernel, launch.shared_bytes),
+            device.kernel(text(launch), options, launch.kernel, launch.shared_bytes),
             launch.grid,
             launch.block,
             tuple(map(bound, launch.arguments)),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from runtime.cuda_layout import Layout
 from runtime.cuda_structs import Struct
 
-# The source that the network's own convolution kernels are rendered to.
+# The source of a kernel for layers with weights: rendered from its configuration.
 CONVOLUTIONS = "convolutions"
 THREADS = 256
 

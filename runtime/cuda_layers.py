@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.checkpoint import SparseWeight
 from runtime import cuda_structs as structs
 from runtime.cuda_configuration import REMAINDER_ROWS, Configuration, Problem, Type
 from runtime.cuda_launches import CONVOLUTIONS, Launch, Memory, Table, blocks
@@ -22,6 +23,7 @@ from runtime.cuda_layout import LARGEST, Image, Layout, image
 from runtime.cuda_packing import Tables, pack
 from runtime.cuda_pieces import Indices, Piece, pieces
 from runtime.errors import PlanError
+from runtime.plan import Plan
 from runtime.steps import Convolution, Product, Weighted
 
 # Rows that one launch finishes: the most blocks that a grid has along its second axis.
@@ -133,7 +135,7 @@ def layer(step: Weighted, values: Mapping[str, Layout], dtype: str, configure: C
     Raises
     ------
     PlanError
-        If a table is longer than the device counts, or a weight is beyond the type.
+        If a table is longer than the device counts.
     """
     at = addresses(step, values)
     lanes = values[step.output].lanes
@@ -158,6 +160,27 @@ def layer(step: Weighted, values: Mapping[str, Layout], dtype: str, configure: C
             f"are more than the device counts; run a smaller batch"
         )
     return Layer(step, at, chosen, tables, positions, lanes)
+
+
+def check_range(plan: Plan) -> None:
+    """Refuse weights that float16 does not hold.
+
+    Raises
+    ------
+    PlanError
+        That names the layer.
+    """
+    for step in plan.steps:
+        if not isinstance(step, Weighted):
+            continue
+        if isinstance(step.weight, SparseWeight):
+            parts = (step.weight, step.weight.residual)
+            stored = [part.values for part in parts if part is not None]
+        else:
+            stored = [step.weight]
+        largest = max(float(np.abs(values).max(initial=0)) for values in stored)
+        if largest > float(np.finfo(np.float16).max):
+            raise PlanError(f"layer {step.name!r}: a weight of {largest:.6g} is beyond float16")
 
 
 def weights(step: Weighted) -> list[Piece]:

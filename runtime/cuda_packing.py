@@ -124,7 +124,7 @@ def pack(
     Raises
     ------
     OverflowError
-        If a table is longer than 32 bits count, or a weight is beyond float16 where that is asked.
+        If a table is longer than 32 bits count.
     """
     whole = [*parts, _uncovered(parts, rows)]
     gemm: list[Cut] = []
@@ -243,8 +243,6 @@ def _gemm_weights(piece: Piece, cut: Cut, cutting: Cutting, order: NDArray[np.in
     chunks = whole.reshape(-1, cutting.depth * cutting.rows)[:, order]
     if cutting.dtype == "tf32":
         return rounded_to_tf32(chunks.ravel())
-    if cutting.dtype == "float16" and np.abs(chunks).max(initial=0) > np.finfo(np.float16).max:
-        raise OverflowError(f"a weight of {np.abs(chunks).max():.6g} is beyond float16")
     return chunks.ravel()
 
 

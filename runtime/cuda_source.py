@@ -14,6 +14,10 @@ from pathlib import Path
 from runtime.cuda_configuration import Configuration
 from runtime.errors import BackendUnavailable
 
+# What the compiler is told. CuPy adds the architecture: the device's own, or the newest that the
+# compiler knows where the device is newer.
+OPTIONS = ("--std=c++17",)
+
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _KINDS = {"float32": "FLOAT32", "tf32": "TF32", "float16": "FLOAT16"}
 _ACTIVATIONS = {
@@ -112,15 +116,6 @@ extern "C" __global__ void __launch_bounds__({c.threads}, {c.blocks_per_processo
                                       {{bias, skip, y, partial}}, geometry);
 }}
 """
-
-
-def options(capability: int) -> tuple[str, ...]:
-    """Return what the compiler is told: for which architecture, and that it is C++17."""
-    return (
-        f"--gpu-architecture=sm_{capability}",
-        "--std=c++17",
-        "--device-as-default-execution-space",
-    )
 
 
 def digest(source: str, options: Sequence[str], compiler: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 
 import cuda_emulation
@@ -35,6 +36,10 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+class OutOfMemoryError(MemoryError):
+    pass
+
+
 class Array:
     """A device array: no NumPy array, so that one cannot stand where the other must."""
 
@@ -44,13 +49,14 @@ class Array:
     shape = property(lambda self: self._host.shape)
     dtype = property(lambda self: self._host.dtype)
     size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    data = property(lambda self: SimpleNamespace(memset_async=self._set))
 
     def __getitem__(self, at):
         return Array(self._host[at], self.device, self._whole)
 
-    def __setitem__(self, at, value):
-        assert isinstance(value, int | float)
-        self._host[at] = value
+    def _set(self, byte, count):
+        self._host.view(np.uint8)[:count] = byte
 
     def astype(self, dtype, copy=True):
         if np.dtype(dtype) == self.dtype and not copy:
@@ -186,6 +192,7 @@ class FakeCupy:
             ),
             driver=SimpleNamespace(CUDADriverError=CUDADriverError),
             compiler=SimpleNamespace(CompileException=CompileException),
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         )
 
     @property
@@ -243,8 +250,10 @@ class FakeCupy:
     def RawModule(self, code, options):  # noqa: N802 - CuPy's name
         self.compiled += 1
         assert isinstance(options, tuple)
-        emulated = self._build(code, self._capability)
-        return SimpleNamespace(get_function=lambda name: Kernel(self, emulated, name))
+        emulated = cache(lambda: self._build(code, self._capability))
+        return SimpleNamespace(
+            compile=emulated, get_function=lambda name: Kernel(self, emulated(), name)
+        )
 
     def assert_guards_hold(self):
         """Raise if any kernel wrote before or behind what was allocated."""
@@ -286,7 +295,11 @@ def installed(place, monkeypatch, folder):
     """Yield CuPy, or what stands in for it at a place of `places`."""
     if place == "device":
         monkeypatch.setenv("MASKTOOLS_CACHE", str(folder))
-        yield pytest.importorskip("cupy")
+        cupy = pytest.importorskip("cupy")
+        # Each array by itself, so that compute-sanitizer sees what lies beyond one.
+        cupy.cuda.set_allocator(None)
+        yield cupy
+        cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
         return
     fake = install(monkeypatch, folder)
     yield fake

@@ -1,4 +1,4 @@
-"""NVIDIA's run-time compiler, which needs no GPU: found where pip puts it, called by ctypes."""
+"""NVIDIA's run-time compilers, which need no GPU: found where pip puts them, called by ctypes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from runtime import cuda_source
 
 PATTERNS = ("nvidia/cu*/lib/libnvrtc.so.*", "nvidia/cuda_nvrtc/lib/libnvrtc.so.*")
 REPORT = re.compile(
@@ -37,79 +39,85 @@ class Compiled(NamedTuple):
     ptx: str
 
 
+def options(capability: int) -> tuple[str, ...]:
+    """Return what a compiler is given for a device: our options, and those that CuPy 14 adds."""
+    return (
+        *cuda_source.OPTIONS,
+        "-ftz=true",
+        f"-arch=sm_{capability}",
+        "--device-as-default-execution-space",
+    )
+
+
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the newest compiler that is installed, or None."""
-    found = [
-        path
+def compilers() -> dict[int, Compiler]:
+    """Return the compilers that are installed, by their major version, the newest last."""
+    found = {
+        int(path.name.rpartition(".")[2]): path
         for folder in sys.path
         for pattern in PATTERNS
         for path in Path(folder).glob(pattern)
         if "alt" not in path.name
-    ]
-    newest = sorted(found, key=lambda path: int(path.name.rpartition(".")[2]))[-1:]
-    return ctypes.CDLL(str(newest[0])) if newest else None
+    }
+    return {version: Compiler(found[version]) for version in sorted(found)}
 
 
-def architectures() -> set[int]:
-    """Return the architectures that the compiler knows, 90 for sm_90."""
-    count = ctypes.c_int()
-    call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
-    known = (ctypes.c_int * count.value)()
-    call("nvrtcGetSupportedArchs", known)
-    return set(known)
+class Compiler:
+    """A compiler: one library.
 
-
-def call(name, *arguments):
-    """Call a function that returns a status."""
-    status = getattr(library(), name)(*arguments)
-    if status:
-        raise CompileError(f"{name} returned {status}")
-
-
-def text(program, what):
-    """Return the log or the PTX of a program."""
-    size = ctypes.c_size_t()
-    call(f"nvrtcGet{what}Size", program, ctypes.byref(size))
-    buffer = ctypes.create_string_buffer(size.value)
-    call(f"nvrtcGet{what}", program, buffer)
-    return buffer.value.decode()
-
-
-def compiled(source: str, options: tuple[str, ...]) -> Compiled:
-    """Compile and assemble a source.
-
-    Raises
-    ------
-    CompileError
-        With the compiler's log.
+    Parameters
+    ----------
+    path : Path
     """
-    program = ctypes.c_void_p()
-    call(
-        "nvrtcCreateProgram",
-        ctypes.byref(program),
-        source.encode(),
-        b"kernels.cu",
-        0,
-        None,
-        None,
-    )
-    try:
-        given = [*options, "--ptxas-options=-v"]
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+
+    def architectures(self) -> set[int]:
+        """Return the architectures that it knows, 90 for sm_90."""
+        count = ctypes.c_int()
+        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+        known = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", known)
+        return set(known)
+
+    def compiled(self, source: str, options: tuple[str, ...]) -> Compiled:
+        """Compile and assemble a source.
+
+        Raises
+        ------
+        CompileError
+            With the compiler's log.
+        """
+        program = ctypes.c_void_p()
+        text = (source.encode(), b"kernels.cu", 0, None, None)
+        self._call("nvrtcCreateProgram", ctypes.byref(program), *text)
+        given = [option.encode() for option in (*options, "--ptxas-options=-v")]
         try:
-            call(
-                "nvrtcCompileProgram",
-                program,
-                len(given),
-                (ctypes.c_char_p * len(given))(*(option.encode() for option in given)),
-            )
-        except CompileError as error:
-            raise CompileError(text(program, "ProgramLog")) from error
-        log = text(program, "ProgramLog")
-        kernels = {
-            name: Kernel(int(registers), int(stack), int(stored) + int(loaded))
-            for name, stack, stored, loaded, registers in REPORT.findall(log)
-        }
-        return Compiled(kernels, text(program, "PTX"))
-    finally:
-        call("nvrtcDestroyProgram", ctypes.byref(program))
+            try:
+                pointers = (ctypes.c_char_p * len(given))(*given)
+                self._call("nvrtcCompileProgram", program, len(given), pointers)
+            except CompileError as error:
+                raise CompileError(self._text(program, "ProgramLog")) from error
+            log = self._text(program, "ProgramLog")
+            kernels = {
+                name: Kernel(int(registers), int(stack), int(stored) + int(loaded))
+                for name, stack, stored, loaded, registers in REPORT.findall(log)
+            }
+            return Compiled(kernels, self._text(program, "PTX"))
+        finally:
+            self._call("nvrtcDestroyProgram", ctypes.byref(program))
+
+    def _call(self, name, *arguments):
+        """Call a function that returns a status."""
+        status = getattr(self._library, name)(*arguments)
+        if status:
+            raise CompileError(f"{name} returned {status}")
+
+    def _text(self, program, what):
+        """Return the log or the PTX of a program."""
+        size = ctypes.c_size_t()
+        self._call(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._call(f"nvrtcGet{what}", program, buffer)
+        return buffer.value.decode()

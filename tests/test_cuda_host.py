@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ import fake_cupy
 import numpy as np
 import pytest
 from builder import Builder
+from cuda_plans import failing, layered, normal, pointwise
 
 import runtime
 from masktools.checkpoint import Checkpoint
@@ -20,114 +19,14 @@ from runtime import cuda_driver
 from runtime import plan as plans
 from runtime.cuda_backend import CudaBackend
 from runtime.cuda_configuration import Configuration
-from runtime.errors import BackendUnavailable, InputError, KernelError, PlanError
+from runtime.errors import InputError, KernelError, PlanError
 from runtime.model import Model
 from runtime.reference import ReferenceBackend
-
-RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture
 def cupy(monkeypatch, tmp_path):
-    fake = fake_cupy.install(monkeypatch, tmp_path)
-    yield fake
-    fake.assert_guards_hold()
-
-
-def normal(*shape):
-    return RANDOM.standard_normal(shape).astype(np.float32)
-
-
-def pointwise():
-    """A network without layers: nothing of it takes long to emulate."""
-    b = Builder()
-    return plans.build(Checkpoint(b.graph(b.act("Sigmoid", b.act("Relu", "x")))))
-
-
-def layered(rows=40):
-    b = Builder()
-    return plans.build(Checkpoint(b.graph(b.fc(b.act("Relu", b.conv("x", rows)), 5))))
-
-
-# --- what there is to run on ---------------------------------------------------------------------
-
-
-def failing(error):
-    def call(*_):
-        raise error
-
-    return call
-
-
-@pytest.mark.parametrize(
-    ("version", "wanted"),
-    [
-        (None, r"no NVIDIA driver.*cupy-cuda13x\[ctk\].*cupy-cuda12x\[ctk\]"),
-        (13010, r"the driver is for CUDA 13\.1: pip install 'cupy-cuda13x\[ctk\]'"),
-        (12040, r"the driver is for CUDA 12\.4: pip install 'cupy-cuda12x\[ctk\]'"),
-    ],
-)
-def test_without_cupy_the_package_for_the_driver_is_named(monkeypatch, version, wanted):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setattr(cuda_driver, "driver_version", lambda: version)
-    ok, detail = CudaBackend().available()
-    assert not ok
-    with pytest.raises(BackendUnavailable, match=wanted):
-        raise BackendUnavailable(detail)
-    with pytest.raises(BackendUnavailable, match=wanted):
-        Model(pointwise(), CudaBackend())
-
-
-def test_the_version_of_the_driver_is_asked_of_the_driver(monkeypatch):
-    def library(version, status=0):
-        def get(pointer):
-            pointer._obj.value = version
-            return status
-
-        return lambda name: SimpleNamespace(cuDriverGetVersion=get)
-
-    monkeypatch.setattr(ctypes, "CDLL", library(13000))
-    assert cuda_driver.driver_version() == 13000
-    monkeypatch.setattr(ctypes, "CDLL", library(0, status=3))
-    assert cuda_driver.driver_version() is None
-    monkeypatch.setattr(ctypes, "CDLL", failing(OSError("not found")))
-    assert cuda_driver.driver_version() is None
-
-
-def test_what_is_there_is_named(cupy):
-    assert CudaBackend().available() == (True, "Emulated, nvrtc 13.0")
-
-
-def test_a_machine_without_a_device_or_a_driver_is_said(cupy, monkeypatch):
-    cupy.cuda.runtime.getDeviceCount = lambda: 0
-    assert CudaBackend().available() == (False, "CuPy finds no NVIDIA GPU on this machine")
-    cupy.cuda.runtime.getDeviceCount = failing(fake_cupy.CUDARuntimeError("driver too old"))
-    monkeypatch.setattr(cuda_driver, "driver_version", lambda: 12020)
-    ok, detail = CudaBackend().available()
-    assert not ok
-    assert "driver too old; the driver is for CUDA 12.2: pip install 'cupy-cuda12x" in detail
-    monkeypatch.setattr(cuda_driver, "driver_version", lambda: None)
-    assert "there is no NVIDIA driver on this machine" in CudaBackend().available().detail
-
-
-def test_a_missing_compiler_is_said_with_what_brings_it(cupy):
-    cupy.cuda.nvrtc.getVersion = failing(ImportError("libnvrtc.so.13"))
-    ok, detail = CudaBackend().available()
-    assert not ok
-    assert "pip install 'cupy-cuda13x[ctk]'" in detail
-    assert "libnvrtc.so.13" in detail
-
-
-def test_a_device_that_is_too_old_is_said(cupy):
-    cupy.properties.update(major=6, minor=1)
-    ok, detail = CudaBackend().available()
-    assert not ok
-    assert "compute capability 6.1; 7.0 is needed" in detail
-
-
-def test_available_never_raises(cupy):
-    cupy.cuda.runtime.getDeviceProperties = failing(ValueError("of all things"))
-    assert CudaBackend().available() == (False, "CuPy fails: of all things")
+    yield from fake_cupy.installed("emulated", monkeypatch, tmp_path)
 
 
 # --- what is refused when a model is made --------------------------------------------------------
@@ -269,6 +168,14 @@ def test_every_shape_is_recorded_and_kernels_and_weights_are_shared(cupy):
     assert cuda_driver.current_device(cupy).table(weights.view(np.int32)) is not first
 
 
+def test_networks_share_what_is_compiled(cupy):
+    x = normal(8, 3, 6, 6)
+    Model(layered(), CudaBackend())(x)
+    compiled = cupy.compiled
+    Model(layered(), CudaBackend())(x)
+    assert cupy.compiled == compiled
+
+
 def test_profiling_waits_for_every_step(cupy):
     model, x = Model(layered(), CudaBackend()), normal(8, 3, 6, 6)
     rows = model.profile(x)
@@ -334,6 +241,13 @@ def test_a_compiler_error_carries_the_compilers_words(cupy):
     cupy._build = build
     with pytest.raises(KernelError, match=r"kernel 'enter_float32' on device 0: .*expected a ';'"):
         Model(pointwise(), CudaBackend())(normal(8, 3, 6, 6))
+
+
+def test_memory_that_runs_out_is_a_kernel_error(cupy, monkeypatch):
+    model = Model(pointwise(), CudaBackend())
+    monkeypatch.setattr(cupy, "empty", failing(fake_cupy.OutOfMemoryError("out of memory")))
+    with pytest.raises(KernelError, match="running the network on device 0: out of memory"):
+        model(normal(8, 3, 6, 6))
 
 
 def test_a_launch_that_fails_says_so_and_leaves_no_stream_recording(cupy, monkeypatch):
@@ -422,47 +336,3 @@ def test_a_choice_is_used_without_tuning_and_a_damaged_one_is_not(cupy, tmp_path
     with pytest.warns(RuntimeWarning, match="ignored: damaged"):
         got = Model(plan, CudaBackend())(x)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
-
-
-# --- whole networks ------------------------------------------------------------------------------
-
-
-def residual_network():
-    """Convolutions of several halos, a skip add, a gate, a concatenation, a classifier."""
-    b = Builder(channels=4)
-    a = b.act("Relu", b.conv("x", 34))
-    c = b.act(
-        "Relu", b.add_skip(b.conv(b.act("Relu", b.conv(a, 8, k=1)), 34), b.conv("x", 34, k=5))
-    )
-    d = b.concat(b.gate(b.depthwise(c)), b.conv(c, 6, k=1))
-    pooled = b.add("GlobalAveragePool", [d], 40, 1)
-    graph = b.graph(b.fc(b.act("HardSwish", pooled), 10), c)
-    # Numbers stay near 1 from layer to layer: a gate of large ones would magnify what is rounded.
-    for array in graph.constants.values():
-        array /= np.sqrt(array[0].size)
-    return graph
-
-
-# Lanes that are copied one by one, lanes beyond the batch, and whole copies of 16 bytes.
-RUNS = [("float32", 1), ("float32", 9), ("tf32", 1), ("tf32", 8), ("float16", 1), ("float16", 8)]
-
-
-def assert_close(got, wanted, dtype):
-    tolerance = 1e-5 if dtype == "float32" else 5e-3
-    for name, want in wanted.items():
-        assert got[name].dtype == np.float32
-        assert np.abs(got[name] - want).max() <= tolerance * np.abs(want).max()
-
-
-@pytest.mark.parametrize(("dtype", "batch"), RUNS)
-def test_a_whole_network_on_every_type(cupy, dtype, batch):
-    plan, x = plans.build(Checkpoint(residual_network())), normal(batch, 4, 6, 6)
-    assert_close(Model(plan, CudaBackend(), dtype)(x), Model(plan, ReferenceBackend())(x), dtype)
-
-
-@pytest.mark.parametrize(("dtype", "batch"), [("float32", 8), ("float16", 1)])
-def test_a_whole_network_on_an_older_device(monkeypatch, tmp_path, dtype, batch):
-    """Without asynchronous copies, and with less shared memory."""
-    fake_cupy.install(monkeypatch, tmp_path, capability=75, processors=40, shared=65536)
-    plan, x = plans.build(Checkpoint(residual_network())), normal(batch, 4, 6, 6)
-    assert_close(Model(plan, CudaBackend(), dtype)(x), Model(plan, ReferenceBackend())(x), dtype)

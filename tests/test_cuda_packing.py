@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout, DenseBlock
 from runtime.cuda_packing import FIRST_PARTIAL, NO_ROW, Tables, pack, rounded_to_tf32
-from runtime.cuda_pieces import Piece, pieces
+from runtime.cuda_pieces import pieces
 
 RANDOM = np.random.default_rng(0)
 HEIGHTS = (1, 2, 4)
@@ -264,12 +264,6 @@ def test_rounding_to_tf32_is_to_the_nearest():
     assert rounded_to_tf32(np.float32([-(1 + 2**-11)])) == -(1 + 2**-10)
     exact = np.float32([0, -0.0, 1, -3.5, 2.0**100, np.inf, -np.inf])
     np.testing.assert_array_equal(rounded_to_tf32(exact), exact)
-
-
-def test_a_weight_beyond_float16_is_refused():
-    piece = Piece(np.arange(4, dtype=np.int32), np.arange(1, dtype=np.int32), np.full((4, 1), 7e4))
-    with pytest.raises(OverflowError, match="70000 is beyond float16"):
-        pack([piece], 4, Cutting("float16"), HEIGHTS, spread)
 
 
 def test_the_reading_back_sees_a_wrong_table():

@@ -54,10 +54,6 @@ def test_a_split_changes_tables_and_not_the_kernel():
     assert len(names) < len(SOME)
 
 
-def test_options_name_the_architecture():
-    assert "--gpu-architecture=sm_75" in cuda_source.options(75)
-
-
 def test_a_digest_depends_on_all_of_its_parts():
     parts = ("source", ("-a", "-b"), "NVRTC 13")
     others = [

@@ -361,12 +361,20 @@ def test_an_infinity_that_no_row_reads_changes_nothing(cupy):
     run_layer((33, 4, 3, 3), x, weight=weight, pads=(1,) * 4)
 
 
-def test_a_weight_beyond_float16_is_refused_by_name(cupy):
-    checkpoint, _ = layer((32, 3, 1, 1), normal(8, 3, 4, 4))
-    constants = dict(checkpoint.graph.constants)
-    constants["l.weight"] = np.full((32, 3, 1, 1), 1e5, np.float32)
-    graph = Graph(checkpoint.graph.inputs, checkpoint.graph.outputs, checkpoint.graph.nodes,
-                  constants)  # fmt: skip
-    model = Model(plans.build(Checkpoint(graph)), CudaBackend(), "float16")
+@pytest.mark.parametrize("where", ["dense", "block", "residual"])
+def test_a_weight_beyond_float16_is_refused_when_a_model_is_made(cupy, where):
+    x = normal(8, 4, 4, 4)
+    weight = structured((32, 4, 1, 1), [(range(32), [0, 1])], [(3, 2)])
+    checkpoint, _ = layer((32, 4, 1, 1), x, weight=None if where == "dense" else weight)
+    stored = {
+        "dense": checkpoint.graph.constants.get("l.weight"),
+        "block": weight.values,
+        "residual": weight.residual.values,
+    }
+    plan = plans.build(checkpoint)
+    Model(plan, CudaBackend(), "float16")
+    stored[where].flat[0] = -1e5
+    plan = plans.build(checkpoint)
+    Model(plan, CudaBackend())
     with pytest.raises(PlanError, match="layer 'l': a weight of 100000 is beyond float16"):
-        model(normal(8, 3, 4, 4))
+        Model(plan, CudaBackend(), "float16")
