@@ -5,7 +5,8 @@ NATIVE := $(wildcard masktools/*.cpp masktools/*.h cpu/*.cpp cpu/*.h)
 PY_SOURCES := masktools runtime tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive native neon clean
+.PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive exhaustive-compiled \
+  exhaustive-emulated native neon clean
 
 help:  ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -56,11 +57,18 @@ sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (nee
 	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest $(wildcard tests/test_cpu_*.py)
 
 sanitize-cuda: venv  ## The CUDA kernels, emulated, under AddressSanitizer (needs GCC)
-	MASKTOOLS_EMULATION_FLAGS=-fsanitize=address $(SANITIZER) $(BIN)/pytest tests/test_cuda_kernels.py \
-	  -k "test_batches or test_every_remainder or test_few or test_geometry or test_columns"
+	MASKTOOLS_EMULATION_FLAGS=-fsanitize=address $(SANITIZER) $(BIN)/pytest \
+	  tests/test_cuda_kernels.py tests/test_cuda_steps.py -k "sanitizer or batches or every_remainder \
+	  or few or geometry or columns or pool or pads or softmax or products or turned"
 
-exhaustive: venv  ## Every CUDA kernel, compiled for every architecture and emulated
-	$(BIN)/pytest -m slow
+# Two parts, to be made at once: --jobs=2.
+exhaustive: exhaustive-compiled exhaustive-emulated  ## Every CUDA kernel, compiled for every architecture, and emulated
+
+exhaustive-compiled: venv
+	$(BIN)/pytest -m slow tests/test_cuda_compile.py
+
+exhaustive-emulated: venv
+	$(BIN)/pytest -m slow tests/test_cuda_kernels.py
 
 # The tests in C++ need no Python: they are how the kernels are tried on other processors.
 CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp cpu/python_%,$(wildcard cpu/*.cpp tests/cpp/*.cpp))

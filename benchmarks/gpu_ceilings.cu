@@ -36,19 +36,18 @@ extern "C" __global__ void __launch_bounds__(256) multiply_add(float* out, float
   if (sum == 1.5f) out[0] = sum;
 }
 
-// Eight products of 16 x 8 x 16; 8 * 4096 operations for each warp and time.
-extern "C" __global__ void __launch_bounds__(256) tensor_half(float* out, int times) {
+// Eight independent products of a warp, all of the same operands.
+using Multiply = void(float (&sums)[4], const Word (&a)[4], const Word (&b)[2]);
+
+template <Multiply* MULTIPLY>
+__device__ __forceinline__ void tensor(float* out, int times) {
   Word a[4], b[2];
-  float sums[8][4];
+  float sums[8][4] = {};
   for (int i = 0; i < 4; i++) a[i] = threadIdx.x + i;
   for (int i = 0; i < 2; i++) b[i] = threadIdx.x + i;
-#pragma unroll
-  for (int j = 0; j < 8; j++) {
-    for (int i = 0; i < 4; i++) sums[j][i] = 0;
-  }
   for (int i = 0; i < times; i++) {
 #pragma unroll
-    for (int j = 0; j < 8; j++) multiply_half(sums[j], a, b);
+    for (int j = 0; j < 8; j++) MULTIPLY(sums[j], a, b);
   }
   float sum = 0;
 #pragma unroll
@@ -56,24 +55,16 @@ extern "C" __global__ void __launch_bounds__(256) tensor_half(float* out, int ti
   if (sum == 1.5f) out[0] = sum;
 }
 
+#if __CUDA_ARCH__ >= 750
+// Products of 16 x 8 x 16; 8 * 4096 operations for each warp and time.
+extern "C" __global__ void __launch_bounds__(256) tensor_half(float* out, int times) {
+  tensor<multiply_half<>>(out, times);
+}
+#endif
+
 #if __CUDA_ARCH__ >= 800
-// Eight products of 16 x 8 x 8; 8 * 2048 operations for each warp and time.
+// Products of 16 x 8 x 8; 8 * 2048 operations for each warp and time.
 extern "C" __global__ void __launch_bounds__(256) tensor_tf32(float* out, int times) {
-  Word a[4], b[2];
-  float sums[8][4];
-  for (int i = 0; i < 4; i++) a[i] = threadIdx.x + i;
-  for (int i = 0; i < 2; i++) b[i] = threadIdx.x + i;
-#pragma unroll
-  for (int j = 0; j < 8; j++) {
-    for (int i = 0; i < 4; i++) sums[j][i] = 0;
-  }
-  for (int i = 0; i < times; i++) {
-#pragma unroll
-    for (int j = 0; j < 8; j++) multiply_tf32(sums[j], a, b);
-  }
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < 8; j++) sum += sums[j][0] + sums[j][1] + sums[j][2] + sums[j][3];
-  if (sum == 1.5f) out[0] = sum;
+  tensor<multiply_tf32<>>(out, times);
 }
 #endif

@@ -1,7 +1,8 @@
-"""Every kernel through NVIDIA's compiler, which needs no GPU, for each architecture it claims.
+"""Every kernel through NVIDIA's compilers, which need no GPU, for each architecture it claims.
 
-None may spill, none may take more registers than its launch bounds promise, and each must hold the
-instructions that it was written for.
+They are given what CuPy gives them. No kernel may spill, none may take more registers than its
+launch bounds promise, and each must hold the instructions that it was written for. CUDA 13 has all
+kernels to compile; CUDA 12 those of sm_70, which only it knows, and one of each other kind.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nvrtc
 import pytest
 
 from runtime import cuda_source
-from runtime.cuda_candidates import candidates
+from runtime.cuda_candidates import NEEDED, candidates
 from runtime.cuda_configuration import Limits, Problem
 
-pytestmark = pytest.mark.skipif(
-    nvrtc.library() is None, reason="needs nvidia-cuda-nvrtc (pip install nvidia-cuda-nvrtc)"
-)
-
-SHARED = {75: (65536, 65536), 80: (166912, 167936), 86: (101376, 102400), 89: (101376, 102400)}
-ARCHITECTURES = (75, 80, 86, 89, 90, 100)
+SHARED = {
+    70: (98304, 98304),
+    75: (65536, 65536),
+    80: (166912, 167936),
+    86: (101376, 102400),
+    89: (101376, 102400),
+}
+ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100)
 TYPES = [
     (dtype, capability)
-    for dtype in ("float32", "tf32", "float16")
+    for dtype, least in NEEDED.items()
     for capability in ARCHITECTURES
-    if (dtype, capability) != ("tf32", 75)
+    if capability >= least
 ]
+NEWEST, OLDER = 13, 12
+OF_NEWEST = [(NEWEST, *kind) for kind in TYPES if kind[1] > 70]
+OF_OLDER = [(OLDER, *kind) for kind in TYPES]
 
 
 def limits(capability):
@@ -50,27 +57,40 @@ def kernels(dtype, capability, activation="Relu"):
     )
 
 
-def compiled(configurations, capability):
+def compiler(version, capability):
+    """Return a compiler that knows an architecture."""
+    found = nvrtc.compilers().get(version)
+    if found is None:
+        package = {12: "nvidia-cuda-nvrtc-cu12"}.get(version, "nvidia-cuda-nvrtc")
+        pytest.skip(f"needs the compiler of CUDA {version}: pip install {package}")
+    if capability not in found.architectures():
+        pytest.skip(f"the compiler of CUDA {version} does not know sm_{capability}")
+    return found
+
+
+def compiled(configurations, version, capability):
     """Compile each kernel alone, some at a time; the compiler holds no lock."""
-    if capability not in nvrtc.architectures():
-        pytest.skip(f"this compiler does not know sm_{capability}")
-    options = cuda_source.options(capability)
+    used, options = compiler(version, capability), nvrtc.options(capability)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        made = threads.map(
-            lambda c: nvrtc.compiled(cuda_source.render([c]), options), configurations
-        )
+        sources = map(cuda_source.render, ([c] for c in configurations))
+        made = threads.map(lambda source: used.compiled(source, options), sources)
         return list(zip(configurations, made, strict=True))
 
 
-@pytest.mark.parametrize(("dtype", "capability"), TYPES)
-def test_kernels_keep_to_registers_and_instructions(dtype, capability):
-    check(spanning(kernels(dtype, capability), capability), capability)
+@pytest.mark.parametrize(
+    ("version", "dtype", "capability"), [*OF_NEWEST, *(case for case in OF_OLDER if case[2] == 70)]
+)
+def test_kernels_keep_to_registers_and_instructions(version, dtype, capability):
+    check(spanning(kernels(dtype, capability), capability), version, capability)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "capability"), TYPES)
-def test_every_kernel_keeps_to_registers_and_instructions(dtype, capability):
-    check(kernels(dtype, capability), capability)
+@pytest.mark.parametrize(("version", "dtype", "capability"), [*OF_NEWEST, *OF_OLDER])
+def test_every_kernel_keeps_to_registers_and_instructions(version, dtype, capability):
+    chosen = kernels(dtype, capability)
+    if version == OLDER and capability > 70:
+        chosen = spanning(chosen, capability)[:1]
+    check(chosen, version, capability)
 
 
 def spanning(configurations, capability):
@@ -80,9 +100,9 @@ def spanning(configurations, capability):
     return [configurations[turn % half], configurations[half + turn % half]]
 
 
-def check(configurations, capability):
+def check(configurations, version, capability):
     """Compile kernels and compare what came of them with what they are written for."""
-    for c, module in compiled(configurations, capability):
+    for c, module in compiled(configurations, version, capability):
         kernel = module.kernels[c.name]
         assert (kernel.stack, kernel.spilled) == (0, 0), c.name
         assert kernel.registers * c.threads * c.blocks_per_processor <= 65536, c.name
@@ -92,7 +112,7 @@ def check(configurations, capability):
 INSTRUCTIONS = {
     "copies of 16 bytes": r"cp\.async\.cg\.shared\.global \[[^]]+\], \[[^]]+\], 16;",
     "copies of 4 bytes": r"cp\.async\.ca\.shared\.global \[[^]]+\], \[[^]]+\], 4;",
-    "float32 products": r"fma\.rn\.f32",
+    "float32 products": r"fma\.rn\.ftz\.f32",
     "tf32 products": r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32\.tf32\.f32",
     "float16 products of 16": r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16\.f16\.f32",
     "float16 products of 8": r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.f16\.f16\.f32",
@@ -127,16 +147,18 @@ def wanted(c, capability):
 )
 def test_activations_do_not_spill(activation, capability):
     chosen = [kernels(dtype, capability, activation)[0] for dtype in ("float32", "float16")]
-    for c, module in compiled(chosen, capability):
+    for c, module in compiled(chosen, NEWEST, capability):
         assert module.kernels[c.name].spilled == 0, c.name
 
 
-@pytest.mark.parametrize("capability", [ARCHITECTURES[0], ARCHITECTURES[-1]])
-def test_files_of_kernels_compile(capability):
-    if capability not in nvrtc.architectures():
-        pytest.skip(f"this compiler does not know sm_{capability}")
-    for path in sorted(cuda_source.folder().glob("*.cu")):
-        module = nvrtc.compiled(cuda_source.expand(path.name), cuda_source.options(capability))
+@pytest.mark.parametrize(("version", "capability"), [(OLDER, 70), (NEWEST, 75), (NEWEST, 100)])
+def test_files_of_kernels_compile(version, capability):
+    used = compiler(version, capability)
+    texts = [cuda_source.expand(path.name) for path in sorted(cuda_source.folder().glob("*.cu"))]
+    ceilings = Path(__file__).parents[1] / "benchmarks" / "gpu_ceilings.cu"
+    texts.append(cuda_source.expand("device.cuh") + ceilings.read_text(encoding="utf-8"))
+    for text in texts:
+        module = used.compiled(text, nvrtc.options(capability))
         assert module.kernels
         assert all(kernel.spilled == 0 for kernel in module.kernels.values())
 
@@ -147,9 +169,9 @@ def test_files_of_kernels_compile(capability):
 def test_what_an_architecture_lacks_fails_with_a_message(dtype, message):
     source = cuda_source.render(kernels(dtype, 80)[:1])
     with pytest.raises(nvrtc.CompileError, match=message):
-        nvrtc.compiled(source, cuda_source.options(75))
+        compiler(NEWEST, 75).compiled(source, nvrtc.options(75))
 
 
 def test_an_error_carries_the_log():
     with pytest.raises(nvrtc.CompileError, match=r"identifier .nothing. is undefined"):
-        nvrtc.compiled("__global__ void f() { nothing(); }", cuda_source.options(80))
+        compiler(NEWEST, 80).compiled("__global__ void f() { nothing(); }", nvrtc.options(80))

@@ -6,7 +6,11 @@ beyond the batch is NaN, and what lies around the output must stay as it was.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +28,7 @@ from cuda_convolutions import (
     tolerance,
     with_,
 )
-from cuda_emulation import COMPILER, SCHEDULES, build, render
+from cuda_emulation import COMPILER, FLAGS, SCHEDULES, build, render
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -283,6 +287,31 @@ def layers(draw):
 def test_any_layer(layer, dtype, schedule, split):
     c = kernel(layer, dtype)
     check(layer, replace(c, split=c.depth * split), schedule=schedule)
+
+
+BEYOND = """
+import cuda_emulation
+source = cuda_emulation.expand("geometry.cuh") + cuda_emulation.expand("device.cuh") + (
+    'extern "C" __global__ void touch(int at) { masktools::dynamic_shared()[at] = 1; }'
+)
+module = cuda_emulation.build(source)
+module.launch("touch", (1,), (1,), (AT,), shared_mem=20)
+"""
+
+
+@pytest.mark.skipif("address" not in "".join(FLAGS), reason="make sanitize-cuda")
+@pytest.mark.parametrize("at", [19, 20])
+def test_a_sanitizer_sees_the_first_byte_beyond_shared_memory(at):
+    done = subprocess.run(
+        [sys.executable, "-c", BEYOND.replace("AT", str(at))],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ("heap-buffer-overflow" in done.stderr) == (at == 20)
+    assert (done.returncode == 0) == (at < 20)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -30,6 +30,8 @@ FLAGS = ["-std=c++17", "-O1", "-g0", "-fPIC", "-shared", "-march=native", "-fno-
 FLAGS += ["-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-psabi", "-w"]
 # Such as -fsanitize=address, for a job of its own.
 FLAGS += os.environ.get("MASKTOOLS_EMULATION_FLAGS", "").split()
+# A sanitizer's library is loaded for what is compiled, not for the compiler.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([^)]*\))?\s+(\w+)\s*\(')
 
@@ -162,6 +164,7 @@ def _build(source: str, capability: int) -> Emulated:
     library = place.with_suffix(".so")
     done = subprocess.run(
         [str(COMPILER), *FLAGS, "-o", str(library), str(place.with_suffix(".cpp"))],
+        env=_ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -178,5 +181,5 @@ def _folder() -> Path:
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     header = shutil.copy(HERE / "emulator.h", made)
     ahead = [str(COMPILER), *FLAGS, "-x", "c++-header", header, "-o", f"{header}.gch"]
-    subprocess.run(ahead, check=True)
+    subprocess.run(ahead, env=_ENVIRONMENT, check=True)
     return made

@@ -287,8 +287,9 @@ void run(void (*kernel)(A...), const Launch& launch, void** arguments) {
   d.boards.resize((threads + WARP - 1) / WARP);
   // Of exactly the size asked for, so that a sanitizer sees what lies beyond.
   d.shared_bytes = launch.shared_bytes;
-  d.shared = static_cast<char*>(
-      aligned_alloc(SHARED_ALIGNMENT, (d.shared_bytes / SHARED_ALIGNMENT + 1) * SHARED_ALIGNMENT));
+  void* shared = nullptr;
+  if (posix_memalign(&shared, SHARED_ALIGNMENT, d.shared_bytes)) abort();
+  d.shared = static_cast<char*>(shared);
   d.memory.assign(launch.memory, launch.memory + launch.ranges);
   d.fault.clear();
   auto body = [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); };
