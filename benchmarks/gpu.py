@@ -1,14 +1,15 @@
 """Time the CUDA backend on the GPU at hand, beside cuDNN at its best; needs CuPy and PyTorch.
 
-    python benchmarks/gpu.py --quick                          # a few minutes: does it pay here?
-    python benchmarks/gpu.py --ticket vgg16_cifar_ticket.json # everything
-    python benchmarks/gpu.py --parts layers --dtypes float16
+    python benchmarks/gpu.py --quick                           # a few minutes: does it pay here?
+    python benchmarks/gpu.py --ticket vgg16_cifar_ticket.json  # everything
+    python benchmarks/gpu.py --parts layers --dtypes float16 --minutes 5
 
-In one call: builds, measures what the device can do at most (`ceilings`), tunes, checks every
-result against the reference, and times single layers (`layers`), the layers of a real ticket
-(`ticket`), the same at the sizes at which the paper profiles (`paper`), and whole networks
-(`networks`). Each part is written to results/gpu.json when it is done, so that a run that is cut
-short keeps what it has; a short table comes last.
+In one call: measures what the device can do at most (`ceilings`), runs the tests that need a device
+(`tests`), some of them under compute-sanitizer (`sanitizer`), then builds, tunes, checks every
+result against the reference, and times single layers (`layers`), whole networks (`networks`), the
+layers of a real ticket (`ticket`), and the same at the sizes at which the paper profiles (`paper`).
+What matters most comes first in each part; `--minutes` ends a part when its share of the time is
+over. Every line is in results/gpu.json as soon as it is measured; short tables come last.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gpu_cases as cases
 import gpu_cudnn as cudnn
 import torch
 import zoo
 from gpu_ceilings import ceilings
-from record import RESULTS, environment, show
+from gpu_report import DENSITIES, GOALS, show_all
+from record import RESULTS, environment
 
 from runtime.cuda_backend import TUNE
 from runtime.cuda_candidates import NEEDED
@@ -38,77 +44,117 @@ from runtime.cuda_launch import Device
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["masktools", "numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "nvidia-cudnn-cu12",
             "nvidia-cudnn-cu13"]  # fmt: skip
-LAYERS = [(256, 8), (256, 16), (256, 28), (512, 8), (512, 14), (512, 28)]
-DENSITIES = (0.42, 0.26, 0.2, 0.1)
+LAYERS = [(256, 8), (512, 8), (256, 16), (512, 14), (256, 28), (512, 28)]
 # Row groups that each type is fast with: tensor cores want them taller.
 HEIGHTS = {"float32": (32,), "tf32": (64, 96), "float16": (64, 96)}
-# Speed-ups over cuDNN in the same type that layers are to reach on an H200, by density.
-GOALS = {
-    "float32": {0.42: 2.2, 0.26: 3.5, 0.2: 4.5, 0.1: 8.0},
-    "tf32": {0.42: 1.3, 0.26: 2.1, 0.2: 2.8, 0.1: 5.0},
-    "float16": {0.42: 1.3, 0.26: 2.1, 0.2: 2.8, 0.1: 5.0},
-}
 NETWORKS = ("vgg16", "resnet18-cifar", "resnet18", "resnet50")
 SIZES = (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)  # of VGG-16's layers, for the ticket
 PAPER_SIZE = 127
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
+# Of the tests of the steps: few that between them use every kind of kernel.
+SANITIZED = "everything_around or residual_and or products_of or pool or softmax or turned"
 
-Rows = list[dict[str, Any]]
-
-
-def part_ceilings(device: Device, options: argparse.Namespace) -> Rows:
-    return [{"unit": unit, "rate": rate} for unit, rate in ceilings(device).items()]
-
-
-def part_layers(device: Device, options: argparse.Namespace) -> Rows:
-    rows: Rows = []
-    layers = LAYERS[1::3] if options.quick else LAYERS
-    densities = (0.2,) if options.quick else DENSITIES
-    for dtype in options.dtypes:
-        for channels, size in layers:
-            shape = (channels, channels, 3, 3)
-            theirs = cudnn.layer_seconds(shape, size, options.batch, dtype)
-            for density in densities:
-                for height in HEIGHTS[dtype]:
-                    weight = cases.grouped(shape, height, density)
-                    ours = cases.layer_seconds(device, weight, size, options.batch, dtype)
-                    row = {"layer": f"{channels}x{channels}x3x3 @{size}", "height": height}
-                    rows.append(row | compared(dtype, density, ours, theirs, GOALS[dtype]))
-    return rows
+Row = dict[str, Any]
+Rows = Iterator[Row]
 
 
-def part_ticket(device: Device, options: argparse.Namespace) -> Rows:
+class Run(NamedTuple):
+    """What a part is given."""
+
+    device: Device
+    options: argparse.Namespace
+    deadline: float  # of time.monotonic
+
+    def left(self) -> float:
+        return max(1.0, self.deadline - time.monotonic())
+
+
+def part_ceilings(run: Run) -> Rows:
+    for unit, rate in ceilings(run.device).items():
+        yield {"unit": unit, "rate": rate}
+
+
+def part_tests(run: Run) -> Rows:
+    yield tested(run, "pytest -m gpu", [], "tests/test_cuda_gpu.py", "tests/test_cuda_steps.py")
+
+
+def part_sanitizer(run: Run) -> Rows:
+    for tool in SANITIZERS:
+        wrapped = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "86"]
+        yield tested(run, tool, wrapped, "tests/test_cuda_steps.py", "-k", SANITIZED)
+
+
+def tested(run: Run, name: str, wrapped: Sequence[str], *chosen: str) -> Row:
+    """Run tests that need a device in a process of their own; tell how they ended."""
+    # What another machine's packages warn of is not what is tested here.
+    pytest = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-m", "gpu"]
+    command = [*wrapped, *pytest, *chosen]
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=run.left(), check=False
+        )
+        status, said = done.returncode, done.stdout + done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        status, said = -1, str(error)
+    counted = re.findall(r"^.*\d+ (?:passed|failed|error).*$|^=+ ERROR SUMMARY.*$", said, re.M)
+    return {
+        "what": name,
+        "status": status,
+        "outcome": "; ".join(counted) or said[-200:],
+        "seconds": time.perf_counter() - begin,
+        "said": "" if status == 0 else said[-20000:],
+    }
+
+
+def part_layers(run: Run) -> Rows:
+    layers = LAYERS[2:4] if run.options.quick else LAYERS
+    densities = DENSITIES[:1] if run.options.quick else DENSITIES
+    for density, (channels, size), dtype in product(densities, layers, run.options.dtypes):
+        shape = (channels, channels, 3, 3)
+        theirs = cudnn_layer(shape, size, run.options.batch, dtype)
+        for height in HEIGHTS[dtype]:
+            weight = cases.grouped(shape, height, density)
+            ours = cases.layer_seconds(run.device, weight, size, run.options.batch, dtype)
+            row = {"layer": f"{channels}x{channels}x3x3 @{size}", "height": height}
+            yield row | compared(dtype, density, ours, theirs, GOALS[dtype].get(density))
+
+
+def part_ticket(run: Run) -> Rows:
     """Layer by layer, as in the paper's Figure 7."""
-    return ticket_layers(device, options, dict(enumerate(SIZES)), epilogue=True)
+    return ticket_layers(run, SIZES, epilogue=True)
 
 
-def part_paper(device: Device, options: argparse.Namespace) -> Rows:
+def part_paper(run: Run) -> Rows:
     """Convolutions alone, on the maps of 127 x 127 at which the paper profiles."""
-    return ticket_layers(device, options, dict.fromkeys(range(13), PAPER_SIZE), epilogue=False)
+    return ticket_layers(run, (PAPER_SIZE,) * len(SIZES), epilogue=False)
 
 
-def ticket_layers(
-    device: Device, options: argparse.Namespace, sizes: dict[int, int], epilogue: bool
-) -> Rows:
+def ticket_layers(run: Run, sizes: Sequence[int], epilogue: bool) -> Rows:
+    options = run.options
     if options.ticket is None:
         raise ValueError("the ticket's file was not given: --ticket PATH")
-    rows: Rows = []
-    for dtype in options.dtypes:
-        for number, (name, weight) in enumerate(cases.ticket(options.ticket).items()):
-            shape, size = weight.layout.shape, sizes[number]
-            theirs = cudnn.layer_seconds(shape, size, options.batch, dtype, epilogue)
-            ours = cases.layer_seconds(device, weight, size, options.batch, dtype, epilogue)
-            row = {"layer": f"{name} {'x'.join(map(str, shape))} @{size}"}
-            rows.append(row | compared(dtype, weight.density, ours, theirs))
-    return rows
+    layers = list(zip(cases.ticket(options.ticket).items(), sizes, strict=True))
+    for dtype, ((name, weight), size) in product(options.dtypes, layers):
+        shape = weight.layout.shape
+        theirs = cudnn_layer(shape, size, options.batch, dtype, epilogue)
+        ours = cases.layer_seconds(run.device, weight, size, options.batch, dtype, epilogue)
+        row = {"layer": f"{name} {'x'.join(map(str, shape))} @{size}"}
+        yield row | compared(dtype, weight.density, ours, theirs, None)
+
+
+cudnn_layer = cache(cudnn.layer_seconds)
+
+
+@cache
+def cudnn_network(network: str, batch: int, dtype: str) -> dict[str, Any]:
+    x = torch.from_numpy(cases.images(network, batch))
+    return cudnn.network_seconds(zoo.make(network), x, dtype)
 
 
 def compared(
-    dtype: str,
-    density: float,
-    ours: dict[str, Any],
-    theirs: dict[str, Any],
-    goals: dict[float, float] | None = None,
-) -> dict[str, Any]:
+    dtype: str, density: float, ours: Row, theirs: dict[str, Any], goal: float | None
+) -> Row:
     """Return one line: both times, their ratio, and the ratio to reach where there is one."""
     way, seconds = cudnn.best(theirs)
     return {
@@ -119,95 +165,103 @@ def compared(
         "cudnn way": way,
         "cudnn seconds": seconds,
         "speed-up": seconds / ours["seconds"],
-        "goal": goals.get(density) if goals else None,
+        "goal": goal,
         "FLOP/s": 2 * ours["multiplications"] / ours["seconds"],
     }
 
 
-def part_networks(device: Device, options: argparse.Namespace) -> Rows:
-    rows: Rows = []
+def part_networks(run: Run) -> Rows:
+    options = run.options
     networks = NETWORKS[:2] if options.quick else NETWORKS
-    for network in networks:
-        x = cases.images(network, options.batch)
-        dense = cases.multiplications(
-            cases.export(options.folder, network, None, f"{network}-dense"), 1
-        )
-        for dtype in options.dtypes:
-            theirs = cudnn.network_seconds(zoo.make(network), torch.from_numpy(x), dtype)
-            way, seconds = cudnn.best(theirs)
-            for what, path in variants(network, dtype, options):
-                ours = cases.network_seconds(device, path, x, dtype)
-                limit = dense / cases.multiplications(path, 1)
-                speedup = seconds / ours["seconds"]
-                rows.append(
-                    {
-                        "network": network,
-                        "size": x.shape[2],
-                        "masks": what,
-                        "dtype": dtype,
-                        "ours": ours,
-                        "cudnn": theirs,
-                        "cudnn way": way,
-                        "cudnn seconds": seconds,
-                        "speed-up": speedup,
-                        "limit": limit,
-                        "share of limit": speedup / limit,
-                        "saved": 1 - 1 / speedup,
-                    }
-                )
-    return rows
-
-
-def variants(network: str, dtype: str, options: argparse.Namespace) -> list[tuple[str, Path]]:
-    """Return the masks that a network is timed under, and its files."""
-    found = []
-    for density in (0.2,) if options.quick else (1.0, 0.2, 0.1):
-        if density == 1:
-            found.append(("dense", cases.export(options.folder, network, None, f"{network}-dense")))
+    masks = ("20%",) if options.quick else ("20%", "ticket", "10%", "dense")
+    for kept, network, dtype in product(masks, networks, options.dtypes):
+        if kept == "ticket" and (network != "vgg16" or options.ticket is None):
             continue
-        height = HEIGHTS[dtype][0]
-        name = f"{network}-height-{height}-{density:g}"
-        masks = cases.masks_of(network, height, density)
-        path = cases.export(options.folder, network, masks, name)
-        found.append((f"{density:.0%} in groups of {height}", path))
-    if network == "vgg16" and options.ticket is not None:
-        module = zoo.make(network)
-        layers = [n for n, p in module.named_modules() if isinstance(p, torch.nn.Conv2d)]
-        masks = cases.cpu_networks.ticket_masks(options.ticket, layers)
-        found.append(("ticket", cases.export(options.folder, network, masks, "vgg16-ticket")))
-    return found
+        what, path = masked(network, kept, HEIGHTS[dtype][0], options)
+        dense = cases.multiplications(masked(network, "dense", 0, options)[1], 1)
+        x = cases.images(network, options.batch)
+        ours = cases.network_seconds(run.device, path, x, dtype)
+        theirs = cudnn_network(network, options.batch, dtype)
+        way, seconds = cudnn.best(theirs)
+        limit, speedup = dense / cases.multiplications(path, 1), seconds / ours["seconds"]
+        yield {
+            "network": network,
+            "size": x.shape[2],
+            "masks": what,
+            "dtype": dtype,
+            "ours": ours,
+            "cudnn": theirs,
+            "cudnn way": way,
+            "cudnn seconds": seconds,
+            "speed-up": speedup,
+            "limit": limit,
+            "share of limit": speedup / limit,
+            "saved": 1 - 1 / speedup,
+        }
 
 
-PARTS: dict[str, Callable[[Device, argparse.Namespace], Rows]] = {
-    "ceilings": part_ceilings,
-    "layers": part_layers,
-    "networks": part_networks,
-    "ticket": part_ticket,
-    "paper": part_paper,
+def masked(network: str, kept: str, height: int, options: argparse.Namespace) -> tuple[str, Path]:
+    """Return what a network's masks are, in words, and its file."""
+    if kept == "dense":
+        return kept, cases.export(options.folder, network, None, f"{network}-dense")
+    if kept == "ticket":
+        masks, what = cases.ticket_masks(network, options.ticket), kept
+    else:
+        masks = cases.masks_of(network, height, int(kept.rstrip("%")) / 100)
+        what = f"{kept} in groups of {height}"
+    name = f"{network}-{what}".replace(" ", "-").replace("%", "")
+    return what, cases.export(options.folder, network, masks, name)
+
+
+class Part(NamedTuple):
+    """A part, and its share of the time beside the others'."""
+
+    rows: Callable[[Run], Rows]
+    share: int
+
+
+PARTS = {
+    "ceilings": Part(part_ceilings, 1),
+    "tests": Part(part_tests, 4),
+    "sanitizer": Part(part_sanitizer, 3),
+    "layers": Part(part_layers, 6),
+    "networks": Part(part_networks, 6),
+    "ticket": Part(part_ticket, 2),
+    "paper": Part(part_paper, 2),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
-    os.environ[TUNE] = "1"
+    os.environ[TUNE] = "0" if options.untuned else "1"
     device = current_device(cupy_module())
     capability = device.hardware.capability
     options.dtypes = [dtype for dtype in options.dtypes if capability >= NEEDED[dtype]]
     where = environment(PACKAGES) | told(device)
-    results: dict[str, Rows] = {}
+    if options.commit:
+        where["commit"] = options.commit
+    end = time.monotonic() + 60 * options.minutes
+    results: dict[str, list[Row]] = {}
     failed: dict[str, str] = {}
-    for name in options.parts:
+    for number, name in enumerate(options.parts):
         print(f"{name} ...", flush=True)
+        shares = [PARTS[part].share for part in options.parts[number:]]
+        now = time.monotonic()
+        run = Run(device, options, now + max(0.0, end - now) * shares[0] / sum(shares))
+        measured = results.setdefault(name, [])
         try:
-            results[name] = PARTS[name](device, options)
+            for row in PARTS[name].rows(run):
+                measured.append(row)
+                write(options.output, where, results, failed)
+                if time.monotonic() > run.deadline:
+                    failed[name] = f"out of time after {len(measured)} lines"
+                    break
         except Exception as error:
             traceback.print_exc()
             failed[name] = f"{type(error).__name__}: {error}"
         write(options.output, where, results, failed)
-    for name, rows in results.items():
-        SHOWS[name](rows)
-    show_summary(results, failed)
-    return bool(failed)
+    show_all(results, failed)
+    return bool(failed) or any(row["status"] for row in results.get("tests", []))
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -218,6 +272,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ticket", type=Path, help="a ticket's blocks as JSON (README.md)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
+    parser.add_argument("--minutes", type=float, default=60.0, help="to end in, about")
+    parser.add_argument("--commit", help="what is measured, where git does not tell")
+    parser.add_argument("--untuned", action="store_true", help="take kernels by estimate")
     parser.add_argument("--quick", action="store_true", help="two layers, two networks at 20 %%")
     options = parser.parse_args(arguments)
     if options.parts is None:
@@ -243,79 +300,13 @@ def told(device: Device) -> dict[str, Any]:
 
 
 def write(
-    path: Path, where: dict[str, Any], results: dict[str, Rows], failed: dict[str, str]
+    path: Path, where: Mapping[str, Any], results: Mapping[str, list[Row]], failed: dict[str, str]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
     text = json.dumps({"environment": where, "failed": failed, **results}, indent=1)
     beside.write_text(text + "\n")
     beside.replace(path)
-
-
-# --- tables --------------------------------------------------------------------------------------
-
-
-def show_ceilings(rows: Rows) -> None:
-    show(
-        "What the device can do", ["unit", "rate"], [[r["unit"], f"{r['rate']:.3e}"] for r in rows]
-    )
-
-
-def show_layers(rows: Rows) -> None:
-    columns = ["layer", "type", "height", "density", "ours, us", "cuDNN, us", "best way",
-               "speed-up", "goal", "TFLOP/s", "kernel"]  # fmt: skip
-    lines = [
-        [
-            r["layer"], r["dtype"], r.get("height", ""), f"{r['density']:.3f}",
-            r["ours"]["seconds"] * 1e6, r["cudnn seconds"] * 1e6, r["cudnn way"],
-            f"{r['speed-up']:.2f}", r["goal"] or "", r["FLOP/s"] / 1e12,
-            r["ours"]["kernel"].removeprefix("convolution_"),
-        ]
-        for r in rows
-    ]  # fmt: skip
-    show("Layers", columns, lines)
-
-
-def show_networks(rows: Rows) -> None:
-    columns = ["network", "masks", "type", "ours, ms", "steps, ms", "host, us", "cuDNN, ms",
-               "speed-up", "limit", "share", "saved"]  # fmt: skip
-    lines = [
-        [
-            f"{r['network']} {r['size']}", r["masks"], r["dtype"], r["ours"]["seconds"] * 1e3,
-            r["ours"]["steps"] * 1e3, r["ours"]["host"] * 1e6, r["cudnn seconds"] * 1e3,
-            f"{r['speed-up']:.2f}", f"{r['limit']:.2f}", f"{r['share of limit']:.2f}",
-            f"{r['saved']:.1%}",
-        ]
-        for r in rows
-    ]  # fmt: skip
-    show("Whole networks", columns, lines)
-
-
-SHOWS = {
-    "ceilings": show_ceilings,
-    "layers": show_layers,
-    "networks": show_networks,
-    "ticket": show_layers,
-    "paper": show_layers,
-}
-
-
-def show_summary(results: dict[str, Rows], failed: dict[str, str]) -> None:
-    lines: list[list[object]] = []
-    measured = results.get("layers", [])
-    for dtype, density in sorted({(r["dtype"], r["density"]) for r in measured}):
-        best: dict[str, float] = {}  # Of each layer, over the heights of its row groups.
-        for r in measured:
-            if (r["dtype"], r["density"]) == (dtype, density):
-                best[r["layer"]] = max(best.get(r["layer"], 0.0), r["speed-up"])
-        goal, least, most = GOALS[dtype][density], min(best.values()), max(best.values())
-        what = f"layers, {dtype}, density {density}: over cuDNN"
-        lines.append([what, f"{least:.2f} to {most:.2f}", goal, least >= goal])
-    for r in results.get("networks", []):
-        what = f"{r['network']} {r['size']}, {r['dtype']}, {r['masks']}: saved"
-        lines.append([what, f"{r['saved']:.1%} ({r['share of limit']:.2f} of the limit)", "", ""])
-    lines += [[f"{name} failed", error, "", ""] for name, error in failed.items()]
-    show("Summary", ["what", "measured", "goal", "reached"], lines)
 
 
 if __name__ == "__main__":

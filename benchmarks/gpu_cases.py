@@ -11,6 +11,7 @@ from typing import Any
 
 import cpu_networks
 import numpy as np
+import torch
 import zoo
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ from masktools.layout import BlockLayout
 from masktools.sparse import SparseWeight
 from runtime import cost
 from runtime import plan as plans
+from runtime.cuda_backend import CudaBackend
 from runtime.cuda_choice import chooser
 from runtime.cuda_executable import Built
 from runtime.cuda_launch import Device
@@ -84,7 +86,7 @@ def layer_seconds(
 ) -> dict[str, Any]:
     """Return how long our kernels take for a layer, which were chosen, and how far they err."""
     plan = layer_plan(weight, size, epilogue)
-    program = build(plan, batch, dtype, chooser(device, plan, batch, tuned=True))
+    program = build(plan, batch, dtype, chooser(device, plan, batch, CudaBackend().tuned))
     built = Built(device, program)
     x = np.random.default_rng(1).standard_normal((batch, weight.layout.shape[1], size, size))
     x = x.astype(np.float32)
@@ -137,6 +139,13 @@ def masks_of(network: str, height: int, density: float) -> dict[str, NDArray[np.
     masks = cpu_networks.make_masks(zoo.make(network), variant, None)
     assert masks is not None
     return masks
+
+
+def ticket_masks(network: str, path: Path) -> dict[str, NDArray[np.bool_]]:
+    """Return the masks of a ticket for a network's convolutions."""
+    parts = zoo.make(network).named_modules()
+    layers = [name for name, part in parts if isinstance(part, torch.nn.Conv2d)]
+    return cpu_networks.ticket_masks(path, layers)
 
 
 def images(network: str, batch: int) -> NDArray[np.float32]:

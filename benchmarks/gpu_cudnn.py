@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # PyTorch warns of what it imports itself.
+    from torch.fx.experimental.optimization import fuse
 
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 TYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
