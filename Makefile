@@ -6,7 +6,7 @@ PY_SOURCES := masktools runtime tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive exhaustive-compiled \
-  exhaustive-emulated native neon clean
+  exhaustive-emulated native sanitize-native neon clean
 
 help:  ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -70,20 +70,29 @@ exhaustive-compiled: venv
 exhaustive-emulated: venv
 	$(BIN)/pytest -m slow tests/test_cuda_kernels.py
 
-# The tests in C++ need no Python: they are how the kernels are tried on other processors.
+# The tests in C++ need no Python: they are how the kernels are tried on other processors. FLAGS
+# say which instructions there are; without any, the portable variant's.
 CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp cpu/python_%,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 BUILD ?= build/native
+FLAGS ?= -O2
+LINK ?= -static
 $(BUILD)/%.o: %.cpp $(wildcard cpu/*.h tests/cpp/*.h)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -O2 -fno-math-errno -fno-trapping-math -Wall -Wextra -c $< -o $@
+	$(CXX) -std=c++17 $(FLAGS) -fno-math-errno -fno-trapping-math -Wall -Wextra -c $< -o $@
 
 $(BUILD)/run-tests: $(CPP_TESTS:%.cpp=$(BUILD)/%.o)
-	$(CXX) -static -pthread $^ -o $@
+	$(CXX) $(FLAGS) $(LINK) -pthread $^ -o $@
 
-native:  ## The kernels' tests in C++, for this processor
+native:  ## The kernels' tests in C++, for any processor like this one
 	$(MAKE) --jobs=$(JOBS) build/native/run-tests
 	build/native/run-tests
+
+NATIVE_CHECKS := -O1 -g1 -march=native -fsanitize=address,undefined -fno-sanitize-recover=all
+sanitize-native:  ## The same with all instructions of this very processor, under both sanitizers
+	$(MAKE) --jobs=$(JOBS) BUILD=build/sanitize-native FLAGS="$(NATIVE_CHECKS)" LINK= \
+	  build/sanitize-native/run-tests
+	build/sanitize-native/run-tests
 
 neon:  ## The kernels' tests in C++, compiled for ARM and run by qemu
 	@command -v aarch64-linux-gnu-g++ qemu-aarch64-static >/dev/null || { echo \

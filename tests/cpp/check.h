@@ -1,6 +1,7 @@
 // Just enough of a test framework: tests register themselves, a check that fails throws.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -43,6 +44,17 @@ inline void expect_near(float got, double expected, double tolerance, const std:
                         ? got == expected
                         : std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected));
   expect(same, where + ": got " + std::to_string(got) + ", expected " + std::to_string(expected));
+}
+
+// Calls what must throw std::invalid_argument.
+template <class Make>
+void expect_refused(const std::string& what, const Make& make) {
+  try {
+    make();
+  } catch (const std::invalid_argument&) {
+    return;
+  }
+  throw std::runtime_error("not refused: " + what);
 }
 
 // Numbers and choices, the same on every machine.

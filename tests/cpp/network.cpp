@@ -4,8 +4,11 @@
 #include <cmath>
 #include <limits>
 
+#include "../../cpu/bfloat16.h"
 #include "../../cpu/vector.h"
+#include "arena.h"
 #include "check.h"
+#include "definitions.h"
 
 namespace masktools {
 namespace {
@@ -18,18 +21,7 @@ Array<T> array(const std::vector<T>& v) {
   return {v.data(), static_cast<std::int64_t>(v.size())};
 }
 
-double activated(const Activation& activation, double x) {
-  switch (activation.op) {
-    case Activation::Op::kRelu:
-      return std::max(x, 0.0);
-    case Activation::Op::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Activation::Op::kHardSwish:
-      return x * std::clamp(x / 6 + 0.5, 0.0, 1.0);
-    default:
-      return x;
-  }
-}
+float rounded(float x) { return static_cast<float>(Bfloat16(x)); }
 
 }  // namespace
 
@@ -41,19 +33,14 @@ PackedCase::PackedCase(const Case& c) : c_(c) {
   point_layer();
 }
 
-float* PackedCase::aligned(float* data) {
-  const auto address = reinterpret_cast<std::uintptr_t>(data);
-  return reinterpret_cast<float*>((address + 63) / 64 * 64);
-}
-
 // Values side by side, with zeros between them where rows have halos.
 void PackedCase::lay_out() {
-  out_height_ = (c_.height - 1) / c_.stride + 1;
-  out_width_ = (c_.width - 1) / c_.stride + 1;
+  out_height_ = ((c_.height - 1) / c_.stride + 1) / window();
+  out_width_ = ((c_.width - 1) / c_.stride + 1) / window();
   lanes_ = c_.pixel_mode ? (c_.batch + kLanes - 1) / kLanes * kLanes : c_.batch;
   pitch_ = c_.pixel_mode ? c_.width : c_.width + 1;
   out_pitch_ = c_.pixel_mode ? out_width_ : out_width_ + 1;
-  std::int64_t end = 64;
+  std::int64_t end = (lanes_ + 63) / 64 * 64;  // zeros, which the halo of the first row are
   const auto add = [&](std::int64_t planes, std::int64_t height, std::int64_t pitch) {
     const Planes made{end, planes, (height * pitch * lanes_ + lanes_ + 15) / 16 * 16};
     end += planes * made.plane + 64;
@@ -76,6 +63,7 @@ void PackedCase::lay_out() {
   for (std::int64_t i = 0; i < skip_.planes * skip_.plane; ++i) {
     arena_[skip_.offset + i] = random.number();
   }
+  if (c_.bfloat16) std::transform(arena_.begin(), arena_.end(), arena_.begin(), rounded);
   for (std::int64_t p = 0; !over_skip && p < y_.planes; ++p) {  // to be written, whatever it was
     std::fill_n(arena_.begin() + y_.offset + p * y_.plane, out_height_ * out_pitch_ * lanes_,
                 std::numeric_limits<float>::quiet_NaN());
@@ -98,6 +86,7 @@ void PackedCase::choose_weights() {
       }
     }
   }
+  if (c_.bfloat16) std::transform(weights_.begin(), weights_.end(), weights_.begin(), rounded);
 }
 
 void PackedCase::make_runs() {
@@ -108,7 +97,7 @@ void PackedCase::make_runs() {
     tap_set_starts_.push_back(static_cast<std::int64_t>(tap_sets_.size()) / 2);
     return static_cast<std::int64_t>(tap_set_starts_.size()) - 2;
   };
-  for (std::int64_t y = 0; y < out_height_; ++y) {
+  for (std::int64_t y = 0; y < out_height_ * window(); ++y) {
     const auto row_inside = [&](std::int64_t ky) {
       const std::int64_t in_y = y * c_.stride + ky - 1;
       return in_y >= 0 && in_y < c_.height;
@@ -120,20 +109,24 @@ void PackedCase::make_runs() {
           {at(y, 0, pitch_), at(y, 0, out_pitch_), out_pitch_ * lanes_, set, 0, Combine::kStore});
       continue;
     }
-    for (std::int64_t x = 0; x < out_width_; ++x) {
+    for (std::int64_t x = 0; x < out_width_ * window(); ++x) {
       const std::int64_t set = add_tap_set([&](std::int64_t ky, std::int64_t kx) {
         const std::int64_t in_x = x * c_.stride + kx - 1;
         return row_inside(ky) && in_x >= 0 && in_x < c_.width;
       });
-      runs_.push_back({at(y * c_.stride, x * c_.stride, pitch_), at(y, x, out_pitch_), lanes_, set,
-                       -1, Combine::kStore});
+      const bool begins = y % window() == 0 && x % window() == 0;
+      runs_.push_back({at(y * c_.stride, x * c_.stride, pitch_),
+                       at(y / window(), x / window(), out_pitch_), lanes_, set, -1,
+                       begins ? Combine::kStore : c_.pooling});
     }
   }
   masks_.assign(out_pitch_ * lanes_ + 16, 0);
   std::fill_n(masks_.begin(), out_width_ * lanes_, -1);
+  // A window's runs lie in one chunk: those of pooled layers are cut between rows of windows.
   const auto count = static_cast<std::int64_t>(runs_.size());
-  for (std::int64_t chunk = 1; chunk <= std::min<std::int64_t>(3, count); ++chunk) {
-    chunk_starts_.push_back(chunk * count / std::min<std::int64_t>(3, count));
+  const std::int64_t units = window() == 1 ? count : out_height_;
+  for (std::int64_t chunk = 1; chunk <= std::min<std::int64_t>(3, units); ++chunk) {
+    chunk_starts_.push_back(chunk * units / std::min<std::int64_t>(3, units) * (count / units));
   }
 }
 
@@ -219,12 +212,12 @@ void PackedCase::point_layer() {
   layer_.y = y_;
   layer_.skip = skip_;
   layer_.activation = c_.activation;
+  layer_.scale = c_.pooling == Combine::kAdd ? 0.25f : 1.0f;
   layer_.prefetch = 8;
   layer_.arena_elements = static_cast<std::int64_t>(arena_.size());
 }
 
-double PackedCase::expected(std::int64_t n, std::int64_t row, std::int64_t y,
-                            std::int64_t x) const {
+double PackedCase::sum(std::int64_t n, std::int64_t row, std::int64_t y, std::int64_t x) const {
   double sum = bias_[row];
   for (std::int64_t column = 0; column < c_.channels * kTaps; ++column) {
     const std::int64_t in_y = y * c_.stride + column % kTaps / 3 - 1;
@@ -233,29 +226,34 @@ double PackedCase::expected(std::int64_t n, std::int64_t row, std::int64_t y,
     const std::int64_t from = x_.offset + column / kTaps * x_.plane + at(in_y, in_x, pitch_) + n;
     sum += double{weight(row, column)} * arena_[from];
   }
-  if (c_.skip) sum += arena_[skip_.offset + row * skip_.plane + at(y, x, out_pitch_) + n];
-  return activated(c_.activation, sum);
+  return sum;
 }
 
-void PackedCase::compare(const float* arena) const {
-  std::vector<bool> written(arena_.size(), false);
+double PackedCase::expected(std::int64_t n, std::int64_t row, std::int64_t y,
+                            std::int64_t x) const {
+  const auto output = [&](std::int64_t i) {
+    double value = sum(n, row, y * window() + i / window(), x * window() + i % window());
+    if (c_.skip) value += arena_[skip_.offset + row * skip_.plane + at(y, x, out_pitch_) + n];
+    return activated(c_.activation, value);
+  };
+  if (window() == 1) return output(0);
+  const double a = output(0), b = output(1), c = output(2), d = output(3);
+  return c_.pooling == Combine::kMax ? std::max({a, b, c, d}) : (a + b + c + d) / 4;
+}
+
+void PackedCase::compare(const std::vector<float>& arena, double tolerance) const {
+  Expected wanted(arena_);
   for (std::int64_t row = 0; row < c_.rows; ++row) {
     for (std::int64_t y = 0; y < out_height_; ++y) {
       for (std::int64_t x = 0; x < out_pitch_; ++x) {
         for (std::int64_t n = 0; n < lanes_; ++n) {
           const std::int64_t to = y_.offset + row * y_.plane + at(y, x, out_pitch_) + n;
-          written[to] = true;
-          const double wanted = x < out_width_ ? expected(n, row, y, x) : 0.0;
-          expect_near(arena[to], wanted, 1e-5 * (1 + c_.channels),
-                      "row " + std::to_string(row) + " y " + std::to_string(y) + " x " +
-                          std::to_string(x) + " n " + std::to_string(n));
+          wanted.set(to, x < out_width_ ? expected(n, row, y, x) : 0.0);
         }
       }
     }
   }
-  for (std::size_t i = 0; i < arena_.size(); ++i) {
-    if (!written[i]) expect(arena[i] == arena_[i], "element " + std::to_string(i) + " has changed");
-  }
+  wanted.compare(arena, tolerance * static_cast<double>(1 + c_.channels));
 }
 
 }  // namespace masktools

@@ -19,7 +19,9 @@ struct Case {
   bool skip;
   Activation activation;
   std::uint32_t seed;
-  bool over_skip = false;  // the output is written over the skip branch
+  bool over_skip = false;             // the output is written over the skip branch
+  Combine pooling = Combine::kStore;  // of windows of 2x2, in pixel mode
+  bool bfloat16 = false;              // numbers are such
 };
 
 // A packed layer, with the arena that it works on.
@@ -29,21 +31,14 @@ class PackedCase {
 
   const Layer& layer() const { return layer_; }
 
-  // Executes the items of a kernel of the layer, the last first, and compares what lies in the
-  // arena then: the output, zeros in its halo, and all else as it was.
-  template <class Kernel>
-  void check(const Kernel& kernel) {
-    std::vector<float> storage(arena_.size() + 2 * kSlack + 16);
-    float* arena = aligned(storage.data() + kSlack);
-    std::copy(arena_.begin(), arena_.end(), arena);
-    std::vector<float> scratch_storage(kernel.scratch_elements() + 16);
-    float* scratch = aligned(scratch_storage.data());
-    for (std::int64_t item = kernel.items(); item-- > 0;) kernel.execute(item, arena, scratch);
-    compare(arena);
-  }
+  // What kernels of the layer work on.
+  const std::vector<float>& arena() const { return arena_; }
+
+  // Checks what a kernel leaves there: the output, zeros in its halo, and all else as it was.
+  // `tolerance` is of a sum of one channel.
+  void compare(const std::vector<float>& arena, double tolerance = 1e-5) const;
 
  private:
-  static float* aligned(float* data);  // the next multiple of 64 bytes
   void lay_out();
   void choose_weights();
   void make_runs();
@@ -51,8 +46,9 @@ class PackedCase {
   void add_group(const std::vector<std::int32_t>& rows, const std::vector<std::int64_t>& columns,
                  std::int32_t flags);
   void point_layer();
-  void compare(const float* arena) const;
   double expected(std::int64_t n, std::int64_t row, std::int64_t y, std::int64_t x) const;
+  double sum(std::int64_t n, std::int64_t row, std::int64_t y, std::int64_t x) const;
+  std::int64_t window() const { return c_.pooling == Combine::kStore ? 1 : 2; }
   float weight(std::int64_t row, std::int64_t column) const {
     return weights_[row * c_.channels * 9 + column];
   }
@@ -64,7 +60,6 @@ class PackedCase {
   std::int64_t out_height_, out_width_, lanes_, pitch_, out_pitch_;
   Planes x_, y_, skip_;
   std::vector<float> arena_, weights_, bias_;  // weights: [row][channel * 9 + tap]
-  std::vector<std::int64_t> block_columns_;    // of each group, end to end; see make_groups
 
   Layer layer_;
   std::vector<std::int32_t> rows_list_, offsets_, tap_starts_, flags_, tap_sets_, masks_;

@@ -1,32 +1,35 @@
 // The kernels of layers against convolutions by definition.
 #include "../../cpu/convolution.h"
 #include "../../cpu/narrow.h"
+#include "arena.h"
 #include "check.h"
+#include "definitions.h"
 #include "network.h"
 
 namespace masktools {
 namespace {
 
-const Activation kActivations[] = {{Activation::Op::kNone, 0, 0},
-                                   {Activation::Op::kRelu, 0, 0},
-                                   {Activation::Op::kSigmoid, 0, 0},
-                                   {Activation::Op::kHardSwish, 0, 0}};
+// Compares what a kernel makes of a layer.
+template <class Kernel>
+void check(const Kernel& kernel, const PackedCase& packed) {
+  packed.compare(executed(kernel, packed.arena()));
+}
 
 // Groups of every height, blocks and rows, alone and together.
 void check_all_groups(Case c) {
   for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {
     c.group_rows = rows;
     c.rows = 2 * rows + 1;
-    c.skip = rows % 2 == 0;
+    c.skip = rows % 2 == 0 && c.pooling == Combine::kStore;
     c.over_skip = rows % 4 == 0;
-    c.activation = kActivations[rows % 4];
+    c.activation = kActivations[rows % kActivationCount];
     for (const auto& [block, row] : {std::pair(1.0, 0.0), std::pair(0.3, 0.0), std::pair(0.3, 0.1),
                                      std::pair(0.0, 0.2), std::pair(0.0, 0.0)}) {
       c.block_share = block;
       c.row_share = row;
       c.seed += 1;
       PackedCase packed(c);
-      packed.check(Convolution(packed.layer()));
+      check(Convolution(packed.layer()), packed);
     }
   }
 }
@@ -39,6 +42,20 @@ TEST(convolution_of_whole_pixels) {
   }
 }
 
+// Each kernel, with a last vector that is whole and with one that is not.
+TEST(convolution_of_every_width) {
+  for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {
+    for (std::int64_t count = 1; count <= vectors(rows); ++count) {
+      for (const std::int64_t missing : {0, 3}) {
+        const std::int64_t width = count * kLanes - missing - 1;  // and a halo of one
+        const Case c{1, 2, rows, 1, width, 1, false, rows, 1.0, 0.0, false, {}, 8};
+        const PackedCase packed(c);
+        check(Convolution(packed.layer()), packed);
+      }
+    }
+  }
+}
+
 TEST(convolution_of_planes) {
   for (const std::int64_t batch : {1, 2, 3, 9}) {
     for (const std::int64_t width : {1, 2, 7, 16, 41}) {
@@ -47,14 +64,56 @@ TEST(convolution_of_planes) {
   }
 }
 
+TEST(convolution_and_pooling_at_once) {
+  for (const Combine pooling : {Combine::kMax, Combine::kAdd}) {
+    for (const std::int64_t batch : {16, 40}) {
+      check_all_groups({batch, 3, 0, 5, 4, 1, true, 0, 0, 0, false, {}, 5, false, pooling});
+      check_all_groups({batch, 3, 0, 4, 9, 2, true, 0, 0, 0, false, {}, 6, false, pooling});
+    }
+  }
+}
+
+TEST(convolution_however_the_work_is_cut) {
+  const auto check_all_cuts = [](const Case& c) {
+    const PackedCase packed(c);
+    Layer layer = packed.layer();
+    for (const std::int64_t vectors : {1, 2, 3, 7, 100}) {
+      layer.tile_vectors = vectors;
+      layer.prefetch = vectors == 3 ? 0 : kOffsetPadding;
+      layer.parts_first = vectors % 2 == 0;
+      check(Convolution(layer), packed);
+    }
+  };
+  for (const std::int64_t rows : {1, 3, 8}) {
+    Case c{70, 3, 2 * rows + 1, 4, 4, 1, false, rows, 0.4, 0.1, false, {}, 2};
+    check_all_cuts(c);
+    c.pixel_mode = true;
+    check_all_cuts(c);
+    c.pooling = Combine::kMax;
+    check_all_cuts(c);
+  }
+}
+
 TEST(narrow_layers) {
-  for (const std::int64_t batch : {1, 2, 3}) {
+  for (const std::int64_t batch : {1, 2, 3, 5, 7}) {
     for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {
-      Case c{batch, 9, 3 * rows + 1, 2, 2, 1, false, rows, 0.4, 0.0, rows % 2 == 0, {}, 3};
-      c.over_skip = rows % 4 == 0;
-      c.activation = kActivations[rows % 4];
-      PackedCase packed(c);
-      packed.check(Narrow(packed.layer()));
+      for (const double row_share : {0.0, 0.2}) {
+        Case c{batch, 9, 3 * rows + 1, 2, 2, 1, false, rows, 0.4, row_share, rows % 2 == 0, {}, 3};
+        c.over_skip = rows % 4 == 0;
+        c.activation = kActivations[rows % kActivationCount];
+        const PackedCase packed(c);
+        check(Narrow(packed.layer()), packed);
+      }
+    }
+  }
+}
+
+TEST(narrow_layers_that_pool) {
+  for (const Combine pooling : {Combine::kMax, Combine::kAdd}) {
+    for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {
+      const Case c{3, 5, 2 * rows, 4, 4, 1, true, rows, 0.4, 0.0, false, {}, 4, false, pooling};
+      const PackedCase packed(c);
+      check(Narrow(packed.layer()), packed);
     }
   }
 }
@@ -67,7 +126,7 @@ TEST(a_wrong_weight_is_seen) {
   wrong.weights.data = weights.data();
   bool seen = false;
   try {
-    packed.check(Convolution(wrong));
+    check(Convolution(wrong), packed);
   } catch (const std::runtime_error&) {
     seen = true;
   }

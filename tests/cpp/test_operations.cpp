@@ -7,7 +7,6 @@
 
 #include "../../cpu/elementwise.h"
 #include "../../cpu/movement.h"
-#include "../../cpu/pool.h"
 #include "../../cpu/program.h"
 #include "../../cpu/reduction.h"
 #include "../../cpu/threads.h"
@@ -82,35 +81,6 @@ TEST(activations_of_vectors_and_of_their_tails) {
         [](double v) { return std::clamp(v / 4 + 0.5, 0.0, 1.0); });
   check({Activation::Op::kHardSwish, 0, 0},
         [](double v) { return v * std::clamp(v / 6 + 0.5, 0.0, 1.0); });
-}
-
-TEST(pools_along_samples_and_along_pixels) {
-  for (const std::int64_t batch : {1, 20}) {
-    for (const PoolKind kind : {PoolKind::kMax, PoolKind::kAverage}) {
-      const Index in{batch, 3, 9, 11}, out{batch, 3, 5, 6};
-      const View x = channels_first(0, in), y = channels_first(x.elements(), out);
-      const std::int64_t elements = x.elements() + y.elements();
-      const Window window{{3, 3}, {2, 2}, {1, 1}, {1, 1, 1, 1}, {0, 0, 0, 0}};
-      const std::vector<float> input = Random(2).numbers(x.elements());
-      const std::vector<float> output =
-          executed(elements, x, y, make_pool<float>(kind, x, y, window, elements), input);
-      for (std::int64_t i = 0; i < y.elements(); ++i) {
-        const std::int64_t plane = i / 30, oy = i / 6 % 5, ox = i % 6;
-        double largest = -INFINITY, sum = 0, taps = 0;
-        for (std::int64_t ky = 2 * oy - 1; ky < 2 * oy + 2; ++ky) {
-          for (std::int64_t kx = 2 * ox - 1; kx < 2 * ox + 2; ++kx) {
-            if (ky < 0 || ky >= 9 || kx < 0 || kx >= 11) continue;
-            const double value = input[(plane * 9 + ky) * 11 + kx];
-            largest = std::max(largest, value);
-            sum += value;
-            taps += 1;
-          }
-        }
-        expect_near(output[i], kind == PoolKind::kMax ? largest : sum / taps, 1e-6,
-                    "pool " + std::to_string(i));
-      }
-    }
-  }
 }
 
 TEST(softmax_and_mean) {
