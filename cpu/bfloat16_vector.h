@@ -35,7 +35,12 @@ inline void store(Bfloat16* to, Vector v) {
 // Stores the first `lanes` lanes, 0 to kLanes, and leaves the memory behind them alone.
 inline void store(Bfloat16* to, Vector v, std::int64_t lanes) {
   const HalfVector bits = rounded(v);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << lanes) - 1),
+                           reinterpret_cast<__m256i>(bits));
+#else
   std::memcpy(to, &bits, sizeof(Bfloat16) * static_cast<std::size_t>(lanes));
+#endif
 }
 
 }  // namespace masktools

@@ -55,6 +55,8 @@ PixelCopy<T> pixel_copy(std::int64_t stride, std::int64_t batch) {
 // Entries [first, last) of a list.
 struct Span {
   std::int64_t first, last;
+
+  bool operator==(const Span& other) const { return first == other.first && last == other.last; }
 };
 
 // The part of `count` entries x0 + k * stride that lies in [0, size).

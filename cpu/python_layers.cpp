@@ -4,6 +4,7 @@
 #include "bfloat16_convolution.h"
 #include "bfloat16_product.h"
 #include "convolution.h"
+#include "depthwise.h"
 #include "narrow.h"
 #include "python_program.h"
 #include "unfold.h"
@@ -67,6 +68,29 @@ void add_winograd(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
   layer.parts = entry(configuration, "parts", layer.parts);
   layer.arena_elements = p.arena_elements();
   p.add_float(step, std::make_unique<KernelOperation<Winograd>>(layer));
+}
+
+// A depthwise convolution. Views are (lanes, channels, height, width).
+void add_depthwise(PythonProgram& p, std::int64_t step, const ViewTuple& x, const ViewTuple& y,
+                   std::int64_t halo, const std::optional<ViewTuple>& skip,
+                   const std::array<std::array<std::int64_t, 2>, 4>& window, const py::dict& arrays,
+                   const ActivationTuple& activation, const py::dict& configuration) {
+  DepthwiseLayer layer;
+  layer.x = to_view(x);
+  layer.y = to_view(y);
+  if (skip) layer.skip = to_view(*skip);
+  layer.halo = halo;
+  layer.kernel = window[0];
+  layer.strides = window[1];
+  layer.dilations = window[2];
+  layer.pads = window[3];
+  layer.weights = to_array<float>(arrays["weights"], "weights", p.kept());
+  layer.bias = to_array<float>(arrays["bias"], "bias", p.kept());
+  layer.activation = to_activation(activation);
+  layer.strips = entry(configuration, "strips", layer.strips);
+  layer.parts = entry(configuration, "parts", layer.parts);
+  layer.arena_elements = p.arena_elements();
+  p.add(step, [&](auto t) { return make_depthwise<decltype(t)>(layer); });
 }
 
 #ifdef __AVX512BW__
@@ -136,6 +160,7 @@ void add_unfold(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
 void bind_layers(PythonClass* program) {
   program->def("convolution", &add_layer<Convolution>)
       .def("narrow", &add_layer<Narrow>)
+      .def("depthwise", &add_depthwise)
       .def("winograd", &add_winograd)
       .def("unfold", &add_unfold);
 #ifdef __AVX512BW__

@@ -60,4 +60,19 @@ inline void store(float* to, Vector v, std::int64_t lanes) {
 #endif
 }
 
+// A vector of ones in all bits, and one of zeros behind it: masks of any number of lanes.
+struct Ones {
+  std::int32_t of[2 * kLanes] = {};
+
+  constexpr Ones() {
+    for (int i = 0; i < kLanes; ++i) of[i] = -1;
+  }
+};
+
+// The first `lanes` lanes, 0 to kLanes, and zeros.
+inline Vector first(Vector v, std::int64_t lanes) {
+  static constexpr Ones kOnes = Ones();
+  return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(kOnes.of + kLanes - lanes));
+}
+
 }  // namespace masktools

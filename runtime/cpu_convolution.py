@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime import cpu_depthwise as depthwise
 from runtime import steps as s
 from runtime.cpu_bfloat16 import as_tiles
 from runtime.cpu_groups import Packed, shape_of
@@ -61,6 +62,11 @@ def convolution(assembly: Assembly, at: int, step: s.Convolution) -> None:
     y = assembly.image(assembly.placement.views[output])
     x = assembly.placement.views[step.inputs[0]]
     skip = assembly.placement.views[step.inputs[1]] if len(step.inputs) == 2 else None
+    if depthwise.is_depthwise(step) and pooling is None:
+        source = _depthwise_source(assembly, at, step, x, y, window)
+        if source is not None:
+            _depthwise(assembly, at, step, source, y, skip, window)
+            return
     layer(assembly, at, step, x, y, skip, window, pooling)
 
 
@@ -186,6 +192,43 @@ def _winograd(
     )
 
 
+def _depthwise_source(
+    assembly: Assembly, at: int, step: s.Convolution, view: View, y: Image, window: Window
+) -> Image | None:
+    """Return what the kernels of depthwise convolutions read, or None where they cannot."""
+    vector = assembly.machine.vector
+    if not depthwise.in_place(step, y.lanes, vector):
+        return None
+    x = assembly.in_planes(at, view)
+    if y.lanes % vector == 0:
+        return x
+    return _with_halo(assembly, at, view, x, window.reach(x.width, y.width))
+
+
+def _depthwise(
+    assembly: Assembly,
+    at: int,
+    step: s.Convolution,
+    x: Image,
+    y: Image,
+    skip: View | None,
+    window: Window,
+) -> None:
+    """Add the call of a depthwise layer."""
+    assembly.call(
+        "depthwise",
+        at,
+        x.view,
+        y.view,
+        y.halo,
+        None if skip is None else assembly.like(at, skip, y).view,
+        [window.kernel, window.strides, window.dilations, window.pads],
+        {"weights": depthwise.weights_of(step, assembly.machine), "bias": _bias(step.bias)},
+        assembly.activation(step.activation),
+        depthwise.configured(y, assembly.machine),
+    )
+
+
 def _source(
     assembly: Assembly, at: int, view: View, y: Image, window: Window, narrow: bool
 ) -> Source:
@@ -195,16 +238,23 @@ def _source(
         return Source(x, window, window.column_offsets(x))
     reach = window.reach(x.width, y.width)
     if window.strides[1] == 1:
-        if x.is_plane and x.halo >= reach:
-            return Source(x, window, window.column_offsets(x))
-        if reach <= WIDEST_HALO * x.width:
-            copied = assembly.placement.temporary(_image_shape(x), at, reach)
-            seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
-            assembly.zero_halo(at, copied)
-            assembly.call("copy", at, assembly.as_rank_4(view), seen)
-            x = assembly.image(copied)
-            return Source(x, window, window.column_offsets(x))
+        wide = _with_halo(assembly, at, view, x, reach)
+        if wide is not None:
+            return Source(wide, window, window.column_offsets(wide))
     return _unfolded(assembly, at, view, x, y, window)
+
+
+def _with_halo(assembly: Assembly, at: int, view: View, x: Image, reach: int) -> Image | None:
+    """Return an image with zeros beside its rows, or a copy; None where that would be too wide."""
+    if x.is_plane and x.halo >= reach:
+        return x
+    if reach > WIDEST_HALO * x.width:
+        return None
+    copied = assembly.placement.temporary(_image_shape(x), at, reach)
+    seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
+    assembly.zero_halo(at, copied)
+    assembly.call("copy", at, assembly.as_rank_4(view), seen)
+    return assembly.image(copied)
 
 
 def _unfolded(

@@ -208,6 +208,13 @@ class Image:
         """Whether its rows are lanes without gaps: vectors may run along its pixels."""
         return self.pixel == self.lanes and self.row % self.pixel == 0 and self.row >= self.pixel
 
+    @property
+    def view(self) -> View:
+        """The view of all lanes, (lanes, channels, height, width)."""
+        shape = (self.lanes, self.channels, self.height, self.width)
+        strides = (1, self.plane, self.row, self.pixel)
+        return View(self.buffer, self.offset, shape, strides, self.lanes, self.halo)
+
 
 def as_image(view: View) -> Image | None:
     """Return a view of rank 2 to 4 as planes, or None where its samples are not neighbours."""

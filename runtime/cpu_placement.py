@@ -12,6 +12,7 @@ from math import prod
 
 from runtime import steps as s
 from runtime.cpu_arena import Buffers
+from runtime.cpu_depthwise import in_place, is_depthwise
 from runtime.cpu_layout import Form, Image, Shape, View, as_image, padded_batch
 from runtime.cpu_runs import window_of
 from runtime.plan import Plan
@@ -197,7 +198,9 @@ def halos(plan: Plan, shapes: Mapping[str, Shape], vector: int) -> dict[str, int
 def _halo_of(step: s.Convolution, shapes: Mapping[str, Shape], vector: int) -> int:
     """Return the halo by which a convolution reads its input in place; 0 if it needs none."""
     x, y = shapes[step.inputs[0]], shapes[step.output]
-    if padded_batch(x[0], vector) % vector == 0 or step.strides[1] != 1:
+    lanes = padded_batch(x[0], vector)
+    strided = is_depthwise(step) and in_place(step, lanes, vector)
+    if lanes % vector == 0 or (step.strides[1] != 1 and not strided):
         return 0
     reach = window_of(step).reach(x[-1], y[-1])
     return reach if reach <= WIDEST_HALO * x[-1] else 0

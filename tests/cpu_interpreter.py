@@ -143,6 +143,39 @@ class Program:
 
         self._add(step, operation)
 
+    def depthwise(self, step, x, y, halo, skip, window, layer, activation, configuration):
+        kernel, strides, dilations, pads = window
+        lanes, channels, height, width = y[1]
+        multiplier = channels // x[1][1]
+
+        def operation():
+            for c, i, j in np.ndindex(channels, height, width):
+                total = np.full(lanes, layer["bias"][c] if layer["bias"].size else 0, np.float64)
+                for tap, (ky, kx) in enumerate(np.ndindex(*kernel)):
+                    at = (
+                        i * strides[0] + ky * dilations[0] - pads[0],
+                        j * strides[1] + kx * dilations[1] - pads[1],
+                    )
+                    beside = lanes % globals()["lanes"] != 0 or 0 <= at[1] < x[1][3]
+                    if not (0 <= at[0] < x[1][2] and beside):
+                        continue
+                    first = x[0] + np.dot((c // multiplier, *at), x[2][1:])
+                    total += layer["weights"][c, tap] * self._seen((first, (lanes,), (1,)))
+                to = np.dot((c, i, j), y[2][1:])
+                if skip is not None:
+                    total += self._seen(skip)[:, c, i, j]
+                self._seen((y[0] + to, (lanes,), (1,)))[...] = activated(
+                    total.astype(np.float32), activation
+                )
+            if halo:
+                beside = (channels, halo * lanes)
+                self._seen((y[0] - halo * lanes, beside, (y[2][1], 1)))[...] = 0
+                beside = (channels, height, halo * lanes)
+                after = y[0] + width * lanes
+                self._seen((after, beside, (y[2][1], y[2][2], 1)))[...] = 0
+
+        self._add(step, operation)
+
     def convolution(self, step, layer, x, y, skip, activation, configuration):
         assert (np.diff(layer["chunk_starts"]) > 0).all()
         assert layer["chunk_starts"][-1] == len(layer["runs"])
