@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime import cuda_source
 from runtime.cuda_launch import Device, bind, capture
-from runtime.cuda_launches import CONVOLUTIONS, Given, Launch, Result
+from runtime.cuda_launches import CONVOLUTIONS, Launch
 from runtime.cuda_program import Program
 from runtime.errors import InputError
 
@@ -67,11 +67,13 @@ class Built:
         for start, end in program.zeroed:
             part = self._memory[start:end]
             part.data.memset_async(0, part.nbytes)
-        parts = [program.enter, program.leave, *program.steps]
+        parts = [program.enter.values(), program.leave.values(), *program.steps]
         calls = iter(
             bind(device, [*chain(*parts)], self._memory, self._texts(), cuda_source.OPTIONS)
         )
-        self._enter, self._leave, *self._steps = (list(islice(calls, len(p))) for p in parts)
+        enter, leave, *self._steps = (list(islice(calls, len(p))) for p in parts)
+        self._enter = dict(zip(program.enter, enter, strict=True))
+        self._leave = dict(zip(program.leave, leave, strict=True))
         # What was set to zero must be there before another stream reads it.
         cupy.cuda.get_current_stream().synchronize()
         steps = [*chain(*self._steps)]
@@ -102,28 +104,24 @@ class Built:
         cupy = self._device.cupy
         stream = cupy.cuda.get_current_stream()
         stream.wait_event(self._ended)
-        outside: dict[Given | Result, DeviceArray] = {}
-        for name, array in inputs.items():
+        for name, call in self._enter.items():
+            array = inputs[name]
             if array.device.id != self._device.number:
                 raise InputError(
                     f"input {name!r} is on device {array.device.id}, the network on device "
                     f"{self._device.number}"
                 )
             # Kernels see a pointer, not strides.
-            outside[Given(name)] = cupy.ascontiguousarray(array)
-        outputs = {
-            name: cupy.empty(shape, np.float32) for name, shape in self.program.shapes.items()
-        }
-        outside.update({Result(name): array for name, array in outputs.items()})
-        for call in self._enter:
-            call(outside)
+            call(cupy.ascontiguousarray(array))
         if seconds is None:
             if self._graph is not None:
                 self._graph.launch(stream)
         else:
             seconds += self._timed_steps()
-        for call in self._leave:
-            call(outside)
+        outputs = {}
+        for name, call in self._leave.items():
+            outputs[name] = cupy.empty(self.program.shapes[name], np.float32)
+            call(outputs[name])
         self._ended.record(stream)
         return outputs
 

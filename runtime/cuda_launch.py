@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -144,37 +144,45 @@ class Device:
                 self.cupy.cuda.get_current_stream().synchronize()
         return found
 
-    @contextmanager
-    def errors(self, what: str) -> Iterator[None]:
-        """Raise CuPy's own errors as `KernelError` that says what was done."""
-        cuda = self.cupy.cuda
+    def errors(self, what: str) -> Errors:
+        """Return a context that raises CuPy's own errors as `KernelError`, which says what."""
+        return Errors(self, what)
+
+
+class Errors(AbstractContextManager[None]):
+    """See `Device.errors`; a class, since a generator takes microseconds, and each run has one."""
+
+    def __init__(self, device: Device, what: str) -> None:
+        self._device, self._what = device, what
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        cuda = self._device.cupy.cuda
         kinds = (
             cuda.compiler.CompileException,
             cuda.driver.CUDADriverError,
             cuda.runtime.CUDARuntimeError,
             cuda.memory.OutOfMemoryError,
         )
-        try:
-            yield
-        except kinds as error:
-            raise KernelError(f"{what} on device {self.number}: {error}") from error
+        if isinstance(error, kinds):
+            text = f"{self._what} on device {self._device.number}: {error}"
+            raise KernelError(text) from error
 
 
 class Call(NamedTuple):
-    """A launch with everything in its place but what each run brings along."""
+    """A launch with everything in its place but the array that a run brings along, if it does."""
 
     kernel: Any
     grid: tuple[int, ...]
     block: tuple[int, ...]
-    arguments: tuple[Any, ...]
+    before: tuple[Any, ...]
+    after: tuple[Any, ...]
     shared_bytes: int
-    name: str
 
-    def __call__(self, outside: Mapping[Given | Result, DeviceArray] | None = None) -> None:
+    def __call__(self, *array: DeviceArray) -> None:
         """Start the kernel on the current stream."""
-        arguments = self.arguments
-        if outside is not None:
-            arguments = tuple(outside[a] if isinstance(a, Given | Result) else a for a in arguments)
+        arguments = (*self.before, *array, *self.after)
         self.kernel(self.grid, self.block, arguments, shared_mem=self.shared_bytes)
 
 
@@ -206,18 +214,16 @@ def bind(
             return device.table(argument.array)
         return argument
 
+    def call(launch: Launch) -> Call:
+        kernel = device.kernel(text(launch), options, launch.kernel, launch.shared_bytes)
+        arguments = tuple(map(bound, launch.arguments))
+        brought = [i for i, a in enumerate(launch.arguments) if isinstance(a, Given | Result)]
+        first, last = (brought[0], brought[0] + 1) if brought else (len(arguments),) * 2
+        ends = (arguments[:first], arguments[last:])
+        return Call(kernel, launch.grid, launch.block, *ends, launch.shared_bytes)
+
     device.compile(map(text, launches), options)
-    return [
-        Call(
-            device.kernel(text(launch), options, launch.kernel, launch.shared_bytes),
-            launch.grid,
-            launch.block,
-            tuple(map(bound, launch.arguments)),
-            launch.shared_bytes,
-            launch.kernel,
-        )
-        for launch in launches
-    ]
+    return list(map(call, launches))
 
 
 def capture(device: Device, calls: Sequence[Call]) -> Any:  # noqa: ANN401

@@ -36,8 +36,8 @@ class Program:
         Parts of it that must be zero before the first run.
     configurations : tuple of Configuration
         Of the layers' kernels, in the order of the steps.
-    enter, leave : tuple of Launch
-        From the caller's arrays, and to them.
+    enter, leave : mapping of str to Launch
+        From the caller's arrays, and to them, by the name of the input or output.
     steps : tuple of tuple of Launch
         For each step of the plan.
     shapes : mapping of str to tuple of int
@@ -48,9 +48,9 @@ class Program:
     elements: int
     zeroed: tuple[tuple[int, int], ...]
     configurations: tuple[Configuration, ...]
-    enter: tuple[Launch, ...]
+    enter: Mapping[str, Launch]
     steps: tuple[tuple[Launch, ...], ...]
-    leave: tuple[Launch, ...]
+    leave: Mapping[str, Launch]
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
@@ -103,9 +103,9 @@ def build(plan: Plan, batch: int, dtype: str, configure: layers.Configure) -> Pr
         memory.elements,
         memory.zeroed,
         tuple(layer.configuration for layer in made.values()),
-        tuple(enter(value.name, place) for value in plan.inputs),
+        {value.name: enter(value.name, place) for value in plan.inputs},
         tuple(by_step),
-        tuple(leave(name, value, place) for name, value in plan.results.items()),
+        {name: leave(name, value, place) for name, value in plan.results.items()},
         {name: values[value].shape for name, value in plan.results.items()},
     )
 
