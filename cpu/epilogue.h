@@ -30,7 +30,7 @@ inline V clamp(V x, V low, V high) {
 // As numpy.maximum: NaN if either is.
 template <class V>
 inline V maximum(V a, V b) {
-  return a > b ? a : b != b ? b : a != a ? a : b;
+  return a > b ? a : a != a ? a : b;
 }
 
 // e to the power x, to within two units in the last place; NaN where x is. Powers beyond the

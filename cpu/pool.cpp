@@ -33,57 +33,104 @@ struct Sum {
   }
 };
 
-// to[i] = combine(to[i], from[i]) for i < n.
-template <class Combine, class T>
-void combine_run(const T* from, float* to, std::int64_t n) {
+// to[i] = combine of from[i], from[stride + i] ... for i < n, of `count` rows: kCount of them or,
+// where that is 0, any number.
+template <class Combine, int kCount, class T>
+void combine_rows(const T* from, std::int64_t stride, std::int64_t count, float* to,
+                  std::int64_t n) {
   const Combine combine;
+  const std::int64_t rows = kCount ? kCount : count;
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(to + i, combine(load(to + i), load(from + i)));
-  for (; i < n; ++i) to[i] = combine(to[i], static_cast<float>(from[i]));
+  for (; i + kLanes <= n; i += kLanes) {
+    Vector v = load(from + i);
+    for (std::int64_t r = 1; r < rows; ++r) v = combine(v, load(from + r * stride + i));
+    store(to + i, v);
+  }
+  for (; i < n; ++i) {
+    float v = static_cast<float>(from[i]);
+    for (std::int64_t r = 1; r < rows; ++r)
+      v = combine(v, static_cast<float>(from[r * stride + i]));
+    to[i] = v;
+  }
 }
 
-// The same for pixels of n samples each: next to each other in `to`, any distances in `from`.
 template <class Combine, class T>
-void combine_row(const T* from, std::int64_t pixel_stride, std::int64_t sample_stride, float* to,
-                 std::int64_t pixels, std::int64_t n) {
+void combine_rows(const T* from, std::int64_t stride, std::int64_t count, float* to,
+                  std::int64_t n) {
+  if (count == 2) return combine_rows<Combine, 2>(from, stride, count, to, n);
+  if (count == 3) return combine_rows<Combine, 3>(from, stride, count, to, n);
+  combine_rows<Combine, 0>(from, stride, count, to, n);
+}
+
+// The same for pixels of n samples: next to each other in `to`, any distances in the rows.
+template <class Combine, class T>
+void combine_rows(const T* from, std::int64_t stride, std::int64_t count, std::int64_t pixel_stride,
+                  std::int64_t sample_stride, float* to, std::int64_t pixels, std::int64_t n) {
   const bool runs = sample_stride == 1 || n == 1;
-  if (runs && pixel_stride == n) return combine_run<Combine>(from, to, pixels * n);
+  if (runs && pixel_stride == n) return combine_rows<Combine>(from, stride, count, to, pixels * n);
   for (std::int64_t k = 0; k < pixels; ++k, from += pixel_stride, to += n) {
     if (runs) {
-      combine_run<Combine>(from, to, n);
-    } else {
-      for (std::int64_t i = 0; i < n; ++i) {
-        to[i] = Combine()(to[i], static_cast<float>(from[i * sample_stride]));
-      }
+      combine_rows<Combine>(from, stride, count, to, n);
+      continue;
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+      combine_rows<Combine>(from + i * sample_stride, stride, count, to + i, 1);
     }
   }
 }
 
-// The same for pixels of kCount samples, `stride` floats apart.
-template <class Combine, int kCount>
-void combine_short_pixels(const float* from, std::int64_t stride, float* to, std::int64_t pixels) {
-  typedef float Pixel __attribute__((vector_size(4 * kCount)));
-  for (std::int64_t k = 0; k < pixels; ++k, from += stride, to += kCount) {
+// Where windows lie in a row of pixels of n samples.
+struct Windows {
+  std::int64_t step, dilation, taps;  // in pixels
+};
+
+// to[k] = combine of the taps of window k, for pixels of kSamples samples.
+template <class Combine, int kSamples, int kTaps>
+void combine_short_pixels(const float* from, const Windows& w, float* to, std::int64_t pixels) {
+  typedef float Pixel __attribute__((vector_size(4 * kSamples)));
+  const std::int64_t taps = kTaps ? kTaps : w.taps;
+  for (std::int64_t k = 0; k < pixels; ++k, from += w.step * kSamples, to += kSamples) {
     Pixel a, b;
-    std::memcpy(&a, to, sizeof a);
-    std::memcpy(&b, from, sizeof b);
-    a = Combine()(a, b);
+    std::memcpy(&a, from, sizeof a);
+    for (std::int64_t t = 1; t < taps; ++t) {
+      std::memcpy(&b, from + t * w.dilation * kSamples, sizeof b);
+      a = Combine()(a, b);
+    }
     std::memcpy(to, &a, sizeof a);
   }
 }
 
-// The same for pixels of n samples, every `step`th of the input.
+template <class Combine, int kSamples>
+void combine_short_pixels(const float* from, const Windows& w, float* to, std::int64_t pixels) {
+  if (w.taps == 2) return combine_short_pixels<Combine, kSamples, 2>(from, w, to, pixels);
+  if (w.taps == 3) return combine_short_pixels<Combine, kSamples, 3>(from, w, to, pixels);
+  combine_short_pixels<Combine, kSamples, 0>(from, w, to, pixels);
+}
+
+// The same for pixels of one sample, one tap after the other: kStep, if not 0, is the step.
+template <class Combine, int kStep>
+void combine_samples(const float* from, const Windows& w, float* to, std::int64_t pixels) {
+  const std::int64_t step = kStep ? kStep : w.step;
+  for (std::int64_t k = 0; k < pixels; ++k) to[k] = from[k * step];
+  for (std::int64_t t = 1; t < w.taps; ++t) {
+    const float* tap = from + t * w.dilation;
+    for (std::int64_t k = 0; k < pixels; ++k) to[k] = Combine()(to[k], tap[k * step]);
+  }
+}
+
+// The same for pixels of n samples.
 template <class Combine>
-void combine_every(const float* from, std::int64_t step, float* to, std::int64_t pixels,
-                   std::int64_t n) {
-  if (n == 1 && step == 2) {
-    for (std::int64_t k = 0; k < pixels; ++k) to[k] = Combine()(to[k], from[2 * k]);
-  } else if (n == 4) {
-    combine_short_pixels<Combine, 4>(from, step * n, to, pixels);
-  } else if (n == 8) {
-    combine_short_pixels<Combine, 8>(from, step * n, to, pixels);
-  } else {
-    combine_row<Combine>(from, step * n, 1, to, pixels, n);
+void combine_windows(const float* from, const Windows& w, float* to, std::int64_t pixels,
+                     std::int64_t n) {
+  if (n == 1) {
+    if (w.step == 1) return combine_samples<Combine, 1>(from, w, to, pixels);
+    if (w.step == 2) return combine_samples<Combine, 2>(from, w, to, pixels);
+    return combine_samples<Combine, 0>(from, w, to, pixels);
+  }
+  if (n == 4) return combine_short_pixels<Combine, 4>(from, w, to, pixels);
+  if (n == 8) return combine_short_pixels<Combine, 8>(from, w, to, pixels);
+  for (std::int64_t k = 0; k < pixels; ++k, from += w.step * n, to += n) {
+    combine_rows<Combine>(from, w.dilation * n, w.taps, to, n);
   }
 }
 
@@ -113,9 +160,7 @@ class Pool final : public Operation {
     samples_ = std::min(kSamples, y.shape[kSample]);
     pixels_ =
         std::min(std::max<std::int64_t>(kPart / samples_ / window.strides[1], 1), y.shape[kX]);
-    const std::int64_t reach =
-        (pixels_ - 1) * window.strides[1] + (window.kernel[1] - 1) * window.dilations[1] + 1;
-    columns_ = std::min(reach, x.shape[kX]) * samples_;
+    columns_ = reach(pixels_) * samples_;
     if (!kAverage) return;
     const auto& c = window.counted;
     count_y_ = counts(y.shape[kY], window.kernel[0], window.strides[0], window.dilations[0],
@@ -154,31 +199,34 @@ class Pool final : public Operation {
   static constexpr std::int64_t kSamples = 256;
   static constexpr std::int64_t kPart = 2048;  // elements of a part of the input's row, about
 
-  // Combines the windows of pixels [x0, x0 + pixels) of row y in `sums`.
+  // Combines the windows of pixels [x0, x0 + pixels) of row y in `sums`. Columns outside the image
+  // are what changes no window.
   void combine(const T* from, std::int64_t y, std::int64_t x0, std::int64_t pixels,
                std::int64_t samples, float* sums, float* columns) const {
-    const std::int64_t step = window_.strides[1], dilation = window_.dilations[1];
-    const std::int64_t start = x0 * step - window_.pads[1];
-    const std::int64_t begin = std::max<std::int64_t>(start, 0);
-    const std::int64_t end = std::min(
-        start + (pixels - 1) * step + (window_.kernel[1] - 1) * dilation + 1, x_.shape[kX]);
-    std::fill(sums, sums + pixels * samples, Combine::kStart);
-    if (begin >= end) return;
-    std::fill(columns, columns + (end - begin) * samples, Combine::kStart);
+    const Windows windows = {window_.strides[1], window_.dilations[1], window_.kernel[1]};
+    const std::int64_t start = x0 * windows.step - window_.pads[1];
+    const std::int64_t end = start + reach(pixels);
     const std::int64_t in_y = y * window_.strides[0] - window_.pads[0];
-    const Span rows = inside(in_y, window_.dilations[0], x_.shape[kY], window_.kernel[0]);
-    for (std::int64_t tap = rows.first; tap < rows.last; ++tap) {
-      const std::int64_t row = (in_y + tap * window_.dilations[0]) * x_.strides[kY];
-      combine_row<Combine>(from + (row + begin * x_.strides[kX]), x_.strides[kX],
-                           x_.strides[kSample], columns, end - begin, samples);
+    const Span taps = inside(in_y, window_.dilations[0], x_.shape[kY], window_.kernel[0]);
+    const bool none = taps.first >= taps.last;
+    const std::int64_t first = none ? end : std::clamp<std::int64_t>(0, start, end);
+    const std::int64_t last = std::clamp(x_.shape[kX], first, end);
+    std::fill(columns, columns + (first - start) * samples, Combine::kStart);
+    if (first < last) {
+      combine_rows<Combine>(from + (in_y + taps.first * window_.dilations[0]) * x_.strides[kY] +
+                                first * x_.strides[kX],
+                            window_.dilations[0] * x_.strides[kY], taps.last - taps.first,
+                            x_.strides[kX], x_.strides[kSample],
+                            columns + (first - start) * samples, last - first, samples);
     }
-    for (std::int64_t tap = 0; tap < window_.kernel[1]; ++tap) {
-      const std::int64_t in_x = start + tap * dilation;
-      const Span valid = inside(in_x, step, x_.shape[kX], pixels);
-      if (valid.first >= valid.last) continue;
-      combine_every<Combine>(columns + (in_x + valid.first * step - begin) * samples, step,
-                             sums + valid.first * samples, valid.last - valid.first, samples);
-    }
+    std::fill(columns + (last - start) * samples, columns + (end - start) * samples,
+              Combine::kStart);
+    combine_windows<Combine>(columns, windows, sums, pixels, samples);
+  }
+
+  // Pixels of the input that the windows of neighbouring pixels reach over.
+  std::int64_t reach(std::int64_t pixels) const {
+    return (pixels - 1) * window_.strides[1] + (window_.kernel[1] - 1) * window_.dilations[1] + 1;
   }
 
   void write(float* sums, std::int64_t y, std::int64_t x0, std::int64_t pixels,

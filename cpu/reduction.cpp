@@ -87,13 +87,18 @@ class Mean final : public Operation {
   // by side is one of sample i % samples.
   void sum_rows_of_neighbours(const T* from, std::int64_t samples, float* sums) const {
     float lanes[kBlock] = {};
-    const std::int64_t width = kBlock / samples * samples, row = image_.inner() * samples;
+    std::int64_t pixels = std::min(kBlock / samples, image_.inner());
+    const std::int64_t width = pixels * samples, row = image_.inner() * samples;
     for_each_row<1>(image_, 0, rows(), [&](const std::array<std::int64_t, 1>& at) {
       for (std::int64_t i = 0; i < row; i += width) {
         add_row(from + at[0] + i, 1, lanes, std::min(width, row - i));
       }
     });
-    for (std::int64_t i = 0; i < width; i += samples) add_row(lanes + i, 1, sums, samples);
+    for (; pixels > 1; pixels = (pixels + 1) / 2) {
+      const std::int64_t half = (pixels + 1) / 2;
+      add_row(lanes + half * samples, 1, lanes, (pixels - half) * samples);
+    }
+    std::copy_n(lanes, samples, sums);
   }
 
   void sum_rows(const T* from, std::int64_t samples, float* sums) const {

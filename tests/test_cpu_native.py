@@ -188,7 +188,8 @@ def test_scale_and_shift_along_axis_1(variant, given, order):
 @st.composite
 def pools(draw):
     pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
-    kernel, strides, dilations = draw(pair), draw(pair), draw(pair)
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    strides, dilations = draw(pair), draw(pair)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
     counted = tuple(draw(st.integers(0, pad)) for pad in pads)
@@ -206,7 +207,7 @@ def pools(draw):
         pads=pads,
         counted=counted,
     )
-    x = (draw(st.sampled_from([1, 2, 16, 33])), draw(st.integers(1, 4)), *sizes)
+    x = (draw(st.sampled_from([1, 2, 4, 8, 16, 33])), draw(st.integers(1, 4)), *sizes)
     out = [(n + pads[i] + pads[i + 2] - reach[i]) // strides[i] + 1 for i, n in enumerate(sizes)]
     return step, x, (*x[:2], *out)
 
@@ -238,7 +239,10 @@ def test_pools(variant, pool, order, seed, threads):
 
 @given(
     shape=st.tuples(
-        st.sampled_from([1, 3, 16, 70]), st.integers(1, 20), st.integers(1, 9), st.integers(1, 70)
+        st.sampled_from([1, 3, 8, 16, 70]),
+        st.integers(1, 20),
+        st.integers(1, 9),
+        st.integers(1, 70),
     ),
     rank=st.integers(2, 4),
     seed=seeds,
