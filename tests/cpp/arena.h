@@ -79,6 +79,20 @@ std::vector<T> executed(const Operation& operation, const std::vector<T>& elemen
   });
 }
 
+// Numbers as they are stored, and back.
+template <class T>
+std::vector<T> stored(const std::vector<float>& numbers) {
+  std::vector<T> made(numbers.size());
+  std::transform(numbers.begin(), numbers.end(), made.begin(),
+                 [](float number) { return static_cast<T>(number); });
+  return made;
+}
+
+template <class T>
+std::vector<float> widened(const std::vector<T>& elements) {
+  return {elements.begin(), elements.end()};
+}
+
 // Whether both hold the same bits: NaNs are as good as numbers.
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {

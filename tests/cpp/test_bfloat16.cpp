@@ -95,10 +95,8 @@ std::vector<float> executed_in_bfloat16(const Layer& layer, const ProductKernel&
   Layer tiled = layer;
   tiled.weights = {};
   tiled.weight_starts = weights.starts();
-  std::vector<Bfloat16> elements(arena.size());
-  std::transform(arena.begin(), arena.end(), elements.begin(), [](float x) { return Bfloat16(x); });
-  elements = executed(Bfloat16Convolution(tiled, weights.entries(), kernel), elements);
-  return {elements.begin(), elements.end()};
+  const Bfloat16Convolution operation(tiled, weights.entries(), kernel);
+  return widened(executed(operation, stored<Bfloat16>(arena)));
 }
 
 // Sums are exact but for float's rounding; they are rounded once, to 8 bits.

@@ -67,25 +67,6 @@ double pooled(PoolKind kind, const std::vector<float>& arena, const View& x, con
   return missing ? std::nan("") : largest;
 }
 
-template <class T>
-std::vector<T> stored(const std::vector<float>& values) {
-  return {values.begin(), values.end()};
-}
-
-template <>
-std::vector<Bfloat16> stored(const std::vector<float>& values) {
-  std::vector<Bfloat16> made;
-  for (const float value : values) made.push_back(Bfloat16(value));
-  return made;
-}
-
-template <class T>
-std::vector<float> widened(const std::vector<T>& values) {
-  std::vector<float> made;
-  for (const T value : values) made.push_back(static_cast<float>(value));
-  return made;
-}
-
 // `shape` is that of x; a number in a hundred is NaN.
 template <class T>
 void check_pool(PoolKind kind, const Index& shape, const Window& window, const Order& order,
