@@ -11,7 +11,7 @@ namespace {
 
 namespace py = pybind11;
 
-constexpr std::int64_t kRunMembers = 6;  // of int64 each
+constexpr std::int64_t kRunMembers = 8;  // of int64 each
 static_assert(sizeof(Run) == kRunMembers * sizeof(std::int64_t), "rows of an array are runs");
 
 }  // namespace
@@ -92,7 +92,7 @@ Layer to_layer(const py::dict& arrays, Kept* kept) {
   get("panel_starts", &layer.panel_starts);
   Array<std::int64_t> runs;
   get("runs", &runs);
-  if (runs.size % kRunMembers != 0) throw py::value_error("runs: expected rows of 6 numbers");
+  if (runs.size % kRunMembers != 0) throw py::value_error("runs: expected rows of 8 numbers");
   layer.runs = {reinterpret_cast<const Run*>(runs.data), runs.size / kRunMembers};
   return layer;
 }

@@ -125,6 +125,7 @@ Bfloat16Convolution::Bfloat16Convolution(const Layer& layer, Array<Bfloat16> wei
   }
   most_tiles_ = most_ranges * (most_columns / kTileColumns + 2);
   for (std::int64_t i = 0; i < layer.runs.size; ++i) {
+    require(is_contiguous(layer.runs[i]), "layer: vectors of a run of bfloat16 lie apart");
     require(layer.runs[i].combine != Combine::kAdd, "layer: sums of bfloat16 are not pooled");
   }
 }

@@ -96,14 +96,18 @@ void Convolution::execute_run(const Run& run, std::int64_t first_panel, std::int
   tile.y_plane = layer_.y.plane;
   tile.skip_plane = layer_.skip.plane;
   tile.partial_plane = partial_sums_apart_ ? layer_.tile_vectors * kLanes : layer_.y.plane;
+  tile.x_step = run.input_step;
+  tile.y_step = run.output_step;
+  tile.partial_step = partial_sums_apart_ ? kLanes : run.output_step;
+  tile.contiguous = is_contiguous(run);
   const std::int64_t vectors = (run.lanes + kLanes - 1) / kLanes;
   const std::int64_t tiles = (vectors + layer_.tile_vectors - 1) / layer_.tile_vectors;
   for (std::int64_t t = 0; t < tiles; ++t) {
     const std::int64_t begin = t * vectors / tiles, end = (t + 1) * vectors / tiles;
     const std::int64_t lane = begin * kLanes;
-    tile.x = x + lane;
-    tile.y = y + lane;
-    tile.skip = skip ? skip + lane : nullptr;
+    tile.x = x + begin * run.input_step;
+    tile.y = y + begin * run.output_step;
+    tile.skip = skip ? skip + begin * run.output_step : nullptr;
     tile.partial = partial_sums_apart_ ? scratch : tile.y;
     tile.mask = run.mask >= 0 ? layer_.masks.data + run.mask + lane : nullptr;
     tile.lanes = std::min(run.lanes - lane, (end - begin) * kLanes);
@@ -118,7 +122,8 @@ void Convolution::execute_run(const Run& run, std::int64_t first_panel, std::int
 // near.
 void Convolution::execute_tile(const Tile& whole, const Stretch& stretch) const {
   const std::int64_t count = (whole.lanes + kLanes - 1) / kLanes;
-  const std::int64_t widest = vectors(stretch.rows);
+  const std::int64_t widest =
+      whole.contiguous ? vectors(stretch.rows) : vectors_apart(stretch.rows);
   const std::int64_t passes = (count + widest - 1) / widest;
   const std::int64_t step = passes > 1 ? 1 : stretch.last - stretch.first;
   Tile tile = whole;
@@ -126,14 +131,14 @@ void Convolution::execute_tile(const Tile& whole, const Stretch& stretch) const 
     for (std::int64_t pass = 0; pass < passes; ++pass) {
       const std::int64_t begin = pass * count / passes, end = (pass + 1) * count / passes;
       const std::int64_t lane = begin * kLanes;
-      tile.x = whole.x + lane;
-      tile.y = whole.y + lane;
-      tile.partial = whole.partial + lane;
-      tile.skip = whole.skip ? whole.skip + lane : nullptr;
+      tile.x = whole.x + begin * whole.x_step;
+      tile.y = whole.y + begin * whole.y_step;
+      tile.partial = whole.partial + begin * whole.partial_step;
+      tile.skip = whole.skip ? whole.skip + begin * whole.y_step : nullptr;
       tile.mask = whole.mask ? whole.mask + lane : nullptr;
       tile.lanes = std::min(whole.lanes - lane, (end - begin) * kLanes);
-      kernel_of(stretch.rows, end - begin)(call_, tile, groups_.data() + g,
-                                           groups_.data() + g + step);
+      kernel_of(stretch.rows, end - begin, tile.contiguous)(call_, tile, groups_.data() + g,
+                                                            groups_.data() + g + step);
     }
   }
 }

@@ -47,6 +47,10 @@ struct Tile {
   const std::int32_t* mask;  // by lane, or null
   std::int64_t lanes;
   Combine combine;
+
+  // From one vector to the next, of x, of the output and the skip branch, of the partial sums.
+  std::int64_t x_step, y_step, partial_step;
+  bool contiguous;  // each is one vector
 };
 
 // Executes groups [first, last), all of the same height, on a tile.
@@ -59,7 +63,11 @@ constexpr int vectors(std::int64_t rows) {
 }
 constexpr int kMaxVectors = vectors(1);
 
-// The kernel of groups of so many rows for so many vectors, 1 to vectors(rows).
-Kernel kernel_of(std::int64_t rows, std::int64_t width);
+// The same where vectors lie apart: as many as there are registers for their distances.
+constexpr int vectors_apart(std::int64_t rows) { return std::min(vectors(rows), 6); }
+
+// The kernel of groups of so many rows for so many vectors, 1 to vectors(rows); of those that also
+// take vectors that lie apart, to vectors_apart(rows).
+Kernel kernel_of(std::int64_t rows, std::int64_t width, bool contiguous);
 
 }  // namespace masktools

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -136,6 +135,25 @@ std::vector<Range> check_tap_sets(const Layer& layer, const std::vector<Range>& 
   return of_set;
 }
 
+// Checks that a run's vectors lie as kernels find them, within so many elements.
+void check_steps(const Run& run, std::int64_t elements) {
+  const std::int64_t after_first = (run.lanes + kLanes - 1) / kLanes - 1;
+  for (std::int64_t step : {run.input_step, run.output_step}) {
+    require(within(step, 1, std::max<std::int64_t>(elements, kLanes)) &&
+                after_first <= elements / step + 1,
+            "a run's steps lead outside the arena");
+  }
+  require(run.output_step >= kLanes, "vectors of a run's output overlap");
+  require(is_contiguous(run) || (run.lanes % kLanes == 0 && run.mask == -1),
+          "vectors of a run that lie apart are parts, or masked");
+}
+
+// Elements from the first to behind the last that a run writes.
+std::int64_t extent(const Run& run) {
+  const std::int64_t last = (run.lanes - 1) / kLanes;
+  return last * run.output_step + run.lanes - last * kLanes;
+}
+
 // Checks what each run reads and writes. Whole vectors are read, the slack included; lanes alone
 // are written.
 void check_runs(const Layer& layer, const std::vector<Range>& reads) {
@@ -146,6 +164,7 @@ void check_runs(const Layer& layer, const std::vector<Range>& reads) {
     require(within(run.lanes, 1, elements) && within(run.output, -elements, elements) &&
                 within(run.input, -elements - kSlack, elements),
             "a run lies outside the arena");
+    check_steps(run, elements);
     const std::int64_t whole = (run.lanes + kLanes - 1) / kLanes * kLanes;
     require(within(run.tap_set, 0, static_cast<std::int64_t>(reads.size()) - 1),
             "a run has no tap set");
@@ -155,11 +174,12 @@ void check_runs(const Layer& layer, const std::vector<Range>& reads) {
     require(run.combine == Combine::kStore || layer.skip.planes == 0,
             "sums cannot be pooled and added to a skip branch");
     outputs.include(run.output);
-    outputs.include(run.output + run.lanes);
+    outputs.include(run.output + extent(run));
     const Range& offsets = reads[run.tap_set];
     const std::int64_t x = layer.x.offset + run.input;
+    const std::int64_t last = (whole / kLanes - 1) * run.input_step;
     require(offsets.empty() || (within(x + offsets.low, -kSlack, elements) &&
-                                x + offsets.high + whole <= elements + kSlack),
+                                x + offsets.high + last + kLanes <= elements + kSlack),
             "a run reads outside the arena");
   }
   if (outputs.empty() || layer.y.planes == 0) return;
@@ -177,27 +197,33 @@ void check_runs(const Layer& layer, const std::vector<Range>& reads) {
 // Checks that runs of different chunks write different lanes.
 void check_chunks(const Layer& layer) {
   check_starts(layer.chunk_starts, layer.runs.size, "chunk_starts are not starts of runs");
-  std::vector<std::int64_t> chunk_of(static_cast<std::size_t>(layer.runs.size));
+  struct Piece {  // of neighbouring lanes
+    std::int64_t begin, end, chunk;
+  };
+  std::vector<Piece> pieces;
   for (std::int64_t c = 0; c + 1 < layer.chunk_starts.size; ++c) {
-    std::fill(chunk_of.begin() + layer.chunk_starts[c],
-              chunk_of.begin() + layer.chunk_starts[c + 1], c);
+    for (std::int64_t i = layer.chunk_starts[c]; i < layer.chunk_starts[c + 1]; ++i) {
+      const Run& run = layer.runs[i];
+      const std::int64_t length = run.output_step == kLanes ? run.lanes : kLanes;
+      for (std::int64_t at = run.output; at < run.output + extent(run); at += run.output_step) {
+        pieces.push_back({at, at + length, c});
+        if (length == run.lanes) break;
+      }
+    }
   }
-  std::vector<std::int64_t> order(chunk_of.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-    return layer.runs[a].output < layer.runs[b].output;
-  });
-  std::int64_t end = std::numeric_limits<std::int64_t>::min(), chunk = 0;
-  for (const std::int64_t i : order) {
-    const Run& run = layer.runs[i];
-    require(run.output >= end || chunk_of[i] == chunk, "two chunks write the same lanes");
-    if (run.output + run.lanes < end) continue;
-    end = run.output + run.lanes;
-    chunk = chunk_of[i];
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+  Piece last = {0, std::numeric_limits<std::int64_t>::min(), 0};
+  for (const Piece& piece : pieces) {
+    require(piece.begin >= last.end || piece.chunk == last.chunk,
+            "two chunks write the same lanes");
+    if (piece.end >= last.end) last = piece;
   }
 }
 
 }  // namespace
+
+bool is_contiguous(const Run& run) { return run.input_step == kLanes && run.output_step == kLanes; }
 
 void check(const Layer& layer, const WeightStorage& storage) {
   require(within(layer.arena_elements, 0, kLargest), "the arena's size is out of range");

@@ -50,8 +50,8 @@ struct Planes {
 // How a run's lanes meet what the output holds already: fused pooling.
 enum class Combine : std::int64_t { kStore, kMax, kAdd };
 
-// Contiguous lanes of the output whose taps inside the image are the same. Laid out as one row of
-// the array of int64 that Python passes.
+// Lanes of the output whose taps inside the image are the same: vectors of neighbours, all as far
+// apart. Laid out as one row of the array of int64 that Python passes.
 struct Run {
   std::int64_t input;    // first lane, from the beginning of a plane of x
   std::int64_t output;   // first lane, from the beginning of a plane of y (and of skip)
@@ -59,6 +59,8 @@ struct Run {
   std::int64_t tap_set;  // which taps are inside the image
   std::int64_t mask;     // -1, or where the run's lane masks begin: 0 writes zero, -1 the sum
   Combine combine;
+  std::int64_t input_step;   // from one vector of x to the next
+  std::int64_t output_step;  // from one vector of y to the next; at least a vector
 };
 
 // Groups are rows of y that read the same columns. They are executed in order, and a row may lie
@@ -115,6 +117,9 @@ struct WeightStorage {
 // [K][R] a group.
 constexpr WeightStorage kPlainWeights = {
     kMaxRows, [](std::int64_t rows, std::int64_t columns) { return rows * columns; }};
+
+// Whether the vectors of a run follow each other. Where they do not, they are whole and unmasked.
+bool is_contiguous(const Run& run);
 
 // Throws std::invalid_argument, naming what is wrong, if any array is inconsistent or executing the
 // layer would read or write outside the arena, or write a lane from two items.

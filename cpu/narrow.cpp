@@ -112,6 +112,9 @@ Accumulate accumulate_for(std::int64_t rows, std::int64_t lanes) {
 
 Narrow::Narrow(const Layer& layer) : layer_(layer) {
   const Convolution checked(layer);  // the same arrays under the same rules
+  if (!std::all_of(layer.runs.data, layer.runs.data + layer.runs.size, is_contiguous)) {
+    throw std::invalid_argument("narrow: vectors of a run lie apart");
+  }
   collect_lanes();
   collect_segments();
   bool pooled = false, partial = false;

@@ -15,9 +15,10 @@ from runtime.cpu_bfloat16 import as_tiles
 from runtime.cpu_groups import Packed, shape_of
 from runtime.cpu_items import Cut, cut, whole
 from runtime.cpu_layout import Image, View, round_up
+from runtime.cpu_pixel_runs import pixel_runs
 from runtime.cpu_placement import WIDEST_HALO
 from runtime.cpu_program import Assembly
-from runtime.cpu_runs import Pooling, Runs, Window, pixel_runs, plane_runs, window_of
+from runtime.cpu_runs import Pooling, Runs, Window, plane_runs, window_of
 from runtime.cpu_unfold import Unfolding, unfolding
 from runtime.cpu_winograd import configured
 from runtime.errors import PlanError
@@ -59,9 +60,9 @@ def convolution(assembly: Assembly, at: int, step: s.Convolution) -> None:
     """Add the calls of a convolution, and of the pooling that it takes in."""
     window = window_of(step)
     pooling, output = assembly.pooling(at)
-    y = assembly.image(assembly.placement.views[output])
-    x = assembly.placement.views[step.inputs[0]]
-    skip = assembly.placement.views[step.inputs[1]] if len(step.inputs) == 2 else None
+    y = assembly.image(assembly.view(output))
+    x = assembly.view(step.inputs[0])
+    skip = assembly.view(step.inputs[1]) if len(step.inputs) == 2 else None
     if depthwise.is_depthwise(step) and pooling is None:
         source = _depthwise_source(assembly, at, step, x, y, window)
         if source is not None:
@@ -72,9 +73,8 @@ def convolution(assembly: Assembly, at: int, step: s.Convolution) -> None:
 
 def product(assembly: Assembly, at: int, step: s.Product) -> None:
     """Add the calls of a product: a convolution whose window is the whole of its input."""
-    views = assembly.placement.views
-    x, y = views[step.inputs[0]], views[step.output]
-    skip = views[step.inputs[1]] if len(step.inputs) == 2 else None
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    skip = assembly.view(step.inputs[1]) if len(step.inputs) == 2 else None
     if len(y.shape) > 2:
         _product_of_many(assembly, at, step, x, y, skip)
         return
@@ -129,7 +129,8 @@ def layer(
     narrow = not product and y.lanes % vector != 0 and lanes <= most * vector
     source = _source(assembly, at, x, y, window, narrow)
     if narrow or y.lanes % vector == 0:
-        runs = pixel_runs(source.image, y, source.window, pooling)
+        apart = not narrow and not product
+        runs = pixel_runs(source.image, y, source.window, vector, pooling, apart)
     else:
         runs = plane_runs(source.image, y, source.window, vector)
     groups = step.groups if isinstance(step, s.Convolution) else 1

@@ -48,6 +48,9 @@ def pooled_steps(
         alone = len(readers[conv.output]) == 1 and conv.output not in plan.results.values()
         if not isinstance(conv, s.Convolution) or methods[before].winograd:
             continue
+        # Single rows go over many pixels at a time, of the panels that the cache holds.
+        if methods[before].scheme.form == "rows":
+            continue
         if len(conv.inputs) == 1 and alone:
             found[before] = (at, pooling)
     return found

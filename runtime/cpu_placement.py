@@ -15,6 +15,7 @@ from runtime.cpu_arena import Buffers
 from runtime.cpu_depthwise import in_place, is_depthwise
 from runtime.cpu_layout import Form, Image, Shape, View, as_image, padded_batch
 from runtime.cpu_runs import window_of
+from runtime.cpu_slices import WHOLE, Slices
 from runtime.plan import Plan
 
 # A halo may widen a row by no more than this share of it: else taps are unfolded.
@@ -32,9 +33,11 @@ class Placement:
         Of every value.
     vector : int
         Elements of a vector.
-    skipped : mapping of int to int, default none
+    fused : mapping of int to int, default none
         Steps whose output is never written, as the step that reads it is part of them; and that
         step.
+    slices : Slices, default none
+        The steps that are executed slice by slice.
     """
 
     def __init__(
@@ -43,14 +46,27 @@ class Placement:
         shapes: Mapping[str, Shape],
         vector: int,
         fused: Mapping[int, int] | None = None,
+        slices: Slices = WHOLE,
     ) -> None:
         self.buffers = Buffers()
         self.views: dict[str, View] = {}
+        # Of all samples: values that sliced steps make and others read. A slice lies in `views`.
+        self.wholes: dict[str, View] = {}
         self._plan = plan
-        self._shapes = shapes
+        self._slices = slices
+        made = slices.made(plan)
+        self._whole_shapes = shapes
+        self._shapes = shapes = {
+            name: (slices.samples, *shape[1:]) if name in made else shape
+            for name, shape in shapes.items()
+        }
         self._vector = vector
         self._halos = halos(plan, shapes, vector)
-        self.parents = _parents(plan)
+        self.parents = {
+            part: (whole, start)
+            for part, (whole, start) in _parents(plan).items()
+            if (part in made) == (whole in made)
+        }
         self._readers = _readers(plan)
         fused = fused or {}
         hidden = {plan.steps[i].output for i in fused}
@@ -64,6 +80,8 @@ class Placement:
             when = min([at, *(i for i, j in fused.items() if j == at)])
             if step.output not in hidden:
                 self._make(step, when)
+                if at < slices.steps and self._read_from(step.output, slices.steps):
+                    self._make_whole(step.output, at)
         for name in plan.results.values():
             self._touch(name, len(plan.steps))
 
@@ -83,7 +101,28 @@ class Placement:
         return View.of_form(self.buffers.add(form.elements, at), form, shape)
 
     def _touch(self, name: str, at: int) -> None:
+        sliced = START < at < self._slices.steps
+        view = self.views[name] if sliced else self.wholes.get(name, self.views[name])
+        self.buffers.touch(view.buffer, at)
+        if sliced and view.shape[0] != self._slices.samples:
+            self._touch_all_slices(view)
+
+    def _touch_all_slices(self, view: View) -> None:
+        """Keep a value of all samples while any slice is executed."""
+        self.buffers.touch(view.buffer, 0)
+        self.buffers.touch(view.buffer, self._slices.steps - 1)
+
+    def _read_from(self, name: str, at: int) -> bool:
+        """Return whether a value is read by a step from the given one on, or is a result."""
+        return name in self._plan.results.values() or any(i >= at for i in self._readers[name])
+
+    def _make_whole(self, name: str, at: int) -> None:
+        """Give all samples of a value memory, beside that of a slice, which a step copies there."""
         self.buffers.touch(self.views[name].buffer, at)
+        form = self.form(self._whole_shapes[name])
+        view = View.of_form(self.buffers.add(form.elements, 0), form, self._whole_shapes[name])
+        self.wholes[name] = view
+        self._touch_all_slices(view)
 
     def _make(self, step: s.Step, at: int) -> None:
         view = self._as_view(step) or self._over_skip(step, at)

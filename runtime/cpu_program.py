@@ -15,6 +15,7 @@ from runtime.cpu_layout import Image, Shape, View, as_image
 from runtime.cpu_placement import Placement
 from runtime.cpu_problem import methods_of
 from runtime.cpu_runs import Pooling
+from runtime.cpu_slices import slices_of
 from runtime.plan import Plan
 
 
@@ -64,7 +65,9 @@ class Assembly:
         self._pooled = pooled_steps(plan, shapes, machine, self.methods)
         fused = {at: pool for at, (pool, _) in self._pooled.items()}
         self.taken = set(fused.values())
-        self.placement = Placement(plan, shapes, machine.vector, fused)
+        self.slices = slices_of(plan, shapes, machine, self.methods)
+        self.slice: int | None = None  # that calls are made for; None: for all samples
+        self.placement = Placement(plan, shapes, machine.vector, fused, self.slices)
         self.calls: list[Call] = []
 
     def call(self, method: str, step: int, *arguments: object) -> None:
@@ -72,8 +75,23 @@ class Assembly:
         self.calls.append(Call(method, step, arguments))
 
     def view(self, name: str) -> View:
-        """Return where a value lies."""
-        return self.placement.views[name]
+        """Return where a value lies: its slice, while calls are made for one."""
+        view = self.placement.views[name]
+        if self.slice is None:
+            return self.placement.wholes.get(name, view)
+        return view if view.shape[0] == self.slices.samples else self._part(view)
+
+    def _part(self, view: View) -> View:
+        """Return the samples of the present slice."""
+        assert self.slice is not None
+        first = self.slice * self.slices.samples
+        return view.sliced(0, first, first + self.slices.samples)
+
+    def keep_slice(self, at: int) -> None:
+        """Add the call that copies what a step has made of a slice to where others read it."""
+        name = self.plan.steps[at].output
+        if self.slice is not None and name in self.placement.wholes:
+            self.call("copy", at, self.view(name), self._part(self.placement.wholes[name]))
 
     def image(self, view: View) -> Image:
         """Return a view that is known to be planes, as such."""

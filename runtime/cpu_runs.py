@@ -1,4 +1,4 @@
-"""Runs: contiguous lanes of a convolution's output whose taps inside the image are the same.
+"""Runs: lanes of a convolution's output whose taps inside the image are the same.
 
 Taps in the padding are left out exactly where a run is a pixel, or pixels of one row: nothing is
 multiplied by zeros. Where vectors run along the pixels, rows of taps above and below the image are
@@ -95,8 +95,8 @@ class Runs:
 
     Parameters
     ----------
-    table : ndarray of int64, shape (runs, 6)
-        Input, output, lanes, tap set, mask, combine: as cpu/layer.h tells.
+    table : ndarray of int64, shape (runs, 8)
+        Input, output, lanes, tap set, mask, combine, steps of both: as cpu/layer.h tells.
     units : ndarray of int64
         Where work may be cut: the first run of each unit, and the number of runs. Runs of one unit
         write the same lanes.
@@ -104,6 +104,8 @@ class Runs:
         Ranges of taps, first and last + 1.
     tap_set_starts : ndarray of int64
     masks : ndarray of int32
+    vector : int
+        Elements of a vector.
     period : int
         Lanes after which the masks repeat.
     """
@@ -113,6 +115,7 @@ class Runs:
     tap_sets: Int32
     tap_set_starts: Int64
     masks: Int32
+    vector: int
     period: int = 1
 
     @property
@@ -157,62 +160,6 @@ class TapSets:
         return flat.ravel().astype(np.int32), np.cumsum(lengths, dtype=np.int64)
 
 
-def pixel_runs(x: Image, y: Image, window: Window, pooling: Pooling | None = None) -> Runs:
-    """Return runs that lie within pixels, or along pixels whose taps are the same.
-
-    Parameters
-    ----------
-    x, y : Image
-        `y` is what is written: of the pooled size where there is `pooling`.
-    window : Window
-    pooling : Pooling, default None
-
-    Notes
-    -----
-    With pooling, the pixels of a window write the same lanes, one after the other; pixels that no
-    window holds are not computed.
-    """
-    step = pooling.window if pooling else (1, 1)
-    height, width = y.height * step[0], y.width * step[1]
-    sets = TapSets()
-    rows, segments = (
-        _classes(window.inside(axis, size, pixels))
-        for axis, size, pixels in ((0, x.height, height), (1, x.width, width))
-    )
-    along_x = (
-        pooling is None and window.strides[1] == 1 and x.pixel == y.pixel == x.lanes == y.lanes
-    )
-    # Whole rows follow each other where no tap is left out beside the image.
-    along_y = (
-        along_x
-        and len(segments) == 1
-        and window.strides[0] == 1
-        and x.row == y.row == width * y.pixel
-    )
-    parts = []
-    for y0, y1, taps_y in rows:
-        for x0, x1, taps_x in segments:
-            number = sets.number(np.outer(taps_y, taps_x))
-            at_y = np.arange(y0, y0 + 1 if along_y else y1)
-            at_x = np.arange(x0, x0 + 1 if along_x else x1)
-            lanes = y.lanes * ((x1 - x0) if along_x else 1) * ((y1 - y0) if along_y else 1)
-            i, j = (a.ravel() for a in np.meshgrid(at_y, at_x, indexing="ij"))
-            part = np.zeros((len(i), 8), np.int64)
-            part[:, 0] = (i * window.strides[0] - window.pads[0]) * x.row
-            part[:, 0] += (j * window.strides[1] - window.pads[1]) * x.pixel
-            part[:, 1] = i // step[0] * y.row + j // step[1] * y.pixel
-            part[:, 2:5] = lanes, number, -1
-            part[:, 6], part[:, 7] = i, j
-            parts.append(part)
-    table = np.concatenate(parts)
-    table = table[np.lexsort((table[:, 7], table[:, 6], table[:, 1]))]
-    first = np.concatenate([[True], table[1:, 1] != table[:-1, 1]])
-    if pooling:
-        table[:, 5] = np.where(first, STORE, MAX if pooling.largest else ADD)
-    units = np.append(np.flatnonzero(first), len(table))
-    return Runs(np.ascontiguousarray(table[:, :6]), units, *sets.arrays(), np.empty(0, np.int32))
-
-
 def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
     """Return runs along the pixels of rows, and of several rows where their pitch is one.
 
@@ -226,7 +173,7 @@ def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
         Elements of a vector.
     """
     sets = TapSets()
-    rows = _classes(window.inside(0, x.height, y.height))
+    rows = classes(window.inside(0, x.height, y.height))
     every = np.ones(window.kernel[1], np.bool_)
     together = flows(x, y, window, vector)
     width, halo = y.width * y.pixel, y.halo * y.pixel
@@ -250,8 +197,8 @@ def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
                 made.append((0, target + width, halo, none, 0, STORE))
     longest = max(lanes for _, _, lanes, *_ in made)
     masks = _masks(halo, width, longest) if halo else np.empty(0, np.int32)
-    table = np.array(made, np.int64)
-    return Runs(table, np.arange(len(table) + 1), *sets.arrays(), masks, halo + width)
+    table = np.array([(*run, vector, vector) for run in made], np.int64)
+    return Runs(table, np.arange(len(table) + 1), *sets.arrays(), masks, vector, halo + width)
 
 
 def flows(x: Image, y: Image, window: Window, vector: int) -> bool:
@@ -279,8 +226,7 @@ def split(runs: Runs, longest: int) -> Runs:
     piece = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     made = table[which]
     shift = piece * longest
-    made[:, 0] += shift
-    made[:, 1] += shift
+    made[:, :2] += shift[:, None] // runs.vector * made[:, 6:8]
     made[:, 2] = np.minimum(longest, table[which, 2] - shift)
     masked = made[:, 4] >= 0
     made[masked, 4] = (made[masked, 4] + shift[masked]) % runs.period
@@ -298,7 +244,7 @@ def _masks(halo: int, width: int, longest: int) -> Int32:
     return np.resize(period, round_up(longest, LINE) + len(period))
 
 
-def _classes(inside: NDArray[np.bool_]) -> list[tuple[int, int, NDArray[np.bool_]]]:
+def classes(inside: NDArray[np.bool_]) -> list[tuple[int, int, NDArray[np.bool_]]]:
     """Return ranges of neighbours whose taps are the same, with those taps."""
     changes = np.flatnonzero((inside[1:] != inside[:-1]).any(axis=1)) + 1
     edges = [0, *changes.tolist(), len(inside)]

@@ -43,12 +43,23 @@ def assemble(
         made.zero_halo(START, view)
         made.zero_batch(START, view)
         made.call("copy_in", START, number, view)
-    for at, step in enumerate(plan.steps):
-        if at not in made.taken:
-            _EMITTERS[type(step)](made, at, step)
+    for part in range(made.slices.parts):
+        made.slice = part
+        _emit(made, range(made.slices.steps))
+    made.slice = None
+    _emit(made, range(made.slices.steps, len(plan.steps)))
     for number, output in enumerate(plan.outputs):
         made.call("copy_out", START, made.view(plan.results[output.name]), number)
     return made
+
+
+def _emit(assembly: Assembly, steps: range) -> None:
+    """Add the calls of some steps."""
+    for at in steps:
+        if at not in assembly.taken:
+            step = assembly.plan.steps[at]
+            _EMITTERS[type(step)](assembly, at, step)
+        assembly.keep_slice(at)
 
 
 # --- steps without weights ---------------------------------------------------------------------

@@ -238,7 +238,9 @@ class Program:
         assert not sums, "rows that no group ends"
 
     def _group(self, layer, x, y, skip, activation, configuration, run, number, group, sums):
-        source, target, lanes_, tap_set, mask, combine = run
+        source, target, lanes_, tap_set, mask, combine, *steps = run
+        vector, lane = np.divmod(np.arange(lanes_), lanes)
+        from_, to_ = (source + vector * steps[0] + lane, target + vector * steps[1] + lane)
         rows = layer["rows"][slice(*layer["row_starts"][group : group + 2])]
         taps = layer["tap_starts"][group]
         ranges = layer["tap_sets"].reshape(-1, 2)[
@@ -250,10 +252,10 @@ class Program:
         made = np.zeros((len(rows), lanes_))
         for a, b in ranges.tolist():
             for k in range(taps[a], taps[b]):
-                at = x[0] + source + layer["offsets"][first + k]
-                assert at >= 0
-                assert at + lanes_ <= self.elements
-                made += np.outer(weights[k], self.arena[at : at + lanes_])
+                at = x[0] + from_ + layer["offsets"][first + k]
+                assert at.min() >= 0
+                assert at.max() < self.elements
+                made += np.outer(weights[k], self.arena[at])
         for i, row in enumerate(rows.tolist()):
             key = (number, row)
             if layer["flags"][group] & 1:
@@ -261,16 +263,17 @@ class Program:
                 sums[key] = 0.0 + (layer["bias"][row] if len(layer["bias"]) else 0)
             sums[key] = sums[key] + made[i]
             if layer["flags"][group] & 2:
-                to = y[0] + row * y[2] + target
-                into = self._seen((to, (lanes_,), (1,)))
+                to = y[0] + row * y[2] + to_
+                assert to.min() >= 0
                 value = sums.pop(key)
                 if skip is not None:
-                    value = value + self._seen((skip[0] + row * skip[2] + target, (lanes_,), (1,)))
+                    value = value + self.arena[skip[0] + row * skip[2] + to_]
                 value = activated(value, activation) * configuration["scale"]
                 if mask >= 0:
                     assert len(layer["masks"]) >= mask + -(-lanes_ // 16) * 16
                     value = np.where(layer["masks"][mask : mask + lanes_], value, 0)
-                into[...] = [value, np.maximum(into, value), into + value][combine]
+                held = self.arena[to]
+                self.arena[to] = [value, np.maximum(held, value), held + value][combine]
 
 
 def activated(x, activation):

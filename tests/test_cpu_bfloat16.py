@@ -355,7 +355,7 @@ def arrays(rows=20, columns=40):
         "weights": np.empty(0, np.float32),
         "flags": np.array([3], np.int32),
         "bias": np.empty(0, np.float32),
-        "runs": np.array([[0, 0, 16, 0, -1, 0]], np.int64),
+        "runs": np.array([[0, 0, 16, 0, -1, 0, 16, 16]], np.int64),
         "tap_sets": np.array([0, 1], np.int32),
         "masks": np.empty(0, np.int32),
     }
@@ -380,8 +380,10 @@ WRONG = {
     "a group between cache lines": lambda a: {"weight_starts": np.array([8])},
     "too many rows": lambda a: {"row_starts": np.array([0, 21])},
     "a read beyond the arena": lambda a: {"offsets": a["offsets"] + np.int32(4200)},
-    "a write beyond the arena": lambda a: {"runs": a["runs"] + np.array([0, 4000, 0, 0, 0, 0])},
-    "pooled sums": lambda a: {"runs": a["runs"] + np.array([0, 0, 0, 0, 0, 2])},
+    "a write beyond the arena": lambda a: {
+        "runs": a["runs"] + np.array([0, 4000, 0, 0, 0, 0, 0, 0])
+    },
+    "pooled sums": lambda a: {"runs": a["runs"] + np.array([0, 0, 0, 0, 0, 2, 0, 0])},
     "weights of another type": lambda a: {"tiles": a["tiles"].astype(np.float32)},
 }
 

@@ -21,7 +21,8 @@ from runtime.cpu_groups import Scheme, Shape, shape_of
 from runtime.cpu_items import cut, whole
 from runtime.cpu_layout import Form, View, as_image
 from runtime.cpu_packing import pack
-from runtime.cpu_runs import Pooling, Window, pixel_runs, plane_runs
+from runtime.cpu_pixel_runs import pixel_runs
+from runtime.cpu_runs import Pooling, Window, plane_runs
 
 MACHINE = Machine(vector=16, threads=2)
 SCHEMES = (Scheme("blocks"), Scheme("rows", 1), Scheme("rows", 1, 8), Scheme("dense"))
@@ -134,7 +135,7 @@ def test_items_hold_everything_once(size, lanes, height, density, threads, schem
         x = y = image(size, size, lanes)
         pooling = Pooling((2, 2), largest=True) if pooled and size > 1 else None
         y = image(size // 2, size // 2, lanes) if pooling else y
-        runs = pixel_runs(x, y, window, pooling)
+        runs = pixel_runs(x, y, window, 16, pooling)
     made = cut(packed, runs, machine, 32)
     for starts, end in (
         (made.chunk_starts, len(made.runs.table)),
@@ -158,7 +159,7 @@ def test_items_hold_everything_once(size, lanes, height, density, threads, schem
 def test_layers_of_few_lanes_are_parted_by_rows():
     weight = sparse((512, 512), 0.3, 8)
     packed = pack(weight, Scheme("blocks"), shape_of(weight))
-    runs = pixel_runs(image(1, 1, 1), image(1, 1, 1), Window((1, 1)))
+    runs = pixel_runs(image(1, 1, 1), image(1, 1, 1), Window((1, 1)), 16)
     made = whole(packed, runs, Machine(16, 2, 1 << 20, 1e6))
     assert len(made.chunk_starts) == 2
     assert len(made.part_starts) > 2
@@ -169,7 +170,7 @@ def test_layers_of_few_lanes_are_parted_by_rows():
 def test_little_work_is_one_item():
     weight = sparse((16, 16, 3, 3), 0.3, 8)
     packed = pack(weight, Scheme("blocks"), shape_of(weight))
-    runs = pixel_runs(image(2, 2, 16), image(2, 2, 16), Window((3, 3), pads=(1, 1)))
+    runs = pixel_runs(image(2, 2, 16), image(2, 2, 16), Window((3, 3), pads=(1, 1)), 16)
     assert cut(packed, runs, MACHINE, 16).items == 1
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.cpu_layout import Form, View, as_image
-from runtime.cpu_runs import Pooling, Window, pixel_runs, plane_runs, split
+from runtime.cpu_pixel_runs import pixel_runs
+from runtime.cpu_runs import Pooling, Window, plane_runs, split
 
 
 def image(height, width, lanes, halo=0, channels=1):
@@ -40,11 +41,12 @@ def check(runs, x, y, window, exact):
     """Every lane is written once; each tap of it reads its pixel, and those outside none."""
     written = {}
     offsets = window.tap_offsets(x)
-    for source, target, lanes, tap_set, mask, _ in runs.table.tolist():
+    for source, target, lanes, tap_set, mask, _, *steps in runs.table.tolist():
         assert lanes >= 1
         for lane in range(lanes):
             kept = mask < 0 or runs.masks[mask + lane]
-            place = target + lane
+            number, part = divmod(lane, runs.vector)
+            place = target + number * steps[1] + part
             assert place not in written
             written[place] = kept
             if not kept:
@@ -62,7 +64,10 @@ def check(runs, x, y, window, exact):
                 if exact or not inside_y:
                     assert (tap in taps) == (inside_y and inside_x)
                 if tap in taps:
-                    assert source + lane + offsets[tap] == i * x.row + j * x.pixel + sample
+                    assert (
+                        source + number * steps[0] + part + offsets[tap]
+                        == i * x.row + j * x.pixel + sample
+                    )
     wanted = {
         i * y.row + j * y.pixel + n
         for i in range(y.height)
@@ -81,14 +86,15 @@ def check(runs, x, y, window, exact):
 
 
 @given(
-    window=WINDOWS, height=st.integers(1, 8), width=st.integers(1, 8), lanes=st.sampled_from([1, 4])
-)
-def test_pixel_runs_take_exactly_the_taps_inside(window, height, width, lanes):
+    window=WINDOWS, height=st.integers(1, 8), width=st.integers(1, 8),
+    lanes=st.sampled_from([1, 8]), vector=st.sampled_from([4, 8]), apart=st.booleans(),
+)  # fmt: skip
+def test_pixel_runs_take_exactly_the_taps_inside(window, height, width, lanes, vector, apart):
     sizes = [output_size(window, n, axis, 1) for axis, n in enumerate((height, width))]
     if min(sizes) < 1:
         return
     x, y = image(height, width, lanes), image(*sizes, lanes)
-    runs = pixel_runs(x, y, window)
+    runs = pixel_runs(x, y, window, vector, apart=apart)
     check(runs, x, y, window, exact=True)
     check(split(runs, 8), x, y, window, exact=True)
 
@@ -121,15 +127,15 @@ def test_rows_flow_together_where_their_pitch_is_one():
 def test_pixels_of_a_row_are_one_run_where_their_taps_are():
     window = Window((3, 3), pads=(1, 1))
     x = y = image(4, 6, 16)
-    assert sorted(pixel_runs(x, y, window).lanes.tolist()) == [16] * 8 + [64] * 4
-    assert pixel_runs(x, y, Window((1, 1))).lanes.tolist() == [4 * 6 * 16]
+    assert sorted(pixel_runs(x, y, window, 16, apart=False).lanes.tolist()) == [16] * 8 + [64] * 4
+    assert pixel_runs(x, y, Window((1, 1)), 16).lanes.tolist() == [4 * 6 * 16]
 
 
 @pytest.mark.parametrize("largest", [True, False])
 def test_pooled_pixels_meet_in_one_unit(largest):
     window, pooling = Window((3, 3), pads=(1, 1)), Pooling((2, 3), largest)
     x, y = image(5, 7, 4), image(2, 2, 4)
-    runs = pixel_runs(x, y, window, pooling)
+    runs = pixel_runs(x, y, window, 4, pooling, apart=False)
     assert len(runs.table) == 2 * 2 * 6
     assert np.diff(runs.units).tolist() == [6] * 4
     for first, last in zip(runs.units[:-1], runs.units[1:], strict=True):
@@ -141,6 +147,6 @@ def test_pooled_pixels_meet_in_one_unit(largest):
 
 def test_tap_sets_count_their_taps():
     x = y = image(4, 4, 4)
-    runs = pixel_runs(x, y, Window((3, 3), pads=(1, 1)))
+    runs = pixel_runs(x, y, Window((3, 3), pads=(1, 1)), 4)
     taken = (runs.taps[runs.table[:, 3]] * runs.lanes).sum() // 4
     assert taken == (3 * 4 - 2) ** 2

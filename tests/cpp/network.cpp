@@ -105,8 +105,8 @@ void PackedCase::make_runs() {
     if (!c_.pixel_mode) {
       const std::int64_t set =
           add_tap_set([&](std::int64_t ky, std::int64_t) { return row_inside(ky); });
-      runs_.push_back(
-          {at(y, 0, pitch_), at(y, 0, out_pitch_), out_pitch_ * lanes_, set, 0, Combine::kStore});
+      runs_.push_back({at(y, 0, pitch_), at(y, 0, out_pitch_), out_pitch_ * lanes_, set, 0,
+                       Combine::kStore, kLanes, kLanes});
       continue;
     }
     for (std::int64_t x = 0; x < out_width_ * window(); ++x) {
@@ -115,9 +115,23 @@ void PackedCase::make_runs() {
         return row_inside(ky) && in_x >= 0 && in_x < c_.width;
       });
       const bool begins = y % window() == 0 && x % window() == 0;
-      runs_.push_back({at(y * c_.stride, x * c_.stride, pitch_),
-                       at(y / window(), x / window(), out_pitch_), lanes_, set, -1,
-                       begins ? Combine::kStore : c_.pooling});
+      const Run run = {at(y * c_.stride, x * c_.stride, pitch_),
+                       at(y / window(), x / window(), out_pitch_),
+                       lanes_,
+                       set,
+                       -1,
+                       begins ? Combine::kStore : c_.pooling,
+                       kLanes,
+                       kLanes};
+      if (!c_.apart) {
+        runs_.push_back(run);
+      } else if (x <= 1 || x == out_width_ - 1) {
+        add_parts(run);
+      } else {  // as the pixel before
+        for (auto part = runs_.end() - lanes_ / kLanes; part != runs_.end(); ++part) {
+          part->lanes += kLanes;
+        }
+      }
     }
   }
   masks_.assign(out_pitch_ * lanes_ + 16, 0);
@@ -127,6 +141,18 @@ void PackedCase::make_runs() {
   const std::int64_t units = window() == 1 ? count : out_height_;
   for (std::int64_t chunk = 1; chunk <= std::min<std::int64_t>(3, units); ++chunk) {
     chunk_starts_.push_back(chunk * units / std::min<std::int64_t>(3, units) * (count / units));
+  }
+}
+
+// A run for each vector of a pixel, that goes on from pixel to pixel.
+void PackedCase::add_parts(Run run) {
+  run.input_step = c_.stride * lanes_;
+  run.output_step = lanes_;
+  run.lanes = kLanes;
+  for (std::int64_t lane = 0; lane < lanes_; lane += kLanes) {
+    runs_.push_back(run);
+    run.input += kLanes;
+    run.output += kLanes;
   }
 }
 

@@ -22,6 +22,7 @@ struct Case {
   bool over_skip = false;             // the output is written over the skip branch
   Combine pooling = Combine::kStore;  // of windows of 2x2, in pixel mode
   bool bfloat16 = false;              // numbers are such
+  bool apart = false;                 // runs go from pixel to pixel, a vector of each; not pooled
 };
 
 // A packed layer, with the arena that it works on.
@@ -42,6 +43,7 @@ class PackedCase {
   void lay_out();
   void choose_weights();
   void make_runs();
+  void add_parts(Run run);
   void make_groups();
   void add_group(const std::vector<std::int32_t>& rows, const std::vector<std::int64_t>& columns,
                  std::int32_t flags);

@@ -42,6 +42,18 @@ TEST(convolution_of_whole_pixels) {
   }
 }
 
+TEST(convolution_from_pixel_to_pixel) {
+  for (const std::int64_t batch : {16, 33}) {
+    for (const std::int64_t stride : {1, 2}) {
+      for (const std::int64_t width : {1, 2, 5, 17}) {
+        Case c{batch, 4, 0, 3, width, stride, true, 0, 0, 0, false, {}, 11};
+        c.apart = true;
+        check_all_groups(c);
+      }
+    }
+  }
+}
+
 // Each kernel, with a last vector that is whole and with one that is not.
 TEST(convolution_of_every_width) {
   for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {

@@ -1,0 +1,130 @@
+"""Slices of a batch: which steps are cut, and that nothing of it shows in the results."""
+
+from __future__ import annotations
+
+import cpu_interpreter
+import numpy as np
+import pytest
+from builder import Builder
+from cpu_native import variants
+from test_cpu_placement import NETWORKS as SKIPPED
+from test_cpu_steps import NETWORKS, images, outputs, window
+
+from masktools.checkpoint import Checkpoint
+from runtime import cpu_isa, cpu_slices, plan
+from runtime.cpu_backend import CpuBackend
+from runtime.cpu_configuration import Machine
+from runtime.cpu_problem import methods_of
+from runtime.cpu_slices import Slices, slices_of
+from runtime.model import Model
+from runtime.reference import ReferenceBackend
+
+MACHINE = Machine(16, 1)
+
+
+def kept_network(b):
+    """Values that are read after the last slice: pooled ones, parts of a whole, and results."""
+    a = b.act("Relu", b.conv("x", 4))
+    p = b.add("MaxPool", [b.conv(a, 5)], 5, 3, **window(2, 2))
+    c = b.concat(a, b.conv(a, 4))
+    d = b.conv(b.add_skip(b.conv(c, 8), c), 3)
+    flat = b.add("Reshape", [d], 1, shape=(0, -1))
+    return p, flat, b.conv(p, 4), b.conv(b.concat(c, d), 2), a
+
+
+def strided_network(b):
+    a = b.act("Relu", b.conv("x", 8))
+    c = b.add("Conv", [a, b.constant("w", 6, 8, 3, 3)], 6, 3, strides=(2, 2), dilations=(1, 1),
+              pads=(1, 1, 1, 1), group=1)  # fmt: skip
+    e = b.add("Conv", [a, b.constant("v", 6, 8, 1, 1)], 6, 3, strides=(2, 2), dilations=(1, 1),
+              pads=(0, 0, 0, 0), group=1)  # fmt: skip
+    return b.fc(b.act("Relu", b.add_skip(c, e)), 5)
+
+
+ALL = (*NETWORKS, *(lambda b, n=n: n(b)[0] for n in SKIPPED), kept_network, strided_network)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Maps of the networks here are large enough."""
+    monkeypatch.setattr(cpu_slices, "LEAST_PIXELS", 9)
+    monkeypatch.setattr(cpu_slices, "LEAST_VECTORS", 1)
+
+
+def planned(network):
+    b = Builder()
+    made = network(b)
+    return plan.build(Checkpoint(b.graph(*(made if isinstance(made, tuple) else (made,)))))
+
+
+def chosen(network, batch, machine=MACHINE):
+    made = planned(network)
+    shapes = {name: made.shape(name, batch) for name in made.shapes}
+    return slices_of(made, shapes, machine, methods_of(made, shapes, machine))
+
+
+def compare(made, batches):
+    """Compare outputs with the reference's, by the largest number of each."""
+    ours = Model(made, CpuBackend(), threads=2)
+    exact = Model(made, ReferenceBackend(), "float64")
+    for batch in batches:
+        x = images(batch, seed=batch)
+        for a, b in zip(outputs(ours, x), outputs(exact, x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("network", ALL)
+@pytest.mark.parametrize("vector", [4, 16])
+def test_networks_in_slices(network, vector, small, monkeypatch):
+    monkeypatch.setattr(cpu_isa, "load", lambda: cpu_interpreter)
+    monkeypatch.setattr(cpu_interpreter, "lanes", vector)
+    compare(planned(network), [32])
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("network", ALL)
+def test_values_are_those_of_the_reference(variant, network, small, monkeypatch):
+    monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
+    compare(planned(network), [16, 32, 48, 50])
+
+
+def test_slices_end_where_maps_are_small_or_samples_meet(small):
+    assert chosen(kept_network, 48).samples == 16
+    assert chosen(kept_network, 48).parts == 3
+    made = planned(kept_network)
+    steps = chosen(kept_network, 48).steps
+    assert 1 < steps < len(made.steps)
+    assert made.steps[steps].operator == "Reshape"
+
+
+@pytest.mark.parametrize("batch", [1, 16, 40, 63])
+def test_batches_that_are_no_whole_slices_are_left_alone(batch, small):
+    assert chosen(kept_network, batch) == Slices()
+
+
+def test_small_maps_bfloat16_and_many_threads_are_left_alone(monkeypatch):
+    assert chosen(kept_network, 64) == Slices()
+    monkeypatch.setattr(cpu_slices, "LEAST_PIXELS", 9)
+    assert chosen(kept_network, 64).parts == 4
+    assert chosen(kept_network, 64, MACHINE._replace(threads=8)) == Slices()
+    assert chosen(kept_network, 64, MACHINE._replace(product="amx")) == Slices()
+
+
+def test_layers_of_many_weights_are_not_sliced(small, monkeypatch):
+    steps = chosen(kept_network, 64).steps
+    monkeypatch.setattr(cpu_slices, "MOST_WEIGHTS", 4 * 8 * 8 * 9 - 1)
+    assert 1 < chosen(kept_network, 64).steps < steps
+
+
+def test_slices_share_their_memory(small, monkeypatch):
+    monkeypatch.setattr(cpu_isa, "load", lambda: cpu_interpreter)
+    b = Builder(channels=4)
+    name = "x"
+    for _ in range(6):
+        name = b.conv(name, 4)
+    model = Model(plan.build(Checkpoint(b.graph(name))), CpuBackend())
+    x = images(64, 4)
+    model(x)
+    elements = model._executable({"x": x.shape}).program.elements
+    # The input, the output, and two values of a slice.
+    assert elements <= (2 + 2 / 4) * x.size * 1.1
