@@ -155,12 +155,13 @@ class Configuration:
         """Registers that a thread may take: what compilers were found to need without spilling.
 
         Its sums and operands, and input that passes through registers. Two warps a block copy
-        more each; the quarters of a processor share its registers by whole warps, so that there
-        is nothing between 128 and 168.
+        more each, and copies of single numbers are more; the quarters of a processor share its
+        registers by whole warps, so that there is nothing between 128 and 168.
         """
         if not self.asynchronous:
             return 168 if self.sums <= 64 else 255
-        return 168 if self.sums > 64 or self.threads == 64 else 128
+        many = self.threads == 64 or (not self.aligned and self.sums == 64)
+        return 168 if self.sums > 64 or many else 128
 
     @property
     def blocks_per_processor(self) -> int:
