@@ -17,6 +17,8 @@ from runtime.cpu_layout import LINE, Shape
 from runtime.cpu_winograd import POSITIONS
 from runtime.plan import Plan
 
+# Slices of a batch that are worth joining again: narrower pixels do not leave the cache.
+LEAST_SLICES = 4
 # Pixels of a map from which its pixels need not be wide: rows of them fill the kernels.
 LEAST_PIXELS = 64
 # Vectors of a map that each thread needs: with fewer they would wait for each other.
@@ -67,7 +69,7 @@ def slices_of(
     samples = max(LINE, machine.vector)
     batch = shapes[plan.inputs[0].name][0] if shapes[plan.inputs[0].name] else 1
     # Products of bfloat16 take more lanes at a time than a slice has.
-    if machine.product or batch % samples or batch < 2 * samples:
+    if machine.product or batch % samples or batch < LEAST_SLICES * samples:
         return WHOLE
     count = 0
     for at, step in enumerate(plan.steps):

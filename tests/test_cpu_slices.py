@@ -46,7 +46,8 @@ ALL = (*NETWORKS, *(lambda b, n=n: n(b)[0] for n in SKIPPED), kept_network, stri
 
 @pytest.fixture
 def small(monkeypatch):
-    """Maps of the networks here are large enough."""
+    """Maps and batches of the networks here are large enough."""
+    monkeypatch.setattr(cpu_slices, "LEAST_SLICES", 2)
     monkeypatch.setattr(cpu_slices, "LEAST_PIXELS", 9)
     monkeypatch.setattr(cpu_slices, "LEAST_VECTORS", 1)
 
