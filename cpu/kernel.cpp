@@ -72,6 +72,11 @@ MASKTOOLS_INLINE inline void add_columns(Sums<kRows, kWidth>& sums, const float*
   }
 }
 
+// Zeros where the mask is 0, the vector where it is -1.
+inline Vector masked(Vector v, const std::int32_t* mask) {
+  return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(mask));
+}
+
 // Finishes sums that are not simply bounded and stored: [row][vector] in `sums`.
 __attribute__((noinline)) void finish(const Call& call, const Tile& tile, const Group& group,
                                       int rows, int width, const float* sums) {
@@ -83,8 +88,7 @@ __attribute__((noinline)) void finish(const Call& call, const Tile& tile, const 
       Vector v = load(sums);
       v = call.bounded ? clamp(v, low, high) : activate(call.activation, v);
       if (call.scale != 1.0f) v *= call.scale;
-      if (tile.mask)
-        v = reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(tile.mask + lane));
+      if (tile.mask) v = masked(v, tile.mask + lane);
       if (tile.combine == Combine::kMax) v = maximum(v, load(to + at));
       if (tile.combine == Combine::kAdd) v += load(to + at);
       store(to + at, v, std::min<std::int64_t>(tile.lanes - lane, kLanes));
@@ -132,8 +136,7 @@ template <int kRows, int kWidth>
 MASKTOOLS_INLINE inline void end(Sums<kRows, kWidth>& sums, const Call& call, const Tile& tile,
                                  const Group& group, bool apart) {
   const bool last = group.flags & kLast;
-  if (last &&
-      (!call.bounded || tile.mask || tile.combine != Combine::kStore || call.scale != 1.0f)) {
+  if (last && (!call.bounded || tile.combine != Combine::kStore || call.scale != 1.0f)) {
     float made[kRows * kWidth * kLanes];
     sums.each([&](int r, int j)
                   MASKTOOLS_INLINE { store(made + (r * kWidth + j) * kLanes, sums.of[r][j]); });
@@ -148,7 +151,8 @@ MASKTOOLS_INLINE inline void end(Sums<kRows, kWidth>& sums, const Call& call, co
   repeat<kRows>([&](int r) MASKTOOLS_INLINE {
     float* row = to + group.rows[r] * plane;
     repeat<kWidth>([&](int j) MASKTOOLS_INLINE {
-      const Vector v = last ? clamp(sums.of[r][j], low, high) : sums.of[r][j];
+      Vector v = last ? clamp(sums.of[r][j], low, high) : sums.of[r][j];
+      if (last && tile.mask) v = masked(v, tile.mask + j * kLanes);
       if (j + 1 < kWidth || tail == kLanes) {
         store(row + j * step, v);
       } else {
