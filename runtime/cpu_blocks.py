@@ -11,12 +11,14 @@ from masktools.checkpoint import Residual, SparseWeight
 from runtime.cpu_groups import (
     FIRST,
     LAST,
+    WEIGHT_PADDING,
     Int32,
     Int64,
     Packed,
+    Scheme,
     Shape,
-    balanced,
     ends_of,
+    line_aligned,
     narrow_columns,
     stable_order,
     starts_of,
@@ -24,13 +26,13 @@ from runtime.cpu_groups import (
 from runtime.cpu_rows import pack_rows
 
 
-def pack_blocks(weight: SparseWeight, shape: Shape, height: int) -> Packed:
+def pack_blocks(weight: SparseWeight, shape: Shape, scheme: Scheme) -> Packed:
     """Return groups of the rows of each block; after a block, the residual of its rows."""
     blocks = weight.layout.blocks
     if not blocks:
         return pack_rows(weight.residual or _nothing(shape), shape, 0)
     kept = np.diff(weight.residual.row_offsets) if weight.residual else np.zeros(shape.rows, int)
-    packed, component = _block_groups(weight, shape, height, kept)
+    packed, component = _block_groups(weight, shape, scheme, kept)
     block_of = np.full(shape.rows, -1)
     block_of[packed.rows] = np.repeat(component, packed.heights)
     alone = np.flatnonzero((kept > 0) | (block_of < 0))
@@ -44,7 +46,7 @@ def pack_blocks(weight: SparseWeight, shape: Shape, height: int) -> Packed:
 
 
 def _block_groups(
-    weight: SparseWeight, shape: Shape, height: int, kept: Int64
+    weight: SparseWeight, shape: Shape, scheme: Scheme, kept: Int64
 ) -> tuple[Packed, Int64]:
     """Return the groups of all blocks, and of each the blocks that it must not be parted from."""
     blocks = weight.layout.blocks
@@ -55,7 +57,7 @@ def _block_groups(
     orders, columns, tap_starts = _block_columns(weight, shape)
     widths = np.array([len(b.columns) for b in blocks])
     list_starts = starts_of(widths)
-    weights = np.empty(weight.values.size, np.float32)
+    weights = line_aligned(weight.values.size + WEIGHT_PADDING)
     start = at = 0
     rows: list[Int32] = []
     flags: list[int] = []
@@ -70,7 +72,7 @@ def _block_groups(
         open_ = (left[block.rows] > 0) | (kept[block.rows] > 0)
         state = np.where(begun[block.rows], 0, FIRST) | np.where(open_, 0, LAST)
         begun[block.rows] = True
-        for part in _parts(state, height):
+        for part in _parts(state, scheme):
             size = len(part) * width
             weights[at : at + size].reshape(width, len(part))[...] = values[part].T
             at += size
@@ -95,12 +97,12 @@ def _block_groups(
     return packed, component
 
 
-def _parts(state: NDArray[Any], height: int) -> list[Int64]:
+def _parts(state: NDArray[Any], scheme: Scheme) -> list[Int64]:
     """Return which rows of a block make each group: rows whose flags differ never share one."""
     order = np.argsort(state, kind="stable")
     parts: list[Int64] = []
     for among in np.split(order, np.flatnonzero(np.diff(state[order])) + 1):
-        parts += np.split(among, np.cumsum(balanced(len(among), height))[:-1])
+        parts += np.split(among, np.cumsum(scheme.heights(len(among)))[:-1])
     return parts
 
 

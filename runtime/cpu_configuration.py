@@ -7,7 +7,7 @@ clock; the tuner measures what this proposes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,16 @@ ROW_COLUMNS = 4
 # taps that make a panel worth it, and the vectors of lanes that each thread needs.
 LEAST_CHANNELS, LEAST_COLUMNS = 16, 24
 LEAST_TAPS, LEAST_VECTORS = 4, 8
+# Rows as lanes: share of the peak that groups of one vector of rows reach, and of two, which share
+# each pixel that is broadcast.
+NARROW_EFFICIENCY = (0.6, 0.8)
+# Lanes of the whole output up to which rows may be lanes instead: beyond, taps find little of x in
+# the first level of the cache. Of single rows, which make no vector, a share of one.
+NARROW_LANES, NARROW_ROWS = 256, 0.25
+# By how much a thread's rows may exceed the mean before groups are made half as high.
+NARROW_UNEVEN = 1.1
+# What vectors along pixels take where strides or dilations make them read a copy of the input.
+COPIED = 1.5
 # Share of the peak that the products of the minimal filtering algorithm reach, and what
 # transforming an entry of a tile costs, in multiplications.
 WINOGRAD_EFFICIENCY = 0.42
@@ -93,6 +103,8 @@ class Problem(NamedTuple):
         Elements of a pixel.
     inside : float
         Share of (tap, pixel) that lies inside the image, of those that are multiplied.
+    covered : float
+        Share of (tap, pixel) that lies inside the image, of all.
     plain : bool
         Strides and dilations are 1.
     """
@@ -103,6 +115,7 @@ class Problem(NamedTuple):
     width: int
     lanes: int
     inside: float = 1.0
+    covered: float = 1.0
     plain: bool = True
 
 
@@ -116,10 +129,13 @@ class Method:
         How its weight is cut into groups.
     winograd : bool
         By the minimal filtering algorithm instead, from the dense weight.
+    narrow : bool
+        Rows are the lanes of vectors, not pixels.
     """
 
     scheme: Scheme
     winograd: bool = False
+    narrow: bool = False
 
 
 def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -> list[Method]:
@@ -138,8 +154,9 @@ def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -
     """
     schemes = [choose_scheme(weight, problem.shape.groups) for weight, problem in layers]
     methods = [
-        Method(_from_first_level(scheme, weight, problem, machine))
-        for (scheme, _), (weight, problem) in zip(schemes, layers, strict=True)
+        _narrow(scheme, cost, weight, problem, machine)
+        or Method(_from_first_level(scheme, weight, problem, machine))
+        for (scheme, cost), (weight, problem) in zip(schemes, layers, strict=True)
     ]
     stored = sum(_stored(weight) * 4 for weight, _ in layers)
     left = WINOGRAD_BYTES + WINOGRAD_SHARE * stored
@@ -153,8 +170,52 @@ def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -
     for _, number, more in sorted(gains, reverse=True):
         if more <= left:
             left -= more
-            methods[number] = Method(methods[number].scheme, winograd=True)
+            methods[number] = replace(methods[number], winograd=True, narrow=False)
     return methods
+
+
+def _narrow(
+    scheme: Scheme, cost: float, weight: Weight, problem: Problem, machine: Machine
+) -> Method | None:
+    """Return how a layer is computed whose rows become the lanes of vectors; None: not so.
+
+    Every pixel of the output is then as good as any other, wherever it lies. Else vectors run along
+    pixels: those of small maps are not full, and rows of pixels at the border are parted.
+    """
+    shape = problem.shape
+    pixels = problem.height * problem.width
+    if problem.lanes % machine.vector == 0:
+        return None
+    if scheme.form == "rows" or shape.group_rows == 1:
+        few = pixels * problem.lanes <= NARROW_ROWS * machine.vector
+        return Method(scheme, narrow=True) if few else None
+    if pixels * problem.lanes > NARROW_LANES:
+        return None
+    height = 2 * machine.vector
+    groups = -(-shape.rows // height)
+    if -(-groups // machine.threads) * machine.threads * height > NARROW_UNEVEN * shape.rows:
+        height = machine.vector
+    lanes = pixels * problem.lanes
+    vectors = -(-lanes // machine.vector) + (2 if problem.inside < 1 else 0)
+    direct = cost * vectors * machine.vector * problem.inside * (1 if problem.plain else COPIED)
+    if _narrow_cost(scheme, weight, problem, machine) * lanes > direct:
+        return None
+    return Method(Scheme(scheme.form, height, unit=machine.vector), narrow=True)
+
+
+def _narrow_cost(scheme: Scheme, weight: Weight, problem: Problem, machine: Machine) -> float:
+    """Return what a layer costs for one lane, whose rows become the lanes of vectors."""
+    shape = problem.shape
+
+    def cost(rows: int, columns: int) -> float:
+        vectors = -(-rows // machine.vector)
+        share = NARROW_EFFICIENCY[vectors > 1]
+        return vectors * machine.vector * columns * problem.covered / share
+
+    if scheme.form == "dense" or isinstance(weight, np.ndarray):
+        return shape.groups * cost(shape.group_rows, shape.group_channels * shape.taps)
+    residual = weight.residual.values.size if weight.residual is not None else 0
+    return cost(1, residual) + sum(cost(len(b.rows), len(b.columns)) for b in weight.layout.blocks)
 
 
 def _from_first_level(scheme: Scheme, weight: Weight, problem: Problem, machine: Machine) -> Scheme:

@@ -30,11 +30,6 @@ Int64 = NDArray[np.int64]
 WIDEST_GAP = 1.1
 # Entries behind the last column's offset: the kernels prefetch that far ahead.
 OFFSET_PADDING = 64
-# Weights behind the last: narrow kernels load whole vectors of them.
-WEIGHT_PADDING = 16
-# Lanes of the whole output, in vectors, up to which rows are the lanes instead; fewer where a group
-# is one row, of which there is nothing to make a vector of.
-NARROW, NARROW_ROWS = 1.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -122,11 +117,8 @@ def layer(
         _winograd(assembly, at, step, x, y, skip, window)
         return
     vector = assembly.machine.vector
-    lanes = y.height * y.width * y.batch
     product = assembly.machine.product
-    scheme = assembly.methods[at].scheme
-    most = NARROW_ROWS if scheme.form == "rows" else NARROW
-    narrow = not product and y.lanes % vector != 0 and lanes <= most * vector
+    scheme, narrow = assembly.methods[at].scheme, assembly.methods[at].narrow
     source = _source(assembly, at, x, y, window, narrow)
     if narrow or y.lanes % vector == 0:
         apart = not narrow and not product

@@ -21,6 +21,9 @@ Float32 = NDArray[np.float32]
 
 FIRST, LAST = 1, 2
 LARGEST_HEIGHT = 8
+# Entries behind the last weight: rows as lanes are loaded in whole vectors.
+WEIGHT_PADDING = 16
+LINE_BYTES = 64  # of the processor's caches
 
 
 class Scheme(NamedTuple):
@@ -35,11 +38,31 @@ class Scheme(NamedTuple):
         Rows of a group, at most.
     channels : int
         Input channels that a row's group reads at most; 0: all. Only of "rows".
+    unit : int
+        Rows that the heights of groups are multiples of, where there are enough.
     """
 
     form: Literal["blocks", "rows", "dense"]
     height: int = LARGEST_HEIGHT
     channels: int = 0
+    unit: int = 1
+
+    def heights(self, rows: int) -> list[int]:
+        """Return heights of the groups that so many rows are cut into, the taller first.
+
+        Examples
+        --------
+        >>> Scheme("dense", 32, unit=16).heights(74)
+        [32, 32, 10]
+        >>> Scheme("dense", 8).heights(18)
+        [6, 6, 6]
+        """
+        heights = [
+            self.unit * units for units in balanced(-(-rows // self.unit), self.height // self.unit)
+        ]
+        if heights:
+            heights[-1] -= sum(heights) - rows
+        return heights
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +156,14 @@ def shape_of(weight: Weight, groups: int = 1, taps: int | None = None) -> Shape:
     shape = weight.shape if isinstance(weight, np.ndarray) else weight.layout.shape
     taps = taps or prod(shape[2:])
     return Shape(shape[0], prod(shape[1:]) // taps * groups, taps, groups)
+
+
+def line_aligned(size: int, dtype: type[np.generic] = np.float32) -> NDArray[Any]:
+    """Return an array, not yet written, that begins on a cache line: no vector lies across two."""
+    memory = np.empty(size * np.dtype(dtype).itemsize + LINE_BYTES, np.uint8)
+    first = -memory.ctypes.data % LINE_BYTES
+    made: NDArray[Any] = memory[first : first + size * np.dtype(dtype).itemsize].view(dtype)
+    return made
 
 
 def balanced(rows: int, height: int) -> list[int]:

@@ -9,11 +9,12 @@ from runtime.cpu_blocks import pack_blocks
 from runtime.cpu_groups import (
     FIRST,
     LAST,
+    WEIGHT_PADDING,
     Int64,
     Packed,
     Scheme,
     Shape,
-    balanced,
+    line_aligned,
     narrow_columns,
     starts_of,
 )
@@ -37,22 +38,22 @@ def pack(weight: Weight, scheme: Scheme, shape: Shape) -> Packed:
     Packed
     """
     if scheme.form == "dense":
-        return _dense(weight, shape, scheme.height)
+        return _dense(weight, shape, scheme)
     if scheme.form == "blocks" and isinstance(weight, SparseWeight):
-        return pack_blocks(weight, shape, scheme.height)
+        return pack_blocks(weight, shape, scheme)
     return pack_rows(compressed(weight), shape, scheme.channels)
 
 
-def _dense(weight: Weight, shape: Shape, height: int) -> Packed:
+def _dense(weight: Weight, shape: Shape, scheme: Scheme) -> Packed:
     """Return groups of neighbouring rows that read all columns of their convolution group."""
     dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
     width = shape.group_channels * shape.taps
     matrix = dense.reshape(shape.groups, shape.group_rows, shape.group_channels, shape.taps)
-    heights = balanced(shape.group_rows, height)
-    weights = np.empty(dense.size, np.float32)
+    heights = scheme.heights(shape.group_rows)
+    weights = line_aligned(dense.size + WEIGHT_PADDING)
     start = first = 0
     per_group = shape.group_rows * width
-    by_group = weights.reshape(shape.groups, per_group)
+    by_group = weights[: dense.size].reshape(shape.groups, per_group)
     # Heights differ by one at most: all groups of one height are packed in one go.
     for rows in sorted(set(heights), reverse=True):
         count = heights.count(rows)

@@ -10,8 +10,9 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from runtime.cpu_layout import Image
+from runtime.cpu_layout import LINE, Image, round_up
 from runtime.cpu_runs import ADD, MAX, Pooling, Runs, TapSets, Window, classes
 
 # Vectors of a pixel that fill a kernel by themselves: runs of narrower ones go from pixel to pixel.
@@ -98,11 +99,24 @@ def pixel_runs(
             part[:, 6:8] = line.steps
             part[:, 8] = a * step[1] + b
             parts.append(part)
+    if y.halo:
+        parts.append(_halo_runs(y, sets.number(np.zeros(window.taps, np.bool_)), vector))
     table = np.concatenate(parts)
     table = table[np.lexsort((table[:, 8], table[:, 1]))]
     units = np.append(np.flatnonzero(table[:, 8] == 0), len(table))
     made = np.ascontiguousarray(table[:, :8])
-    return Runs(made, units, *sets.arrays(), np.empty(0, np.int32), vector)
+    masks = np.zeros(round_up(y.halo * y.pixel, LINE), np.int32)
+    return Runs(made, units, *sets.arrays(), masks, vector)
+
+
+def _halo_runs(y: Image, tap_set: int, vector: int) -> NDArray[np.int64]:
+    """Return runs that write the zeros before the first row of a value and after each."""
+    at = np.append(-y.halo * y.pixel, np.arange(y.height) * y.row + y.width * y.pixel)
+    runs = np.zeros((len(at), 9), np.int64)
+    runs[:, 1] = at
+    runs[:, 2:4] = y.halo * y.pixel, tap_set
+    runs[:, 6:8] = vector
+    return runs
 
 
 def _line(

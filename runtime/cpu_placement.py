@@ -7,7 +7,7 @@ concatenation along the channels are computed where the whole will lie.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 
 from runtime import steps as s
@@ -38,6 +38,8 @@ class Placement:
         step.
     slices : Slices, default none
         The steps that are executed slice by slice.
+    narrow : collection of int, default none
+        Steps that multiply what lies inside an image alone, and so need no halo.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Placement:
         vector: int,
         fused: Mapping[int, int] | None = None,
         slices: Slices = WHOLE,
+        narrow: Collection[int] = (),
     ) -> None:
         self.buffers = Buffers()
         self.views: dict[str, View] = {}
@@ -61,7 +64,7 @@ class Placement:
             for name, shape in shapes.items()
         }
         self._vector = vector
-        self._halos = halos(plan, shapes, vector)
+        self._halos = halos(plan, shapes, vector, narrow)
         self.parents = {
             part: (whole, start)
             for part, (whole, start) in _parents(plan).items()
@@ -199,7 +202,9 @@ class Placement:
         return before if flat and products and not kept else before.reshaped(shape)
 
 
-def halos(plan: Plan, shapes: Mapping[str, Shape], vector: int) -> dict[str, int]:
+def halos(
+    plan: Plan, shapes: Mapping[str, Shape], vector: int, narrow: Collection[int] = ()
+) -> dict[str, int]:
     """Return how many pixels of zeros each value has beside its rows; those with none left out.
 
     Parameters
@@ -209,11 +214,13 @@ def halos(plan: Plan, shapes: Mapping[str, Shape], vector: int) -> dict[str, int
         Of every value.
     vector : int
         Elements of a vector.
+    narrow : collection of int, default none
+        Steps that need none.
     """
     needed: dict[str, int] = {}
     same = _Classes()
-    for step in plan.steps:
-        if isinstance(step, s.Convolution):
+    for at, step in enumerate(plan.steps):
+        if isinstance(step, s.Convolution) and at not in narrow:
             reach = _halo_of(step, shapes, vector)
             needed[step.inputs[0]] = max(reach, needed.get(step.inputs[0], 0))
         if isinstance(step, s.Weighted) and len(step.inputs) == 2:

@@ -40,13 +40,14 @@ def _bfloat16_scheme(step: s.Weighted, machine: Machine) -> Scheme:
 def _problem(step: s.Weighted, shapes: Mapping[str, Shape], vector: int) -> Problem:
     x, y = shapes[step.inputs[0]], shapes[step.output]
     if not isinstance(step, s.Convolution):
-        return Problem(shape_of(step.weight), (1, 1), 1, 1, prod(y[:-1]))
+        return Problem(shape_of(step.weight), (1, 1), 1, 1, padded_batch(prod(y[:-1]), vector))
     window = window_of(step)
     (height, width), (rows, columns) = ((1, *shape[2:])[-2:] for shape in (x, y))
     lanes = padded_batch(y[0], vector)
     inside = float(window.inside(0, height, rows).mean())
+    covered = inside * float(window.inside(1, width, columns).mean())
     if lanes % vector == 0:
-        inside *= float(window.inside(1, width, columns).mean())
+        inside = covered
     plain = window.strides == window.dilations == (1, 1)
     shape = shape_of(step.weight, step.groups)
-    return Problem(shape, step.kernel, rows, columns, lanes, inside, plain)
+    return Problem(shape, step.kernel, rows, columns, lanes, inside, covered, plain)

@@ -67,7 +67,8 @@ class Assembly:
         self.taken = set(fused.values())
         self.slices = slices_of(plan, shapes, machine, self.methods)
         self.slice: int | None = None  # that calls are made for; None: for all samples
-        self.placement = Placement(plan, shapes, machine.vector, fused, self.slices)
+        narrow = {at for at, method in self.methods.items() if method.narrow}
+        self.placement = Placement(plan, shapes, machine.vector, fused, self.slices, narrow)
         self.calls: list[Call] = []
 
     def call(self, method: str, step: int, *arguments: object) -> None:

@@ -66,7 +66,33 @@ def test_taller_groups_never_cost_more():
 
 
 def problem(weight, height, width, lanes, kernel=(3, 3), plain=True):
-    return Problem(shape_of(weight), kernel, height, width, lanes, 1.0, plain)
+    return Problem(shape_of(weight), kernel, height, width, lanes, plain=plain)
+
+
+def method_of(weight, *given, **named):
+    """Return how a layer is computed whose windows reach beyond its images by a pixel."""
+    made = problem(weight, *given, **named)
+    rows, columns = (1 - 2 / (3 * size) for size in (made.height, made.width))
+    made = made._replace(inside=rows, covered=rows * columns)
+    (method,) = choose_methods([(weight, made)], MACHINE)
+    return method
+
+
+def test_rows_are_lanes_where_few_pixels_fill_no_vectors():
+    for weight in (np.ones((64, 64, 3, 3), np.float32), sparse((64, 64, 3, 3), 0.2, 32)):
+        for size, lanes in ((1, 1), (2, 1), (4, 1), (4, 3), (7, 1), (8, 1)):
+            assert method_of(weight, size, size, lanes).narrow, (size, lanes)
+        for size, lanes in ((1, 16), (8, 64), (56, 1), (14, 8)):
+            assert not method_of(weight, size, size, lanes).narrow, (size, lanes)
+    rows = sparse((64, 64, 3, 3), 0.1, 1)
+    assert method_of(rows, 2, 2, 1).narrow
+    assert not method_of(rows, 4, 4, 1).narrow
+
+
+@pytest.mark.parametrize(("rows", "height"), [(64, 32), (512, 32), (32, 16), (96, 16), (10, 16)])
+def test_groups_of_lanes_are_as_high_as_leaves_no_thread_idle(rows, height):
+    weight = np.ones((rows, 64, 3, 3), np.float32)
+    assert method_of(weight, 4, 4, 1).scheme == Scheme("dense", height, unit=16)
 
 
 def test_dense_windows_of_three_take_fewer_multiplications():

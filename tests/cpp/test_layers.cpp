@@ -108,9 +108,12 @@ TEST(convolution_however_the_work_is_cut) {
 
 TEST(narrow_layers) {
   for (const std::int64_t batch : {1, 2, 3, 5, 7}) {
-    for (std::int64_t rows = 1; rows <= kMaxRows; ++rows) {
+    for (std::int64_t rows = 1; rows <= kNarrowRows; ++rows) {
+      // Few lanes and many; channels fewer and more than all lanes go over at once.
+      const std::int64_t size = 1 + rows % 5, channels = rows % 3 ? 9 : 70;
       for (const double row_share : {0.0, 0.2}) {
-        Case c{batch, 9, 3 * rows + 1, 2, 2, 1, false, rows, 0.4, row_share, rows % 2 == 0, {}, 3};
+        Case c{batch, channels, 2 * rows + 1, size,          size, 1, false,
+               rows,  0.4,      row_share,    rows % 2 == 0, {},   3};
         c.over_skip = rows % 4 == 0;
         c.activation = kActivations[rows % kActivationCount];
         const PackedCase packed(c);
