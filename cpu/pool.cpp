@@ -15,6 +15,7 @@ namespace masktools {
 namespace {
 
 constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // of any number that tells a window
+constexpr std::int64_t kWidest = std::int64_t{1} << 16;   // see check_window
 enum Axis { kSample, kChannel, kY, kX };
 
 struct Maximum {
@@ -277,6 +278,10 @@ void check_window(const Window& w, const View& x, const View& y) {
     if (x.shape[axis + 2] > kLargest || y.shape[axis + 2] > kLargest) {
       throw std::invalid_argument("pool: impossible image");
     }
+  }
+  // Scratch holds the pixels that a window reaches over, in the image or not.
+  if ((w.kernel[1] - 1) * w.dilations[1] > std::max(kWidest, x.shape[kX])) {
+    throw std::invalid_argument("pool: a window is wider than the image and than 65536 pixels");
   }
 }
 

@@ -143,6 +143,16 @@ TEST(pools_of_the_whole_image) {
   }
 }
 
+TEST(pools_of_windows_wider_than_their_scratch_are_refused) {
+  Window window{{1, 70000}, {1, 1}, {1, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+  check_all({1, 1, 1, 70001}, window, kOrders[1], 5);
+  const View x = contiguous(4, {1, 1, 1, 9}), y = contiguous(4, {1, 1, 1, 1});
+  for (const std::int64_t number : {std::int64_t{1} << 17, std::int64_t{1} << 28}) {
+    window.kernel[1] = window.dilations[1] = window.pads[1] = number;
+    expect_refused("a wide window", [&] { make_pool<float>(PoolKind::kMax, x, y, window, 100); });
+  }
+}
+
 TEST(pools_of_what_does_not_fit_are_refused) {
   const View x = contiguous(4, {2, 3, 5, 5});
   View y = contiguous(4, {2, 3, 5, 5});
