@@ -127,16 +127,7 @@ MT_TARGET void multiply_lanes(const Product& product) {
 }
 
 void multiply(const Product& product) {
-  switch (product.lane_tiles) {
-    case 1:
-      return multiply_lanes<1>(product);
-    case 2:
-      return multiply_lanes<2>(product);
-    case 3:
-      return multiply_lanes<3>(product);
-    default:
-      return multiply_lanes<4>(product);
-  }
+  with_lane_tiles(product, [&](auto lanes) { multiply_lanes<lanes>(product); });
 }
 
 // Whether the processor has tiles and their products of bfloat16, the operating system saves them,

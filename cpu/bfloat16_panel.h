@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "bfloat16_product.h"
 
@@ -50,6 +51,21 @@ inline void gather(const Product& product, const ColumnTile& tile, __m512i order
     return i >= tile.first && i < tile.last ? x + offsets[i] : zeros;
   };
   for (int p = 0; p < kTileRows; ++p) pair(p, column(2 * p), column(2 * p + 1));
+}
+
+// Calls f with the tiles of lanes of a product, as a constant.
+template <class F>
+inline void with_lane_tiles(const Product& product, const F& f) {
+  switch (product.lane_tiles) {
+    case 1:
+      return f(std::integral_constant<int, 1>());
+    case 2:
+      return f(std::integral_constant<int, 2>());
+    case 3:
+      return f(std::integral_constant<int, 3>());
+    default:
+      return f(std::integral_constant<int, 4>());
+  }
 }
 
 }  // namespace masktools

@@ -12,11 +12,15 @@ namespace masktools {
 typedef std::uint16_t HalfVector __attribute__((vector_size(2 * kLanes)));
 typedef std::uint32_t WordVector __attribute__((vector_size(4 * kLanes)));
 
+inline Vector widened(HalfVector bits) {
+  return reinterpret_cast<Vector>(__builtin_convertvector(bits, WordVector) << 16);
+}
+
 // Loads and stores are of any alignment.
 inline Vector load(const Bfloat16* from) {
   HalfVector bits;
   std::memcpy(&bits, from, sizeof bits);
-  return reinterpret_cast<Vector>(__builtin_convertvector(bits, WordVector) << 16);
+  return widened(bits);
 }
 
 // As Bfloat16(float) rounds.
