@@ -177,6 +177,8 @@ TEST(layers_that_leave_their_arena_are_refused) { check_refused(kPlaces); }
 TEST(narrow_layers_refuse_what_they_do_not_offer) {
   SmallLayer given;
   given.skip.planes = 0;
+  expect_refused("weights that end within a vector", [&] { Narrow made(given.layer()); });
+  given.weights.resize(8 + kNarrowRows);
   Narrow taken(given.layer());
   given.runs[0].input_step = 1;
   expect_refused("vectors that lie apart", [&] { Narrow made(given.layer()); });
