@@ -26,6 +26,22 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 // transform writes or reads would often fall into one set of the cache.
 std::int64_t position_stride(std::int64_t rows, std::int64_t lanes) { return rows * lanes + kGap; }
 
+// Puts the outputs of one row of tiles in the order of their pixels.
+void interleave(const float* from, std::int64_t lanes, std::int64_t tiles, std::int64_t batch,
+                float* to) {
+  if (batch == 1) {  // a copy of known length is no call
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      for (int j = 0; j < kTileOut; ++j) to[t * kTileOut + j] = from[j * lanes + t];
+    }
+    return;
+  }
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    for (int j = 0; j < kTileOut; ++j) {
+      std::copy_n(from + j * lanes + t * batch, batch, to + (t * kTileOut + j) * batch);
+    }
+  }
+}
+
 // Whether `planes` planes of `rows` rows lie in an arena.
 bool fits(const Planes& value, std::int64_t rows, std::int64_t pitch, std::int64_t batch,
           std::int64_t arena_elements) {
@@ -171,11 +187,7 @@ void Winograd::scatter(std::int64_t block, std::int64_t row, const float* tile, 
           finish(from + j * lanes, segment.samples, row, at + j * batch, arena);
         }
       } else {
-        for (std::int64_t t = 0; t < segment.tiles; ++t) {
-          for (int j = 0; j < kTileOut; ++j) {
-            std::copy_n(from + j * lanes + t * batch, batch, line + (t * kTileOut + j) * batch);
-          }
-        }
+        interleave(from, lanes, segment.tiles, batch, line);
         finish(line, columns * batch, row, at, arena);
       }
       float* halo = arena + layer_.y.offset + row * layer_.y.plane + at;
