@@ -7,6 +7,7 @@
 #include "depthwise.h"
 #include "narrow.h"
 #include "python_program.h"
+#include "rows.h"
 #include "unfold.h"
 #include "winograd.h"
 
@@ -93,6 +94,41 @@ void add_depthwise(PythonProgram& p, std::int64_t step, const ViewTuple& x, cons
   p.add(step, [&](auto t) { return make_depthwise<decltype(t)>(layer); });
 }
 
+// A convolution by rows of nonzeros. `image` and `output` hold height, width and pitch; the
+// output's halo is last. `window`: kernel, strides, dilations and pads, each along y and x.
+void add_rows(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
+              const std::array<std::int64_t, 3>& image, const PlanesTuple& y,
+              const std::array<std::int64_t, 4>& output, const std::optional<PlanesTuple>& skip,
+              std::int64_t batch, const std::array<std::int64_t, 8>& window, const py::dict& arrays,
+              const ActivationTuple& activation, const py::dict& configuration) {
+  RowsLayer layer;
+  layer.x = to_planes(x);
+  layer.y = to_planes(y);
+  if (skip) layer.skip = to_planes(*skip);
+  layer.in = {image[0], image[1], image[2], batch};
+  layer.out = {output[0], output[1], output[2], batch};
+  layer.halo = output[3];
+  layer.taps = {window[0], window[1], window[2], window[3],
+                window[4], window[5], window[6], window[7]};
+  layer.weights = to_array<float>(arrays["weights"], "weights", p.kept());
+  layer.columns = to_array<std::uint16_t>(arrays["columns"], "columns", p.kept());
+  layer.starts = to_array<std::int32_t>(arrays["starts"], "starts", p.kept());
+  layer.bias = to_array<float>(arrays["bias"], "bias", p.kept());
+  layer.activation = to_activation(activation);
+  layer.panel_channels = entry(configuration, "channels", layer.x.planes);
+  layer.tile = {entry<std::int64_t>(configuration, "rows", 1),
+                entry<std::int64_t>(configuration, "pixels", 1),
+                entry<std::int64_t>(configuration, "samples", 1)};
+  layer.copies = static_cast<Copies>(entry<std::int64_t>(configuration, "copies", 0));
+  layer.combine = static_cast<Combine>(entry<std::int64_t>(configuration, "combine", 0));
+  layer.pool_y = entry(configuration, "pool_y", layer.pool_y);
+  layer.pool_x = entry(configuration, "pool_x", layer.pool_x);
+  layer.scale = entry(configuration, "scale", layer.scale);
+  layer.parts = entry(configuration, "parts", layer.parts);
+  layer.arena_elements = p.arena_elements();
+  p.add_float(step, std::make_unique<KernelOperation<Rows>>(layer));
+}
+
 #ifdef __AVX512BW__
 
 // As a layer, with `tiles` (numbers of bfloat16 as uint16) instead of `weights`, which are empty.
@@ -162,6 +198,7 @@ void bind_layers(PythonClass* program) {
       .def("narrow", &add_layer<Narrow>)
       .def("depthwise", &add_depthwise)
       .def("winograd", &add_winograd)
+      .def("rows", &add_rows)
       .def("unfold", &add_unfold);
 #ifdef __AVX512BW__
   program->def("convolution_bfloat16", &add_bfloat16_layer);

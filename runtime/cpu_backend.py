@@ -19,6 +19,7 @@ from runtime.cpu_configuration import Machine
 from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
 from runtime.cpu_packing import pack
+from runtime.cpu_rows import PackedRows, compressed, pack_panels
 from runtime.cpu_steps import assemble
 from runtime.cpu_tuning import Configure, chooser
 from runtime.cpu_winograd import transformed
@@ -109,6 +110,7 @@ class PackedWeights:
         self._pack = pack
         self._made: dict[tuple[int, Scheme, LayerShape], tuple[s.Weight, Packed]] = {}
         self._transformed: dict[int, tuple[s.Weight, Float32]] = {}
+        self._panels: dict[tuple[int, LayerShape, int], tuple[s.Weight, PackedRows]] = {}
 
     def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
         """Return the groups of a weight."""
@@ -123,6 +125,13 @@ class PackedWeights:
             dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
             self._transformed[id(weight)] = (weight, transformed(dense))
         return self._transformed[id(weight)][1]
+
+    def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
+        """Return the rows of nonzeros of a weight, by panels of channels."""
+        key = (id(weight), shape, channels)
+        if key not in self._panels:
+            self._panels[key] = (weight, pack_panels(compressed(weight), shape, channels))
+        return self._panels[key][1]
 
 
 class CpuExecutable:

@@ -14,6 +14,8 @@ import numpy as np
 
 from masktools.checkpoint import SparseWeight
 from runtime.cpu_groups import LARGEST_HEIGHT, Scheme, Shape, balanced
+from runtime.cpu_runs import Window
+from runtime.cpu_windows import Outputs, choose_tiling
 from runtime.steps import Weight
 
 
@@ -41,7 +43,9 @@ class Machine(NamedTuple):
 
 
 # Share of the peak that groups of 1, 2, ... rows reach: a column is loaded once for all of them.
-EFFICIENCY = (0.0, 0.45, 0.60, 0.68, 0.75, 0.80, 0.84, 0.86, 0.88)
+EFFICIENCY = (0.0, 0.30, 0.60, 0.68, 0.75, 0.80, 0.84, 0.86, 0.88)
+# Lanes of an output from which rows by themselves reach half of that: their runs are short below.
+ROW_LANES = 128
 # What beginning and ending a row's sum costs, in columns.
 ROW_COLUMNS = 4
 # Rows of nonzeros: the channels of a panel at least, and the columns that a row keeps of them; the
@@ -107,6 +111,8 @@ class Problem(NamedTuple):
         Share of (tap, pixel) that lies inside the image, of all.
     plain : bool
         Strides and dilations are 1.
+    window : Window, default None
+        None: of a product.
     """
 
     shape: Shape
@@ -117,6 +123,7 @@ class Problem(NamedTuple):
     inside: float = 1.0
     covered: float = 1.0
     plain: bool = True
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -131,11 +138,14 @@ class Method:
         By the minimal filtering algorithm instead, from the dense weight.
     narrow : bool
         Rows are the lanes of vectors, not pixels.
+    windows : bool
+        By rows of nonzeros over packed windows instead.
     """
 
     scheme: Scheme
     winograd: bool = False
     narrow: bool = False
+    windows: bool = False
 
 
 def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -> list[Method]:
@@ -152,25 +162,32 @@ def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -
     the order of what it saves for each byte, as long as the network's weights stay near what the
     file stores.
     """
-    schemes = [choose_scheme(weight, problem.shape.groups) for weight, problem in layers]
-    methods = [
-        _narrow(scheme, cost, weight, problem, machine)
-        or Method(_from_first_level(scheme, weight, problem, machine))
-        for (scheme, cost), (weight, problem) in zip(schemes, layers, strict=True)
-    ]
+    methods, costs = [], []
+    for weight, problem in layers:
+        scheme, cost = choose_scheme(weight, problem.shape.groups)
+        pixels = problem.height * problem.width
+        direct = cost * pixels * problem.inside
+        if scheme.form != "dense" and _is_rows(weight):
+            direct *= 1 + ROW_LANES / (pixels * problem.lanes)
+        windows = windows_cost(weight, problem, machine)
+        method = Method(_from_first_level(scheme, weight, problem, machine), windows=True)
+        if windows >= direct:
+            narrow = _narrow(scheme, cost, weight, problem, machine)
+            method = narrow or replace(method, windows=False)
+        methods.append(method)
+        costs.append(min(direct, windows))
     stored = sum(_stored(weight) * 4 for weight, _ in layers)
     left = WINOGRAD_BYTES + WINOGRAD_SHARE * stored
     gains = []
-    for number, ((weight, problem), (_, cost)) in enumerate(zip(layers, schemes, strict=True)):
-        pixels = problem.height * problem.width
-        gain = cost * pixels * problem.inside - winograd_cost(problem, machine)
+    for number, ((weight, problem), cost) in enumerate(zip(layers, costs, strict=True)):
+        gain = cost - winograd_cost(problem, machine)
         more = 4 * (36 * problem.shape.rows * problem.shape.channels - _stored(weight))
         if gain > 0:
             gains.append((gain * problem.lanes / more, number, more))
     for _, number, more in sorted(gains, reverse=True):
         if more <= left:
             left -= more
-            methods[number] = replace(methods[number], winograd=True, narrow=False)
+            methods[number] = Method(methods[number].scheme, winograd=True)
     return methods
 
 
@@ -226,10 +243,14 @@ def _from_first_level(scheme: Scheme, weight: Weight, problem: Problem, machine:
     columns of a panel, nor where there are too few lanes to share among threads: a panel's rows
     are not parted.
     """
-    rows_alone = isinstance(weight, SparseWeight) and not weight.layout.blocks
     shape = problem.shape
     lanes = problem.height * problem.width * problem.lanes
-    if not rows_alone or scheme.form == "dense" or shape.taps < LEAST_TAPS or shape.groups > 1:
+    if (
+        not _is_rows(weight)
+        or scheme.form == "dense"
+        or shape.taps < LEAST_TAPS
+        or shape.groups > 1
+    ):
         return scheme
     density = _stored(weight) / max(shape.rows * shape.channels * shape.taps, 1)
     channels = LEAST_CHANNELS
@@ -239,6 +260,23 @@ def _from_first_level(scheme: Scheme, weight: Weight, problem: Problem, machine:
             return scheme
     few = lanes < LEAST_VECTORS * machine.vector * machine.threads
     return scheme if few or 4 * channels > shape.channels else Scheme("rows", 1, channels)
+
+
+def windows_cost(weight: Weight, problem: Problem, machine: Machine) -> float:
+    """Return the cost of rows of nonzeros over windows for one sample; infinite for other weights.
+
+    Parameters
+    ----------
+    weight : ndarray or SparseWeight
+    problem : Problem
+    machine : Machine
+    """
+    if not _is_rows(weight) or problem.window is None:
+        return float("inf")
+    outputs = Outputs(problem.height, problem.width, problem.lanes)
+    return choose_tiling(
+        problem.shape, problem.window, outputs, _stored(weight), machine.vector, machine.threads
+    )[1]
 
 
 def winograd_cost(problem: Problem, machine: Machine) -> float:
@@ -307,6 +345,11 @@ def _blocks_cost(weight: SparseWeight) -> float:
 def _group_cost(height: int, columns: int) -> float:
     """Return the cost of a group, in multiplications at peak."""
     return height * columns / EFFICIENCY[height] + height * ROW_COLUMNS
+
+
+def _is_rows(weight: Weight) -> bool:
+    """Return whether all that a weight stores are rows of nonzeros."""
+    return isinstance(weight, SparseWeight) and not weight.layout.blocks
 
 
 def _stored(weight: Weight) -> int:

@@ -18,8 +18,9 @@ from runtime.cpu_layout import Image, View, round_up
 from runtime.cpu_pixel_runs import pixel_runs
 from runtime.cpu_placement import WIDEST_HALO
 from runtime.cpu_program import Assembly
-from runtime.cpu_runs import Pooling, Runs, Window, plane_runs, window_of
+from runtime.cpu_runs import ADD, MAX, STORE, Pooling, Runs, Window, plane_runs, window_of
 from runtime.cpu_unfold import Unfolding, unfolding
+from runtime.cpu_windows import Outputs, choose_tiling
 from runtime.cpu_winograd import configured
 from runtime.errors import PlanError
 
@@ -116,6 +117,9 @@ def layer(
     if assembly.methods[at].winograd:
         _winograd(assembly, at, step, x, y, skip, window)
         return
+    if assembly.methods[at].windows:
+        _windows(assembly, at, step, x, y, skip, window, pooling)
+        return
     vector = assembly.machine.vector
     product = assembly.machine.product
     scheme, narrow = assembly.methods[at].scheme, assembly.methods[at].narrow
@@ -163,9 +167,7 @@ def _winograd(
     window: Window,
 ) -> None:
     """Add the call of a dense 3x3 layer by the minimal filtering algorithm."""
-    x = assembly.in_planes(at, view)
-    if not x.is_plane:
-        x = assembly.image(assembly.copied(at, assembly.as_rank_4(view)))
+    x = _in_rows(assembly, at, view)
     machine = assembly.machine
     assembly.call(
         "winograd",
@@ -220,6 +222,54 @@ def _depthwise(
         assembly.activation(step.activation),
         depthwise.configured(y, assembly.machine),
     )
+
+
+def _windows(
+    assembly: Assembly,
+    at: int,
+    step: s.Weighted,
+    view: View,
+    y: Image,
+    skip: View | None,
+    window: Window,
+    pooling: Pooling | None,
+) -> None:
+    """Add the call of a layer by rows of nonzeros over packed windows."""
+    x = _in_rows(assembly, at, view)
+    pool = pooling.window if pooling else (1, 1)
+    shape = shape_of(step.weight)
+    outputs = Outputs(y.height * pool[0], y.width * pool[1], y.lanes, pool)
+    machine = assembly.machine
+    tiling, _ = choose_tiling(shape, window, outputs, step.stored, machine.vector, machine.threads)
+    assert tiling is not None, "a method that the cost model would not choose"
+    packed = assembly.packed.panels(step.weight, shape, tiling.channels)
+    combine = STORE if pooling is None else MAX if pooling.largest else ADD
+    assembly.call(
+        "rows",
+        at,
+        x,
+        (x.height, x.width, x.row // x.pixel),
+        y,
+        (y.height, y.width, y.row // y.pixel, y.halo),
+        None if skip is None else assembly.like(at, skip, y),
+        y.lanes,
+        (*window.kernel, *window.strides, *window.dilations, *window.pads),
+        {**vars(packed), "bias": _bias(step.bias)},
+        assembly.activation(step.activation),
+        {
+            **tiling._asdict(),
+            "combine": combine,
+            "pool_y": pool[0],
+            "pool_x": pool[1],
+            "scale": 1.0 / prod(pool) if combine == ADD else 1.0,
+        },
+    )
+
+
+def _in_rows(assembly: Assembly, at: int, view: View) -> Image:
+    """Return a view as planes whose rows are pixels without gaps; copied where they are not."""
+    x = assembly.in_planes(at, view)
+    return x if x.is_plane else assembly.image(assembly.copied(at, assembly.as_rank_4(view)))
 
 
 def _source(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from runtime import steps as s
 from runtime.cpu_configuration import Machine, Method
@@ -13,8 +14,9 @@ from runtime.plan import Plan
 # Vectors of a pixel from which a convolution may write into a pooled one: below, runs of single
 # pixels would be too short for the kernels.
 POOLED_VECTORS = 4
-# Pixels of a pooling window, at most: they are computed one after the other.
-POOLED_PIXELS = 16
+# Pixels of a pooling window, at most: they are computed one after the other; those of a window of
+# inputs that rows of nonzeros go over, at once.
+POOLED_PIXELS, POOLED_AT_ONCE = 16, 4
 
 
 def pooled_steps(
@@ -48,8 +50,11 @@ def pooled_steps(
         alone = len(readers[conv.output]) == 1 and conv.output not in plan.results.values()
         if not isinstance(conv, s.Convolution) or methods[before].winograd:
             continue
+        if methods[before].windows:
+            if prod(pooling.window) > POOLED_AT_ONCE:
+                continue
         # Single rows go over many pixels at a time, of the panels that the cache holds.
-        if methods[before].scheme.form == "rows":
+        elif methods[before].scheme.form == "rows":
             continue
         if len(conv.inputs) == 1 and alone:
             found[before] = (at, pooling)

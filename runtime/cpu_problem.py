@@ -50,4 +50,4 @@ def _problem(step: s.Weighted, shapes: Mapping[str, Shape], vector: int) -> Prob
         inside = covered
     plain = window.strides == window.dilations == (1, 1)
     shape = shape_of(step.weight, step.groups)
-    return Problem(shape, step.kernel, rows, columns, lanes, inside, covered, plain)
+    return Problem(shape, step.kernel, rows, columns, lanes, inside, covered, plain, window)

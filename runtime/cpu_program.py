@@ -14,6 +14,7 @@ from runtime.cpu_groups import Shape as LayerShape
 from runtime.cpu_layout import Image, Shape, View, as_image
 from runtime.cpu_placement import Placement
 from runtime.cpu_problem import methods_of
+from runtime.cpu_rows import PackedRows
 from runtime.cpu_runs import Pooling
 from runtime.cpu_slices import slices_of
 from runtime.plan import Plan
@@ -27,6 +28,9 @@ class Packer(Protocol):
 
     def winograd(self, weight: s.Weight) -> Float32:
         """Return a weight as the minimal filtering algorithm multiplies by it."""
+
+    def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
+        """Return the rows of nonzeros of a weight, by panels of channels."""
 
 
 class Call(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,46 @@ def _sorted_rows(stored: Residual, shape: Shape, panel: int) -> tuple[Int64, NDA
         channel += rows // shape.group_rows * shape.group_channels
     order = stable_order(key, len(counts))
     return counts, (tap * np.int32(shape.channels) + channel)[order], weights[order]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """Rows of nonzeros, by panels of channels; see cpu/rows.h.
+
+    Parameters
+    ----------
+    weights : ndarray of float32, shape (nonzeros,)
+    columns : ndarray of uint16, shape (nonzeros,)
+        ``(channel within its panel) * taps + tap``.
+    starts : ndarray of int32, shape (panels * rows + 1,)
+        Where each row of each panel begins.
+    """
+
+    weights: Float32
+    columns: NDArray[np.uint16]
+    starts: NDArray[np.int32]
+
+
+def pack_panels(stored: Residual, shape: Shape, channels: int) -> PackedRows:
+    """Return rows of nonzeros by panels of so many channels, then by rows.
+
+    Parameters
+    ----------
+    stored : Residual
+    shape : Shape
+        Without convolution groups.
+    channels : int
+        Of a panel; times the taps less than 2**16.
+    """
+    width = channels * shape.taps
+    panels = -(-shape.channels // channels)
+    panel, column = np.divmod(stored.column_indices, np.int32(width))
+    rows = np.repeat(np.arange(shape.rows, dtype=np.int32), np.diff(stored.row_offsets))
+    key = panel * np.int32(shape.rows) + rows
+    order = stable_order(key, panels * shape.rows)
+    starts = starts_of(np.bincount(key, minlength=panels * shape.rows))
+    return PackedRows(
+        stored.values[order].astype(np.float32, copy=False),
+        column[order].astype(np.uint16),
+        starts.astype(np.int32),
+    )

@@ -226,6 +226,50 @@ class Program:
 
         self._add(step, operation)
 
+    def rows(
+        self, step, x, image, y, output, skip, batch, window, arrays, activation, configuration
+    ):
+        kernel, strides, dilations, pads = (window[i : i + 2] for i in (0, 2, 4, 6))
+        width = configuration["channels"] * kernel[0] * kernel[1]
+        panels = -(-x[1] // configuration["channels"])
+        assert len(arrays["starts"]) == panels * y[1] + 1
+        w = np.zeros((y[1], panels * width))
+        for i in range(panels * y[1]):
+            span = slice(*arrays["starts"][i : i + 2])
+            assert (arrays["columns"][span] < width).all()
+            w[i % y[1], i // y[1] * width + arrays["columns"][span]] = arrays["weights"][span]
+        w = w[:, : x[1] * kernel[0] * kernel[1]].reshape(y[1], x[1], *kernel)
+        pool = configuration["pool_y"], configuration["pool_x"]
+        rows, columns, y_pitch, halo = output
+        tall, wide = rows * pool[0], columns * pool[1]
+
+        def operation():
+            height, across, pitch = image
+
+            def seen(planes, height, width, pitch, before=0):
+                offset, count, plane = planes
+                strides = (plane, pitch * batch, batch, 1)
+                return self._seen((offset - before, (count, height, width, batch), strides))
+
+            around = [(p, n * s + k * d) for p, n, s, k, d in zip(
+                pads, (tall, wide), strides, kernel, dilations, strict=True
+            )]  # fmt: skip
+            given = np.pad(seen(x, height, across, pitch), ((0, 0), *around, (0, 0)))
+            made = np.zeros((y[1], tall, wide, batch))
+            for i, j in np.ndindex(*kernel):
+                taps = given[:, i * dilations[0] :: strides[0], j * dilations[1] :: strides[1]]
+                made += np.einsum("rc,cyxn->ryxn", w[:, :, i, j], taps[:, :tall, :wide])
+            made += arrays["bias"][:, None, None, None] if len(arrays["bias"]) else 0
+            made += 0 if skip is None else seen(skip, rows, columns, y_pitch)
+            made = activated(made, activation) * configuration["scale"]
+            cut = made.reshape(y[1], rows, pool[0], columns, pool[1], batch)
+            made = cut.max((2, 4)) if configuration["combine"] == 1 else cut.sum((2, 4))
+            seen(y, rows, columns, y_pitch)[...] = made
+            seen(y, rows, halo, y_pitch, -columns * batch)[...] = 0
+            seen(y, 1, halo, y_pitch, halo * batch)[...] = 0
+
+        self._add(step, operation)
+
     def _item(self, layer, x, y, skip, activation, configuration, panels, chunk):
         runs = layer["runs"][slice(*layer["chunk_starts"][chunk : chunk + 2])]
         sums = {}
