@@ -79,7 +79,7 @@ FLAGS ?= -O2
 LINK ?= -static
 $(BUILD)/%.o: %.cpp $(wildcard cpu/*.h tests/cpp/*.h)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 $(FLAGS) -fno-math-errno -fno-trapping-math -Wall -Wextra -c $< -o $@
+	$(CXX) -std=c++17 $(FLAGS) -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -c $< -o $@
 
 $(BUILD)/run-tests: $(CPP_TESTS:%.cpp=$(BUILD)/%.o)
 	$(CXX) $(FLAGS) $(LINK) -pthread $^ -o $@

@@ -97,6 +97,8 @@ def cpu(variant: str, instructions: list[str]) -> Native:
     # Hidden symbols, so that no variant takes code of another: they have the same names.
     flags = [*OPTIMIZE, *FLOAT, *instructions, "-ffp-contract=fast", "-fvisibility=hidden"]
     flags += ["-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
+    # Vectors wider than the variant's own never leave the file that uses them.
+    flags += ["-Wno-psabi"]
     macros = [("MASKTOOLS_MODULE", name), ("MASKTOOLS_ISA", variant)]
     purpose = f"Without it networks do not run on the {variant} variant of the CPU backend."
     sources, depends = (
