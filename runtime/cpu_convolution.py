@@ -244,6 +244,10 @@ def _windows(
     assert tiling is not None, "a method that the cost model would not choose"
     packed = assembly.packed.panels(step.weight, shape, tiling.channels)
     combine = STORE if pooling is None else MAX if pooling.largest else ADD
+    # Pooled pixels of all samples, of which this is a slice, are no neighbours: they are copied.
+    into = y
+    if not y.is_plane:
+        y = assembly.image(assembly.placement.temporary(_image_shape(y), at))
     assembly.call(
         "rows",
         at,
@@ -264,6 +268,8 @@ def _windows(
             "scale": 1.0 / prod(pool) if combine == ADD else 1.0,
         },
     )
+    if into is not y:
+        assembly.call("copy", at, y.view, into.view)
 
 
 def _in_rows(assembly: Assembly, at: int, view: View) -> Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cpu_interpreter
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from cpu_native import variants
 from test_cpu_placement import NETWORKS as SKIPPED
 from test_cpu_steps import NETWORKS, images, outputs, window
 
-from masktools.checkpoint import Checkpoint
+from masktools.checkpoint import Checkpoint, SparseWeight
+from masktools.layout import BlockLayout
 from runtime import cpu_isa, cpu_slices, plan
 from runtime.cpu_backend import CpuBackend
 from runtime.cpu_configuration import Machine
@@ -64,12 +67,12 @@ def chosen(network, batch, machine=MACHINE):
     return slices_of(made, shapes, machine, methods_of(made, shapes, machine))
 
 
-def compare(made, batches):
+def compare(made, batches, channels=3):
     """Compare outputs with the reference's, by the largest number of each."""
     ours = Model(made, CpuBackend(), threads=2)
     exact = Model(made, ReferenceBackend(), "float64")
     for batch in batches:
-        x = images(batch, seed=batch)
+        x = images(batch, channels, seed=batch)
         for a, b in zip(outputs(ours, x), outputs(exact, x), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
@@ -87,6 +90,32 @@ def test_networks_in_slices(network, vector, small, monkeypatch):
 def test_values_are_those_of_the_reference(variant, network, small, monkeypatch):
     monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
     compare(planned(network), [16, 32, 48, 50])
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("kind", ["rows", "dense"])
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_the_last_slices_are_pooled_into_pixels_of_all_samples(
+    variant, kind, pool, small, monkeypatch
+):
+    monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
+    monkeypatch.setattr(cpu_slices, "LEAST_PIXELS", 36)
+    b = Builder(channels=32)
+    a = b.conv(b.conv("x", 64, layer="a"), 48, layer="b")
+    counted = {"count_include_pad": 0} if pool == "AveragePool" else {}
+    graph = b.graph(b.conv(b.add(pool, [a], 48, 3, **window(2, 2), **counted), 4))
+    constants, sparse = dict(graph.constants), {}
+    if kind == "rows":
+        for name in "ab":
+            dense = constants.pop(f"{name}.weight")
+            mask = b.rng.random(dense.shape) < 0.2
+            sparse[name] = SparseWeight.from_dense(dense * mask, BlockLayout(dense.shape, ()), mask)
+    made = plan.build(Checkpoint(replace(graph, constants=constants), sparse))
+    shapes = {name: made.shape(name, 64) for name in made.shapes}
+    methods = methods_of(made, shapes, MACHINE)
+    assert methods[1].windows == (kind == "rows")
+    assert slices_of(made, shapes, MACHINE, methods).steps == 2
+    compare(made, [64, 80], 32)
 
 
 def test_slices_end_where_maps_are_small_or_samples_meet(small):
