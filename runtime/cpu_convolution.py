@@ -13,10 +13,10 @@ from runtime import cpu_depthwise as depthwise
 from runtime import steps as s
 from runtime.cpu_bfloat16 import as_tiles
 from runtime.cpu_groups import Packed, shape_of
+from runtime.cpu_halos import WIDEST_HALO
 from runtime.cpu_items import Cut, cut, whole
 from runtime.cpu_layout import Image, View, round_up
 from runtime.cpu_pixel_runs import pixel_runs
-from runtime.cpu_placement import WIDEST_HALO
 from runtime.cpu_program import Assembly
 from runtime.cpu_runs import ADD, MAX, STORE, Pooling, Runs, Window, plane_runs, window_of
 from runtime.cpu_unfold import Unfolding, unfolding
@@ -87,7 +87,7 @@ def _product_of_many(
 
     def flat(view: View) -> tuple[View, View]:
         """Return planes of features, and the same seen with the view's own axes."""
-        planes = assembly.placement.temporary((lanes, view.shape[-1]), at)
+        planes = assembly.placement.memory((lanes, view.shape[-1]), at)
         seen = planes.reshaped(view.shape)
         assert seen is not None
         return planes, seen
@@ -299,7 +299,7 @@ def _with_halo(assembly: Assembly, at: int, view: View, x: Image, reach: int) ->
         return x
     if reach > WIDEST_HALO * x.width:
         return None
-    copied = assembly.placement.temporary(_image_shape(x), at, reach)
+    copied = assembly.placement.memory(_image_shape(x), at, reach)
     seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
     assembly.zero_halo(at, copied)
     assembly.call("copy", at, assembly.as_rank_4(view), seen)
@@ -318,7 +318,7 @@ def _unfolded(
     # Taps to the right of a last row's end read beyond it, for lanes that become zeros.
     rows = made.plane_rows(y.height) + (made.columns > 0)
     u = assembly.image(
-        assembly.placement.temporary((x.batch, x.channels * made.planes, rows, pitch), at)
+        assembly.placement.memory((x.batch, x.channels * made.planes, rows, pitch), at)
     )
     assembly.call(
         "unfold", at, x, (x.height, x.width, x.row // x.pixel, x.lanes), u, made.origins,

@@ -35,11 +35,7 @@ def pooled_steps(
     methods : mapping of int to Method
         How each convolution is computed, by its index.
     """
-    readers: dict[str, list[int]] = {}
     made_by = {step.output: at for at, step in enumerate(plan.steps)}
-    for at, step in enumerate(plan.steps):
-        for name in step.inputs:
-            readers.setdefault(name, []).append(at)
     found = {}
     for at, step in enumerate(plan.steps):
         pooling = _window(step, shapes, machine.vector)
@@ -47,7 +43,7 @@ def pooled_steps(
         if pooling is None or before is None or (machine.product and not pooling.largest):
             continue
         conv = plan.steps[before]
-        alone = len(readers[conv.output]) == 1 and conv.output not in plan.results.values()
+        alone = len(plan.readers[conv.output]) == 1 and conv.output not in plan.results.values()
         if not isinstance(conv, s.Convolution) or methods[before].winograd:
             continue
         if methods[before].windows:

@@ -144,6 +144,19 @@ class View:
         lanes = self.lanes if axis else size
         return View(self.buffer, offset, shape, strides, lanes, self.halo if whole else 0)
 
+    def cut(
+        self,
+        axes: Sequence[int],
+        starts: Sequence[int],
+        ends: Sequence[int],
+        steps: Sequence[int],
+    ) -> View:
+        """Return the part ``[start:end:step]`` along each of several axes."""
+        view = self
+        for axis, *cut in zip(axes, starts, ends, steps, strict=True):
+            view = view.sliced(axis, *cut)
+        return view
+
     def transposed(self, perm: Sequence[int]) -> View:
         """Return the same numbers with axes in the order `perm`."""
         shape, strides = (tuple(t[axis] for axis in perm) for t in (self.shape, self.strides))

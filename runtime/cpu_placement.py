@@ -1,4 +1,4 @@
-"""Which buffer holds each value of a plan: what is copied, what is a view, and what has a halo.
+"""Which buffer holds each value of a plan: what is copied, and what is a view.
 
 Reshapes, transpositions and slices are views wherever strides can tell them, and the parts of a
 concatenation along the channels are computed where the whole will lie.
@@ -6,20 +6,16 @@ concatenation along the channels are computed where the whole will lie.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from math import prod
 
 from runtime import steps as s
 from runtime.cpu_arena import Buffers
-from runtime.cpu_depthwise import in_place, is_depthwise
+from runtime.cpu_halos import halos
 from runtime.cpu_layout import Form, Image, Shape, View, as_image, padded_batch
-from runtime.cpu_runs import window_of
 from runtime.cpu_slices import WHOLE, Slices
 from runtime.plan import Plan
 
-# A halo may widen a row by no more than this share of it: else taps are unfolded.
-WIDEST_HALO = 0.25
 START = -1  # when inputs are copied in; outputs are copied out after the last step
 
 
@@ -70,7 +66,6 @@ class Placement:
             for part, (whole, start) in _parents(plan).items()
             if (part in made) == (whole in made)
         }
-        self._readers = _readers(plan)
         fused = fused or {}
         hidden = {plan.steps[i].output for i in fused}
         for value in plan.inputs:
@@ -98,8 +93,8 @@ class Placement:
         lanes = padded_batch(shape[0], self._vector)
         return Form(shape[0], shape[1], height, width, lanes, halo)
 
-    def temporary(self, shape: Shape, at: int, halo: int = 0) -> View:
-        """Return a view of a buffer that one step alone uses, rank 2 to 4."""
+    def memory(self, shape: Shape, at: int, halo: int = 0) -> View:
+        """Return a view of a new buffer, rank 2 to 4, that one step alone needs so far."""
         form = self.form(shape, halo)
         return View.of_form(self.buffers.add(form.elements, at), form, shape)
 
@@ -117,15 +112,13 @@ class Placement:
 
     def _read_from(self, name: str, at: int) -> bool:
         """Return whether a value is read by a step from the given one on, or is a result."""
-        return name in self._plan.results.values() or any(i >= at for i in self._readers[name])
+        return name in self._plan.results.values() or any(i >= at for i in self._plan.readers[name])
 
     def _make_whole(self, name: str, at: int) -> None:
         """Give all samples of a value memory, beside that of a slice, which a step copies there."""
         self.buffers.touch(self.views[name].buffer, at)
-        form = self.form(self._whole_shapes[name])
-        view = View.of_form(self.buffers.add(form.elements, 0), form, self._whole_shapes[name])
-        self.wholes[name] = view
-        self._touch_all_slices(view)
+        self.wholes[name] = self.memory(self._whole_shapes[name], 0)
+        self._touch_all_slices(self.wholes[name])
 
     def _make(self, step: s.Step, at: int) -> None:
         view = self._as_view(step) or self._over_skip(step, at)
@@ -163,7 +156,7 @@ class Placement:
         read_on = any(
             self._plan.steps[i].inputs.count(name) > (i == at and name == step.inputs[1])
             for name in names
-            for i in self._readers[name]
+            for i in self._plan.readers[name]
             if i >= at
         )
         kept = any(name in self._plan.results.values() for name in names)
@@ -173,8 +166,7 @@ class Placement:
         shape = self._shapes[name]
         if not 2 <= len(shape) <= 4:
             return View.plain(self.buffers.add(prod(shape), at), shape)
-        form = self.form(shape, self._halos.get(name, 0))
-        return View.of_form(self.buffers.add(form.elements, at), form, shape)
+        return self.memory(shape, at, self._halos.get(name, 0))
 
     def _as_view(self, step: s.Step) -> View | None:
         """Return a step's output as a view of its input, where it is one."""
@@ -186,9 +178,7 @@ class Placement:
             return self.views[step.inputs[0]].transposed(step.perm)
         if isinstance(step, s.Slice):
             view = self.views[step.inputs[0]]
-            for axis, *cut in zip(step.axes, step.starts, step.ends, step.steps, strict=True):
-                view = view.sliced(axis, *cut)
-            return view
+            return view.cut(step.axes, step.starts, step.ends, step.steps)
         return None
 
     def _reshaped(self, step: s.Reshape) -> View | None:
@@ -196,79 +186,10 @@ class Placement:
         # A product reads the pixels of an image in place: it is a convolution as large as that.
         flat = len(shape) == 2 and shape[0] == before.shape[0] and as_image(before) is not None
         products = all(
-            isinstance(self._plan.steps[at], s.Product) for at in self._readers[step.output]
+            isinstance(self._plan.steps[at], s.Product) for at in self._plan.readers[step.output]
         )
         kept = step.output in self._plan.results.values()
         return before if flat and products and not kept else before.reshaped(shape)
-
-
-def halos(
-    plan: Plan, shapes: Mapping[str, Shape], vector: int, narrow: Collection[int] = ()
-) -> dict[str, int]:
-    """Return how many pixels of zeros each value has beside its rows; those with none left out.
-
-    Parameters
-    ----------
-    plan : Plan
-    shapes : mapping of str to tuple of int
-        Of every value.
-    vector : int
-        Elements of a vector.
-    narrow : collection of int, default none
-        Steps that need none.
-    """
-    needed: dict[str, int] = {}
-    same = _Classes()
-    for at, step in enumerate(plan.steps):
-        if isinstance(step, s.Convolution) and at not in narrow:
-            reach = _halo_of(step, shapes, vector)
-            needed[step.inputs[0]] = max(reach, needed.get(step.inputs[0], 0))
-        if isinstance(step, s.Weighted) and len(step.inputs) == 2:
-            same.join(step.inputs[1], step.output)
-        if (isinstance(step, s.Concat) and step.axis == 1) or (
-            isinstance(step, s.Slice) and step.axes == (1,) and step.steps == (1,)
-        ):
-            for name in step.inputs:
-                same.join(name, step.output)
-    alike: dict[Shape, str] = {}
-    for name, shape in shapes.items():
-        if len(shape) > 2 and _rows_waste(shape, vector):
-            same.join(alike.setdefault((shape[0], *shape[2:]), name), name)
-    widest: dict[str, int] = defaultdict(int)
-    for name, reach in needed.items():
-        widest[same.of(name)] = max(widest[same.of(name)], reach)
-    found = {name: widest[same.of(name)] for name in shapes}
-    return {name: halo for name, halo in found.items() if halo}
-
-
-def _halo_of(step: s.Convolution, shapes: Mapping[str, Shape], vector: int) -> int:
-    """Return the halo by which a convolution reads its input in place; 0 if it needs none."""
-    x, y = shapes[step.inputs[0]], shapes[step.output]
-    lanes = padded_batch(x[0], vector)
-    strided = is_depthwise(step) and in_place(step, lanes, vector)
-    if lanes % vector == 0 or (step.strides[1] != 1 and not strided):
-        return 0
-    reach = window_of(step).reach(x[-1], y[-1])
-    return reach if reach <= WIDEST_HALO * x[-1] else 0
-
-
-def _rows_waste(shape: Shape, vector: int) -> bool:
-    """Return whether rows of a value fill their vectors badly, so that they should flow together.
-
-    Then all values of one size have one halo, and with it one distance between rows.
-    """
-    lanes = padded_batch(shape[0], vector)
-    row = shape[-1] * lanes
-    return lanes % vector != 0 and -(-row // vector) * vector > 1.1 * row
-
-
-def _readers(plan: Plan) -> Mapping[str, list[int]]:
-    """Return, for each value, the steps that read it."""
-    readers: dict[str, list[int]] = defaultdict(list)
-    for at, step in enumerate(plan.steps):
-        for name in step.inputs:
-            readers[name].append(at)
-    return readers
 
 
 def _parents(plan: Plan) -> dict[str, tuple[str, int]]:
@@ -302,20 +223,3 @@ def _parents(plan: Plan) -> dict[str, tuple[str, int]]:
 
 def _is_image(shapes: Mapping[str, tuple[int | None, ...]], name: str) -> bool:
     return 2 <= len(shapes[name]) <= 4
-
-
-class _Classes:
-    """Which values must be alike: a forest, each pointing to another of its class."""
-
-    def __init__(self) -> None:
-        self._to: dict[str, str] = {}
-
-    def of(self, name: str) -> str:
-        while name in self._to:
-            name = self._to[name]
-        return name
-
-    def join(self, a: str, b: str) -> None:
-        a, b = self.of(a), self.of(b)
-        if a != b:
-            self._to[a] = b

@@ -114,7 +114,7 @@ class Assembly:
 
     def copied(self, at: int, view: View) -> View:
         """Return a copy of a view in a buffer that this step alone uses."""
-        made = self.placement.temporary(view.shape, at)
+        made = self.placement.memory(view.shape, at)
         self.zero_batch(at, made)
         self.call("copy", at, view, made)
         return made
@@ -124,7 +124,7 @@ class Assembly:
         image = as_image(view)
         if image and (image.row, image.pixel, image.lanes) == (y.row, y.pixel, y.lanes):
             return image
-        copied = self.placement.temporary(view.shape, at, y.row // y.pixel - y.width)
+        copied = self.placement.memory(view.shape, at, y.row // y.pixel - y.width)
         self.call("copy", at, view, copied)
         return self.image(copied)
 

@@ -167,10 +167,8 @@ def _moved(assembly: Assembly, at: int, step: s.Step, seen: View | None) -> None
 
 
 def _slice(assembly: Assembly, at: int, step: s.Slice) -> None:
-    seen = assembly.view(step.inputs[0])
-    for axis, *cut in zip(step.axes, step.starts, step.ends, step.steps, strict=True):
-        seen = seen.sliced(axis, *cut)
-    _moved(assembly, at, step, seen)
+    x = assembly.view(step.inputs[0])
+    _moved(assembly, at, step, x.cut(step.axes, step.starts, step.ends, step.steps))
 
 
 def _reshape(assembly: Assembly, at: int, step: s.Reshape) -> None:

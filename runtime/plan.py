@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -63,6 +63,15 @@ class Plan:
         """Return how many samples inputs of these shapes hold; 1 where none leaves it open."""
         open_ = [shapes[value.name][0] for value in self.inputs if value.shape[0] is None]
         return open_[0] if open_ else 1
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[int]]:
+        """For each value, the steps that read it, once for each time that they do."""
+        readers: defaultdict[str, list[int]] = defaultdict(list)
+        for at, step in enumerate(self.steps):
+            for name in step.inputs:
+                readers[name].append(at)
+        return readers
 
     @cached_property
     def dead_after(self) -> tuple[tuple[str, ...], ...]:
