@@ -7,9 +7,10 @@ from math import prod
 
 from runtime import steps as s
 from runtime.cpu_bfloat16 import choose_scheme
-from runtime.cpu_configuration import Machine, Method, Problem, choose_methods
+from runtime.cpu_configuration import Machine, Method, Problem
 from runtime.cpu_groups import Scheme, shape_of
 from runtime.cpu_layout import Shape, padded_batch
+from runtime.cpu_methods import choose_methods
 from runtime.cpu_runs import window_of
 from runtime.plan import Plan
 

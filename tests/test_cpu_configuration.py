@@ -9,20 +9,15 @@ from hypothesis import strategies as st
 
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout
-from runtime.cpu_configuration import (
-    WINOGRAD_BYTES,
-    WINOGRAD_SHARE,
-    Machine,
-    Problem,
-    choose_methods,
-    choose_scheme,
-)
+from runtime.cpu_configuration import Machine, Problem
 from runtime.cpu_groups import Scheme, Shape, shape_of
 from runtime.cpu_items import cut, whole
 from runtime.cpu_layout import Form, View, as_image
+from runtime.cpu_methods import WINOGRAD_BYTES, WINOGRAD_SHARE, choose_methods
 from runtime.cpu_packing import pack
 from runtime.cpu_pixel_runs import pixel_runs
 from runtime.cpu_runs import Pooling, Window, plane_runs
+from runtime.cpu_schemes import choose_scheme
 
 MACHINE = Machine(vector=16, threads=2)
 SCHEMES = (Scheme("blocks"), Scheme("rows", 1), Scheme("rows", 1, 8), Scheme("dense"))
