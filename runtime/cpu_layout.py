@@ -217,6 +217,11 @@ class Image:
     halo: int
 
     @property
+    def pitch(self) -> int:
+        """Pixels from one row to the next, of one whose rows are lanes without gaps."""
+        return self.row // self.pixel
+
+    @property
     def is_plane(self) -> bool:
         """Whether its rows are lanes without gaps: vectors may run along its pixels."""
         return self.pixel == self.lanes and self.row % self.pixel == 0 and self.row >= self.pixel

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from runtime import steps as s
 from runtime.cpu_configuration import Configuration, Machine
 from runtime.cpu_fusion import pooled_steps
@@ -124,7 +126,7 @@ class Assembly:
         image = as_image(view)
         if image and (image.row, image.pixel, image.lanes) == (y.row, y.pixel, y.lanes):
             return image
-        copied = self.placement.memory(view.shape, at, y.row // y.pixel - y.width)
+        copied = self.placement.memory(view.shape, at, y.pitch - y.width)
         self.call("copy", at, view, copied)
         return self.image(copied)
 
@@ -140,6 +142,10 @@ class Assembly:
         if activation is None:
             return ("", 0.0, 0.0)
         return (activation.op, activation.alpha, activation.beta)
+
+    def bias(self, bias: s.Array | None) -> Float32:
+        """Return a bias as the kernels take it."""
+        return np.empty(0, np.float32) if bias is None else bias.astype(np.float32)
 
     def as_rank_4(self, view: View) -> View:
         """Return (N, C) or (N, C, L) as (N, C, 1, 1) or (N, C, 1, L)."""
