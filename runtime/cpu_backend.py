@@ -15,13 +15,13 @@ from runtime import cpu_isa
 from runtime import steps as s
 from runtime.backend import Availability
 from runtime.cpu_bfloat16 import pack_tiles, product_kernel
-from runtime.cpu_configuration import Machine
+from runtime.cpu_configuration import Configure, Machine
 from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
 from runtime.cpu_packing import pack
 from runtime.cpu_rows import PackedRows, compressed, pack_panels
 from runtime.cpu_steps import assemble
-from runtime.cpu_tuning import Configure, chooser
+from runtime.cpu_tuning import chooser
 from runtime.cpu_winograd import transformed
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import Plan

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from runtime.cpu_groups import Scheme, Shape
 from runtime.cpu_runs import Window
+from runtime.steps import Weighted
 
 
 class Machine(NamedTuple):
@@ -51,6 +53,10 @@ class Configuration(NamedTuple):
     prefetch: int = 16
     items: int = 4
     panel_share: float = 0.5
+
+
+# Tells how the work of a layer is cut.
+Configure = Callable[[Weighted], Configuration]
 
 
 class Problem(NamedTuple):

@@ -10,13 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtime.cpu_configuration import Configuration, Machine
-from runtime.cpu_groups import Packed
+from runtime.cpu_groups import Int64, Packed
 from runtime.cpu_runs import Runs, split
-
-Int64 = NDArray[np.int64]
 
 # Runs are cut at multiples of so many vectors: every kernel's width divides it.
 CUT = 24

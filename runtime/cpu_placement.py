@@ -1,7 +1,8 @@
 """Which buffer holds each value of a plan: what is copied, and what is a view.
 
 Reshapes, transpositions and slices are views wherever strides can tell them, and the parts of a
-concatenation along the channels are computed where the whole will lie.
+concatenation along the channels are computed where the whole will lie. A skip branch that nothing
+reads again is written over.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from runtime import steps as s
-from runtime.cpu_configuration import Configuration, Machine
+from runtime.cpu_configuration import Configure, Machine
 from runtime.cpu_fusion import pooled_steps
 from runtime.cpu_groups import Float32, Packed, Scheme
 from runtime.cpu_groups import Shape as LayerShape
@@ -63,7 +63,7 @@ class Assembly:
         shapes: Mapping[str, Shape],
         machine: Machine,
         packer: Packer,
-        configure: Callable[[s.Weighted], Configuration],
+        configure: Configure,
     ) -> None:
         self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
         self.configure = configure

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime import cpu_convolution as layers
 from runtime import steps as s
-from runtime.cpu_configuration import Configuration, Machine
+from runtime.cpu_configuration import Configuration, Configure, Machine
 from runtime.cpu_layout import Shape, View
 from runtime.cpu_placement import START
 from runtime.cpu_program import Assembly, Packer
@@ -22,7 +22,7 @@ def assemble(
     shapes: Mapping[str, Shape],
     machine: Machine,
     packer: Packer,
-    configure: Callable[[s.Weighted], Configuration] = lambda _: Configuration(),
+    configure: Configure = lambda _: Configuration(),
 ) -> Assembly:
     """Return the calls of a plan for one batch, in the order of execution.
 

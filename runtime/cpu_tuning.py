@@ -13,12 +13,11 @@ import numpy as np
 
 from masktools.checkpoint import SparseWeight
 from runtime import steps as s
-from runtime.cpu_configuration import Configuration, Machine
+from runtime.cpu_configuration import Configuration, Configure, Machine
 from runtime.cpu_layout import Shape
 from runtime.plan import Plan
 from runtime.tuning import Cache, alone, cache_folder, tune
 
-Configure = Callable[[s.Weighted], Configuration]
 # Makes the program of a plan, every layer of which is cut as told.
 Make = Callable[[Plan, Mapping[str, Shape], Configure], Any]
 
