@@ -1,7 +1,6 @@
 #include "rows.h"
 
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -12,6 +11,10 @@ namespace masktools {
 namespace {
 
 constexpr std::int64_t kLargest = std::int64_t{1} << 20;  // three of them multiply within 64 bits
+constexpr std::int64_t kLargestTap = std::int64_t{1} << 12;
+
+// Elements of a window: those that offsets of 16 bits reach.
+constexpr std::int64_t kWindowElements = std::int64_t{1} << 16;
 
 // Rows whose sums are finished at once: as few as make calls of kernels cheap, so that the sums are
 // still near.
@@ -35,9 +38,9 @@ void check_image(const Planes& planes, const ImageShape& image, std::int64_t hal
     refuse(what + " has an impossible pitch");
   }
   const std::int64_t plane = image.height * image.pitch * image.batch;
-  const std::int64_t left = arena_elements - planes.offset - plane;
-  if (planes.offset < halo * image.batch || left < 0 || planes.plane < plane ||
-      (planes.planes > 1 && planes.plane > left / (planes.planes - 1))) {
+  const std::int64_t end = arena_elements - plane;  // the last plane begins there at most
+  if (!within(planes.offset, halo * image.batch, end) || planes.plane < plane ||
+      (planes.planes > 1 && planes.plane > (end - planes.offset) / (planes.planes - 1))) {
     refuse(what + " leaves the arena");
   }
 }
@@ -45,10 +48,15 @@ void check_image(const Planes& planes, const ImageShape& image, std::int64_t hal
 // The layer, if windows may be laid out for it: no product of its sizes overflows.
 const RowsLayer& checked(const RowsLayer& layer) {
   const Taps& t = layer.taps;
-  for (std::int64_t n : {t.kernel_y, t.kernel_x, t.stride_y, t.stride_x, t.dilation_y, t.dilation_x,
-                         t.pad_top + 1, t.pad_left + 1}) {
-    if (!within(n, 1, 1 << 12)) refuse("impossible taps");
+  for (std::int64_t n :
+       {t.kernel_y, t.kernel_x, t.stride_y, t.stride_x, t.dilation_y, t.dilation_x}) {
+    if (!within(n, 1, kLargestTap)) refuse("impossible taps");
   }
+  for (std::int64_t n : {t.pad_top, t.pad_left}) {
+    if (!within(n, 0, kLargestTap - 1)) refuse("impossible taps");
+  }
+  // Every tap has an element of its own; so many are not even laid out.
+  if (t.count() > kWindowElements) refuse("the window of a panel is too large");
   for (std::int64_t n : {layer.tile.rows, layer.tile.pixels, layer.tile.samples}) {
     if (!within(n, 1, kRowVectors * kLanes)) refuse("impossible tile");
   }
@@ -91,8 +99,7 @@ void Rows::check() const {
     refuse("pooling goes with no skip branch and no halo");
   }
   if (!within(l.panel_channels, 1, l.x.planes)) refuse("impossible panels");
-  if (window_.channel_elements() >
-      (std::numeric_limits<std::uint16_t>::max() + 1) / l.panel_channels) {
+  if (window_.channel_elements() > kWindowElements / l.panel_channels) {
     refuse("the window of a panel is too large");
   }
 }
@@ -114,9 +121,14 @@ void Rows::place_nonzeros() {
                                                    window_.tap_offset(at % taps));
   }
   offsets_.resize(static_cast<std::size_t>(l.columns.size));
-  for (std::int64_t k = 0; k < l.columns.size; ++k) {
-    if (l.columns[k] >= offset_of.size()) refuse("a column is not of its panel");
-    offsets_[k] = offset_of[l.columns[k]];
+  for (std::int64_t panel = 0; panel < panels_; ++panel) {
+    // The last may have fewer channels: the window holds others' inputs behind them.
+    const std::int64_t channels = std::min(l.panel_channels, l.x.planes - panel * l.panel_channels);
+    const std::int64_t end = l.starts[(panel + 1) * l.y.planes];
+    for (std::int64_t k = l.starts[panel * l.y.planes]; k < end; ++k) {
+      if (l.columns[k] >= channels * taps) refuse("a column is not of its panel");
+      offsets_[k] = offset_of[l.columns[k]];
+    }
   }
 }
 
