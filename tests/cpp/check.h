@@ -46,12 +46,14 @@ inline void expect_near(float got, double expected, double tolerance, const std:
   expect(same, where + ": got " + std::to_string(got) + ", expected " + std::to_string(expected));
 }
 
-// Calls what must throw std::invalid_argument.
+// Calls what must throw std::invalid_argument, whose message has `reason` in it.
 template <class Make>
-void expect_refused(const std::string& what, const Make& make) {
+void expect_refused(const std::string& what, const Make& make, const std::string& reason = "") {
   try {
     make();
-  } catch (const std::invalid_argument&) {
+  } catch (const std::invalid_argument& error) {
+    const std::string message = error.what();
+    expect(message.find(reason) != std::string::npos, what + " is refused for: " + message);
     return;
   }
   throw std::runtime_error("not refused: " + what);
