@@ -49,9 +49,10 @@ bool fits(const Planes& value, std::int64_t rows, std::int64_t pitch, std::int64
     if (n < 1 || n > kLargest) return false;
   }
   if (pitch > arena_elements / rows || pitch * rows > arena_elements / batch) return false;
-  const std::int64_t plane = pitch * rows * batch, left = arena_elements - value.offset - plane;
-  if (value.offset < 0 || left < 0 || value.plane < plane) return false;
-  return value.planes == 1 || value.plane <= left / (value.planes - 1);
+  const std::int64_t plane = pitch * rows * batch;
+  const std::int64_t end = arena_elements - plane;  // the last plane begins there at most
+  if (value.offset < 0 || value.offset > end || value.plane < plane) return false;
+  return value.planes == 1 || value.plane <= (end - value.offset) / (value.planes - 1);
 }
 
 }  // namespace
