@@ -101,10 +101,14 @@ class Placement:
 
     def _touch(self, name: str, at: int) -> None:
         sliced = START < at < self._slices.steps
-        view = self.views[name] if sliced else self.wholes.get(name, self.views[name])
+        view = self.views[name] if sliced else self._of_all(name)
         self.buffers.touch(view.buffer, at)
         if sliced and view.shape[0] != self._slices.samples:
             self._touch_all_slices(view)
+
+    def _of_all(self, name: str) -> View:
+        """Return where all samples of a value lie, as steps that are not sliced see it."""
+        return self.wholes.get(name, self.views[name])
 
     def _touch_all_slices(self, view: View) -> None:
         """Keep a value of all samples while any slice is executed."""
@@ -153,7 +157,11 @@ class Placement:
         form = self.form(shape, self._halos.get(step.output, 0))
         if view != View.of_form(view.buffer, form, shape):
             return None
-        names = [name for name, seen in self.views.items() if seen.buffer == view.buffer]
+        names = [
+            name
+            for name, seen in self.views.items()
+            if view.buffer in (seen.buffer, self._of_all(name).buffer)
+        ]
         read_on = any(
             self._plan.steps[i].inputs.count(name) > (i == at and name == step.inputs[1])
             for name in names
@@ -173,17 +181,18 @@ class Placement:
         """Return a step's output as a view of its input, where it is one."""
         if step.output in self.parents or step.output in self.views:
             return self.views.get(step.output)
+        # None of these steps is sliced: they see all samples.
         if isinstance(step, s.Reshape):
             return self._reshaped(step)
         if isinstance(step, s.Transpose):
-            return self.views[step.inputs[0]].transposed(step.perm)
+            return self._of_all(step.inputs[0]).transposed(step.perm)
         if isinstance(step, s.Slice):
-            view = self.views[step.inputs[0]]
+            view = self._of_all(step.inputs[0])
             return view.cut(step.axes, step.starts, step.ends, step.steps)
         return None
 
     def _reshaped(self, step: s.Reshape) -> View | None:
-        before, shape = self.views[step.inputs[0]], self._shapes[step.output]
+        before, shape = self._of_all(step.inputs[0]), self._shapes[step.output]
         # A product reads the pixels of an image in place: it is a convolution as large as that.
         flat = len(shape) == 2 and shape[0] == before.shape[0] and as_image(before) is not None
         products = all(

@@ -44,7 +44,22 @@ def strided_network(b):
     return b.fc(b.act("Relu", b.add_skip(c, e)), 5)
 
 
-ALL = (*NETWORKS, *(lambda b, n=n: n(b)[0] for n in SKIPPED), kept_network, strided_network)
+def moved_network(b):
+    """What is seen of values that slices made: parts, other orders, and the whole as a skip."""
+    a = b.conv(b.act("Relu", b.conv("x", 8)), 8)
+    part = b.add("Slice", [a], 4, axes=(1,), starts=(2,), ends=(6,), steps=(1,))
+    every = b.add("Slice", [a], 8, 3, axes=(2, 3), starts=(0, 1), ends=(6, 6), steps=(2, 2))
+    last = b.add("Transpose", [a], 6, perm=(0, 2, 3, 1))
+    flat = b.add("Reshape", [last], 1, shape=(0, -1))
+    same = b.add("Slice", [a], 8, axes=(1,), starts=(0,), ends=(8,), steps=(1,))
+    added = b.add_skip(b.conv(part, 8), same)
+    return added, b.conv(every, 3), flat, b.conv(a, 4)
+
+
+ALL = (
+    *NETWORKS, *(lambda b, n=n: n(b)[0] for n in SKIPPED), kept_network, strided_network,
+    moved_network,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -116,6 +131,10 @@ def test_the_last_slices_are_pooled_into_pixels_of_all_samples(
     assert methods[1].windows == (kind == "rows")
     assert slices_of(made, shapes, MACHINE, methods).steps == 2
     compare(made, [64, 80], 32)
+
+
+def test_what_is_seen_of_slices_is_seen_of_all_samples(small):
+    assert chosen(moved_network, 32).steps == 2
 
 
 def test_slices_end_where_maps_are_small_or_samples_meet(small):
