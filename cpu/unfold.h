@@ -10,13 +10,13 @@
 namespace masktools {
 
 // A value whose vectors run along its pixels, unfolded: each channel becomes J planes, one for
-// each phase of its rows and each tap along x,
+// each phase of its rows and of its columns (or each tap along x: see runtime/cpu_unfold.py),
 //
 //   u(c, j, i, k, n) = x(c, y0[j] + i * stride_y, x0[j] + k * stride_x, n),  0 outside the image,
 //
-// so that lane (i, k, n) of the output finds every one of its taps at lane (i + row, k, n) of one
-// of the planes. Unfolding along x alone writes kw / stride_x times the input, where unfolding
-// along both (im2col) would write kh times as much again.
+// so that lane (i, k, n) of the output finds every one of its taps at lane (i + row, k + column, n)
+// of one of the planes. Phases write the input once, where a plane for each tap (im2col) would
+// write it kh * kw / (stride_y * stride_x) times.
 struct Unfolding {
   Planes x;
   std::int64_t height = 0, width = 0;  // of x
@@ -27,7 +27,7 @@ struct Unfolding {
   // [J][3]: y0, x0, and the rows that the plane has beyond those of the output.
   Array<std::int64_t> origins;
 
-  std::int64_t columns = 0;  // pixels in a row of an unfolded plane, those of a halo included
+  std::int64_t columns = 0;  // pixels in a row of an unfolded plane, all that taps reach included
   std::int64_t plane = 0;    // elements from one unfolded plane to the next
 
   std::int64_t planes() const { return origins.size / 3; }

@@ -54,7 +54,7 @@ def _dense(weight: Weight, shape: Shape, scheme: Scheme) -> Packed:
     start = first = 0
     per_group = shape.group_rows * width
     by_group = weights[: dense.size].reshape(shape.groups, per_group)
-    # Heights differ by one at most: all groups of one height are packed in one go.
+    # Groups of one height are neighbours: all of them are packed in one go.
     for rows in sorted(set(heights), reverse=True):
         count = heights.count(rows)
         part = matrix[:, first : first + count * rows].reshape(

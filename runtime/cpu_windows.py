@@ -98,7 +98,7 @@ def choose_tiling(
     --------
     >>> shape, window = Shape(256, 256, 9), Window((3, 3), pads=(1, 1))
     >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, 16, 2)[0]
-    Tiling(rows=2, pixels=4, samples=16, copies=0, channels=19, parts=1)
+    Tiling(rows=2, pixels=8, samples=16, copies=0, channels=14, parts=1)
     """
     best, least = None, float("inf")
     if shape.groups > 1 or nonzeros == 0:
