@@ -37,7 +37,8 @@ void check_image(const Planes& planes, const ImageShape& image, std::int64_t hal
   if (!within(halo, 0, kLargest) || image.width + halo > image.pitch) {
     refuse(what + " has an impossible pitch");
   }
-  const std::int64_t plane = image.height * image.pitch * image.batch;
+  // A last row ends with its pixels: of a slice of the samples, what follows is not its own.
+  const std::int64_t plane = ((image.height - 1) * image.pitch + image.width + halo) * image.batch;
   const std::int64_t end = arena_elements - plane;  // the last plane begins there at most
   if (!within(planes.offset, halo * image.batch, end) || planes.plane < plane ||
       (planes.planes > 1 && planes.plane > (end - planes.offset) / (planes.planes - 1))) {

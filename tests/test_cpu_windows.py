@@ -248,6 +248,14 @@ def test_what_does_not_fit_is_refused(module, change, reason):
         added(module, configuration=change)
 
 
+def test_a_last_row_ends_with_its_pixels(module):
+    """The samples that follow in its pitch may be those of others, or lie beyond the arena."""
+    narrow = {"image": (4, 1, 4), "output": (4, 1, 4, 0)}
+    added(module, y=(35, 16, 16), **narrow)
+    with pytest.raises(ValueError, match="rows: y leaves the arena"):
+        added(module, y=(36, 16, 16), **narrow)
+
+
 def test_arrays_that_do_not_fit_are_refused(module):
     added(module)
     for name, wrong in [
