@@ -73,10 +73,11 @@ template <class T>
 class Depthwise final : public Operation {
  public:
   explicit Depthwise(const DepthwiseLayer& layer) : layer_(layer) {
-    check_layer(layer);
+    // First what bounds the shapes: products of them overflow no more.
     check_readable(layer.x, layer.arena_elements, "depthwise: x");
     check_writable(layer.y, layer.arena_elements, "depthwise: y");
     if (layer.skip.rank != 0) check_readable(layer.skip, layer.arena_elements, "depthwise: skip");
+    check_layer(layer);
     kernels_ = depthwise_kernels<T>(shape_of(layer));
     pixel_ = within_pixels(layer) ? layer.x.strides[kX] : layer.x.shape[kLane];
     call_.x_row = layer.x.strides[kY];
