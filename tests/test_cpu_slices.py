@@ -14,7 +14,7 @@ from test_cpu_steps import NETWORKS, images, outputs, window
 
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout
-from runtime import cpu_isa, cpu_slices, plan
+from runtime import cpu_configuration, cpu_isa, cpu_slices, plan
 from runtime.cpu_backend import CpuBackend
 from runtime.cpu_configuration import Machine
 from runtime.cpu_problem import methods_of
@@ -105,6 +105,42 @@ def test_networks_in_slices(network, vector, small, monkeypatch):
 def test_values_are_those_of_the_reference(variant, network, small, monkeypatch):
     monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
     compare(planned(network), [16, 32, 48, 50])
+
+
+def thinned(network, height):
+    """Return the plan of a network of which each layer keeps a third: blocks, or rows if 0."""
+    b = Builder()
+    made = network(b)
+    graph = b.graph(*(made if isinstance(made, tuple) else (made,)))
+    constants, sparse = dict(graph.constants), {}
+    for node in graph.nodes:
+        name = node.inputs[1].removesuffix(".weight") if node.op == "Conv" else ""
+        if node.attributes.get("group") != 1 or f"{name}.weight" not in constants:
+            continue
+        dense = constants.pop(f"{name}.weight")
+        mask = b.rng.random(dense.shape) < 0.35
+        for first in range(0, len(mask), max(height, 1)):
+            mask[first : first + height] = mask[first]
+        layout = BlockLayout.from_mask(mask, 2, 1) if height else BlockLayout(dense.shape, ())
+        sparse[name] = SparseWeight.from_dense(dense * mask, layout, layout.residual(mask))
+    assert sparse
+    return plan.build(Checkpoint(replace(graph, constants=constants), sparse))
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("kind", ["blocks", "rows", "windows"])
+@pytest.mark.parametrize("network", ALL)
+def test_thinned_networks(variant, kind, network, small, monkeypatch):
+    """Layers by blocks, by rows, and by rows over windows, whatever the cost model would take."""
+    monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
+
+    def cost(weight, problem, _):
+        rows = isinstance(weight, SparseWeight) and not weight.layout.blocks
+        taken = kind == "windows" and rows and weight.stored and problem.window
+        return 0.0 if taken else float("inf")
+
+    monkeypatch.setattr(cpu_configuration, "windows_cost", cost)
+    compare(thinned(network, 4 if kind == "blocks" else 0), [32, 64])
 
 
 @pytest.mark.parametrize("variant", variants())
