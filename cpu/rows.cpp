@@ -6,6 +6,7 @@
 
 #include "epilogue.h"
 #include "vector.h"
+#include "whole_numbers.h"
 
 namespace masktools {
 namespace {
@@ -21,8 +22,6 @@ constexpr std::int64_t kWindowElements = std::int64_t{1} << 16;
 constexpr std::int64_t kRowsAtOnce = 4;
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("rows: " + what); }
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 bool within(std::int64_t value, std::int64_t low, std::int64_t high) {
   return low <= value && value <= high;

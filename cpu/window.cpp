@@ -3,11 +3,10 @@
 #include <algorithm>
 
 #include "vector.h"
+#include "whole_numbers.h"
 
 namespace masktools {
 namespace {
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 std::int64_t whole_vectors(std::int64_t lanes) { return ceil_div(lanes, kLanes) * kLanes; }
 

@@ -8,6 +8,7 @@
 #include "epilogue.h"
 #include "pixels.h"
 #include "vector.h"
+#include "whole_numbers.h"
 #include "winograd_transform.h"
 
 namespace masktools {
@@ -19,8 +20,6 @@ constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // two of them multipl
 [[noreturn]] void refuse(const std::string& what) {
   throw std::invalid_argument("winograd: " + what);
 }
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Elements from one position of a matrix to the next. Without the gap, the 36 entries that a
 // transform writes or reads would often fall into one set of the cache.

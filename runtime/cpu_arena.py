@@ -42,10 +42,6 @@ class Buffers:
         buffer = self._buffers[number]
         buffer.first, buffer.last = min(buffer.first, at), max(buffer.last, at)
 
-    def last(self, number: int) -> int:
-        """Return the last step that needs a buffer, as far as is known."""
-        return self._buffers[number].last
-
     def arranged(self) -> tuple[list[int], int]:
         """Return the offset of each buffer, and the elements of an arena that holds all.
 

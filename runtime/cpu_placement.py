@@ -13,7 +13,7 @@ from math import prod
 from runtime import steps as s
 from runtime.cpu_arena import Buffers
 from runtime.cpu_halos import halos
-from runtime.cpu_layout import Form, Image, Shape, View, as_image, padded_batch
+from runtime.cpu_layout import Form, Shape, View, as_image, padded_batch
 from runtime.cpu_slices import WHOLE, Slices
 from runtime.plan import Plan
 
@@ -83,10 +83,6 @@ class Placement:
                     self._make_whole(step.output, at)
         for name in plan.results.values():
             self._touch(name, len(plan.steps))
-
-    def image(self, name: str) -> Image | None:
-        """Return a value as planes, or None where it has to be copied first."""
-        return as_image(self.views[name])
 
     def form(self, shape: Shape, halo: int = 0) -> Form:
         """Return how a new buffer for a value of rank 2 to 4 is laid out."""
