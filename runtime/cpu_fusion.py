@@ -9,6 +9,7 @@ from runtime import steps as s
 from runtime.cpu_configuration import Machine, Method
 from runtime.cpu_layout import Shape, padded_batch
 from runtime.cpu_runs import Pooling
+from runtime.cpu_windows import WINDOW_BYTES
 from runtime.plan import Plan
 
 # Vectors of a pixel from which a convolution may write into a pooled one: below, runs of single
@@ -47,7 +48,10 @@ def pooled_steps(
         if not isinstance(conv, s.Convolution) or methods[before].winograd:
             continue
         if methods[before].windows:
-            if prod(pooling.window) > POOLED_AT_ONCE:
+            at_once = prod(pooling.window)
+            # The smallest tile: its window has to fit, whatever strides and dilations are.
+            window_bytes = at_once * prod(conv.kernel) * 4 * machine.vector
+            if at_once > POOLED_AT_ONCE or window_bytes > WINDOW_BYTES:
                 continue
         # Single rows go over many pixels at a time, of the panels that the cache holds.
         elif methods[before].scheme.form == "rows":

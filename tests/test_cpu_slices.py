@@ -14,9 +14,10 @@ from test_cpu_steps import NETWORKS, images, outputs, window
 
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout
-from runtime import cpu_configuration, cpu_isa, cpu_slices, plan
+from runtime import cpu_fusion, cpu_isa, cpu_methods, cpu_slices, plan
 from runtime.cpu_backend import CpuBackend
 from runtime.cpu_configuration import Machine
+from runtime.cpu_fusion import pooled_steps
 from runtime.cpu_problem import methods_of
 from runtime.cpu_slices import Slices, slices_of
 from runtime.model import Model
@@ -139,7 +140,7 @@ def test_thinned_networks(variant, kind, network, small, monkeypatch):
         taken = kind == "windows" and rows and weight.stored and problem.window
         return 0.0 if taken else float("inf")
 
-    monkeypatch.setattr(cpu_configuration, "windows_cost", cost)
+    monkeypatch.setattr(cpu_methods, "windows_cost", cost)
     compare(thinned(network, 4 if kind == "blocks" else 0), [32, 64])
 
 
@@ -167,6 +168,11 @@ def test_the_last_slices_are_pooled_into_pixels_of_all_samples(
     assert methods[1].windows == (kind == "rows")
     assert slices_of(made, shapes, MACHINE, methods).steps == 2
     compare(made, [64, 80], 32)
+    if kind == "rows":
+        assert 1 in pooled_steps(made, shapes, MACHINE, methods)
+        # A pooling window of four pixels of all taps does not fit: the convolution is alone.
+        monkeypatch.setattr(cpu_fusion, "WINDOW_BYTES", 4 * 9 * 4 * MACHINE.vector - 1)
+        assert pooled_steps(made, shapes, MACHINE, methods) == {}
 
 
 def test_what_is_seen_of_slices_is_seen_of_all_samples(small):
