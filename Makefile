@@ -3,6 +3,7 @@ BIN := .venv/bin
 CXX_SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 NATIVE := $(wildcard masktools/*.cpp masktools/*.h cpu/*.cpp cpu/*.h)
 PY_SOURCES := masktools runtime tests benchmarks examples setup.py
+JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive exhaustive-compiled \
@@ -42,7 +43,7 @@ types: venv
 	$(BIN)/mypy
 
 unit: venv
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=$(JOBS)
 
 # The instrumented variants, in a folder of their own that comes first on the path. Memory comes
 # from malloc, whose borders are watched, rather than from Python's pools.
@@ -54,7 +55,8 @@ sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (nee
 	  --build-lib $(SANITIZED) --build-temp build/sanitize/objects
 	cd build && PYTHONPATH=sanitize/lib $(SANITIZER) $(abspath $(BIN))/python -c \
 	  'import runtime._cpu_portable as m; assert "sanitize" in m.__file__'
-	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest $(wildcard tests/test_cpu_*.py)
+	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest --numprocesses=$(JOBS) \
+	  $(wildcard tests/test_cpu_*.py)
 
 sanitize-cuda: venv  ## The CUDA kernels, emulated, under AddressSanitizer (needs GCC)
 	MASKTOOLS_EMULATION_FLAGS=-fsanitize=address $(SANITIZER) $(BIN)/pytest \
@@ -73,7 +75,6 @@ exhaustive-emulated: venv
 # The tests in C++ need no Python: they are how the kernels are tried on other processors. FLAGS
 # say which instructions there are; without any, the portable variant's.
 CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp cpu/python_%,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
-JOBS := $(shell nproc 2>/dev/null || echo 2)
 BUILD ?= build/native
 FLAGS ?= -O2
 LINK ?= -static

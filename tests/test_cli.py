@@ -342,6 +342,8 @@ def test_a_real_process_can_be_interrupted_and_resumed(tmp_path):
     path, out = tmp_path / "large.npz", tmp_path / "out"
     np.savez(path, small=rng.random((16, 16)) < 0.3, large=rng.random((768, 2304)) < 0.3)
     arguments = [path, out, "--method", "regroup", "--include", "large", "--group-rows", "8"]
+    # Tests that run in the background may ignore interrupts, and a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "masktools", "convert", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -350,6 +352,7 @@ def test_a_real_process_can_be_interrupted_and_resumed(tmp_path):
         env={**os.environ, "LOKY_MAX_CPU_COUNT": "2"},
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     while not count(out / FOLDER):
         assert process.poll() is None, process.communicate()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers
