@@ -57,7 +57,9 @@ TEST(rows_refuse_images_that_do_not_fit) {
       {"x far outside", "x leaves the arena", [](L* l) { l->x.offset = kMost; }},
       {"x too high", "x leaves the arena", [](L* l) { l->in.height = 1000; }},
       {"planes of x that overlap", "x leaves the arena",
-       [](L* l) { l->x.plane = l->in.height * l->in.pitch * l->in.batch - 1; }},
+       [](L* l) {
+         l->x.plane = ((l->in.height - 1) * l->in.pitch + l->in.width) * l->in.batch - 1;
+       }},
       {"planes of x too far apart", "x leaves the arena", [](L* l) { l->x.plane = kHuge; }},
       {"y without planes", "y has an impossible size", [](L* l) { l->y.planes = 0; }},
       {"y of no height", "y has an impossible size", [](L* l) { l->out.height = 0; }},
@@ -71,7 +73,10 @@ TEST(rows_refuse_images_that_do_not_fit) {
       {"y outside", "y leaves the arena", [](L* l) { l->y.offset = l->arena_elements - 40; }},
       {"y too high", "y leaves the arena", [](L* l) { l->out.height = 1000; }},
       {"planes of y that overlap", "y leaves the arena",
-       [](L* l) { l->y.plane = l->out.height * l->out.pitch * l->out.batch - 1; }},
+       [](L* l) {
+         const std::int64_t pixels = (l->out.height - 1) * l->out.pitch + l->out.width + l->halo;
+         l->y.plane = pixels * l->out.batch - 1;
+       }},
       {"planes of y too far apart", "y leaves the arena", [](L* l) { l->y.plane = kHuge; }},
       {"skip of less than no planes", "skip has an impossible size",
        [](L* l) { l->skip.planes = -1; }},
