@@ -7,7 +7,7 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive exhaustive-compiled \
-  exhaustive-emulated native sanitize-native neon clean
+  exhaustive-emulated networks native sanitize-native neon clean
 
 help:  ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -71,6 +71,15 @@ exhaustive-compiled: venv
 
 exhaustive-emulated: venv
 	$(BIN)/pytest -m slow tests/test_cuda_kernels.py
+
+# Each in some of the ways that can run here, drawn by its seed; CUDA's kernels under emulation.
+COUNT ?= 10000
+EMULATED ?= $(shell expr $(COUNT) / 20)
+FIRST ?= 0
+networks: venv  ## COUNT random networks on every backend, against the reference
+	$(BIN)/python tests/random_networks.py --first=$(FIRST) --count=$(COUNT) --jobs=$(JOBS)
+	$(BIN)/python tests/random_networks.py --first=$(FIRST) --count=$(EMULATED) --jobs=$(JOBS) \
+	  --backend=emulated --ways=1
 
 # The tests in C++ need no Python: they are how the kernels are tried on other processors. FLAGS
 # say which instructions there are; without any, the portable variant's.

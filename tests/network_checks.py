@@ -19,8 +19,8 @@ import numpy as np
 from masktools.errors import MasktoolsError
 from masktools.graph import Graph, Node
 from runtime import cpu_isa, plan
-from runtime.backend import _load as backend_of
-from runtime.errors import ExecutionError
+from runtime.backend import choose
+from runtime.errors import BackendUnavailable, ExecutionError
 from runtime.model import Model
 from runtime.reference import ReferenceBackend
 
@@ -75,9 +75,10 @@ def cpu_ways(isas=tuple(cpu_isa.VARIANTS), dtypes=("float32", "bfloat16"), threa
     ways = []
     for isa in isas:
         with forced(isa):
-            if not backend_of("cpu").available().ok:
+            try:
+                narrow = bool(cpu_isa.load().bfloat16_kernels())
+            except BackendUnavailable:
                 continue
-            narrow = bool(cpu_isa.load().bfloat16_kernels())
         ways += [
             Way("cpu", isa, dtype, count)
             for dtype in dtypes
@@ -116,15 +117,23 @@ class Check:
         made.check()
         return made
 
+    def right(self, batch):
+        """Return the right outputs by name."""
+        return self._right(batch, "float32")[0]
+
+    def bound(self, batch, dtype):
+        """Return how far each output may be off in a type."""
+        wanted, spread = self._right(batch, dtype)
+        largest = {name: np.abs(y[np.isfinite(y)]).max(initial=1.0) for name, y in wanted.items()}
+        return {name: ROOM[dtype] * UNIT[dtype] * (spread[name] + largest[name]) for name in wanted}
+
     def is_finite(self):
         """Return whether all that comes out is a number, for the numbers that are put in."""
         return all(
-            np.isfinite(y).all()
-            for batch in self.network.batches
-            for y in self._right(batch, "float32")[0].values()
+            np.isfinite(y).all() for n in self.network.batches for y in self.right(n).values()
         )
 
-    def failure(self, way, make=backend_of):
+    def failure(self, way, make=choose):
         """Return what is wrong with a way to run the network, or None.
 
         Parameters
@@ -135,14 +144,16 @@ class Check:
         """
         try:
             with forced(way.isa):
-                model = Model(plan.build(self.checkpoint), make(way.backend), way.dtype, way.threads)
+                model = Model(
+                    plan.build(self.checkpoint), make(way.backend), way.dtype, way.threads
+                )
                 for batch in self.network.batches:
                     failed = self._failure_of(model, batch, way.dtype)
                     if failed:
                         return failed
         except (MasktoolsError, ExecutionError) as error:
             return Failure("refused", f"{type(error).__name__}: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever else it is, it has no name for a user
+        except Exception as error:
             return Failure(f"raw {type(error).__name__}", str(error))
         return None
 
@@ -185,25 +196,20 @@ class Check:
         return None
 
     def _wrong(self, found, batch, dtype):
-        wanted, spread = self._right(batch, dtype)
+        wanted, allowed = self.right(batch), self.bound(batch, dtype)
         for name, want in wanted.items():
             got = found[name]
             if got.shape != want.shape or got.dtype != np.float32:
                 return Failure("shape", f"{name}: {got.dtype} {got.shape}, expected {want.shape}")
-            off, allowed = distance(got, want), self.allowed(want, spread[name], dtype)
-            if off > allowed:
+            off = distance(got, want)
+            if off > allowed[name]:
+                times, largest = off / allowed[name], np.abs(want).max(initial=0)
                 return Failure(
                     "wrong",
-                    f"batch {batch}: {name} is off by {off:.3g}, {off / allowed:.3g} times what is "
-                    f"allowed; its largest number is {np.abs(want).max(initial=0):.3g}",
+                    f"batch {batch}: {name} is off by {off:.3g}, {times:.3g} times its bound, "
+                    f"of numbers up to {largest:.3g}",
                 )
         return None
-
-    @staticmethod
-    def allowed(want, spread, dtype):
-        """Return how far an output may be from the right one."""
-        largest = np.abs(want[np.isfinite(want)]).max(initial=1.0)
-        return ROOM[dtype] * UNIT[dtype] * (spread + largest)
 
     def _right(self, batch, dtype):
         """Return the right outputs, and by how much they change for each unit of rounding."""

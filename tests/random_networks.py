@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from networks import Network, Tensor
-from random_nodes import MAKERS, ROWS
+from random_motifs import MAKERS
+from random_nodes import ROWS
+from recipes import Network, Tensor
 
 from masktools.errors import GraphError
 from masktools.graph import Node
@@ -28,7 +29,7 @@ TAME = ("Sigmoid", "HardSigmoid", "Softmax", "Clip")
 
 
 class Draft:
-    """A network as it grows; the functions of `random_nodes` add to it."""
+    """A network as it grows; the functions of `random_nodes` and `random_motifs` add to it."""
 
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
@@ -53,10 +54,11 @@ class Draft:
         return self._powers[name]
 
     def axis(self, x):
-        """Return an axis that may be worked along: the batch only where it is of one size."""
+        """Return an axis that may be worked along, or None: no open batch may."""
         rank = len(self.shape(x))
-        first = 1 if self.is_open(x) and rank > 1 else 0
-        return int(self.random.integers(first, rank))
+        if not self.is_open(x) and (rank == 1 or self.chance(0.4)):
+            return 0
+        return int(self.random.integers(1, rank)) if rank > 1 else None
 
     def some_axes(self, x):
         first = 1 if self.is_open(x) else 0
@@ -164,7 +166,7 @@ def draw(seed):
     Network
     """
     draft = Draft(seed)
-    fixed = draft.chance(0.08)
+    fixed = draft.chance(0.1)
     rank = draft.pick((2, 3, 3, 4, 4, 4, 4))
     shape = given_shape(draft, rank)
     for _ in range(draft.pick((1, 1, 1, 2))):
@@ -202,3 +204,9 @@ def _finished(draft, seed):
     outputs = tuple(kept[i] for i in order)
     tensors = {name: t for name, t in draft.tensors.items() if name in read}
     return Network(draft.inputs, tuple(draft.nodes), outputs, tensors, draft.batches(), seed)
+
+
+if __name__ == "__main__":
+    from network_campaign import main
+
+    main()

@@ -1,12 +1,10 @@
-"""Nodes of random networks: each function adds one node, or a few that belong together.
+"""Nodes of random networks: each function adds one.
 
 Each is called with the draft of a network and one of its values, and returns the value that it
 made, or None where the operator does not fit the value.
 """
 
 from __future__ import annotations
-
-import math
 
 from masktools.operators import COORDINATES, ROUNDINGS
 
@@ -68,9 +66,7 @@ def conv(draft, x, rows=None, kernel=None, groups=None):
     kernel, strides, dilations, pads = window(draft, shape[2:], kernel)
     layer = weight(draft, (rows, channels // groups, *kernel), groups)
     inputs = [x, layer, *bias(draft, rows)]
-    return draft.node(
-        "Conv", inputs, strides=strides, dilations=dilations, pads=pads, group=groups
-    )
+    return draft.node("Conv", inputs, strides=strides, dilations=dilations, pads=pads, group=groups)
 
 
 def plain_conv(draft, x, rows, k):
@@ -115,7 +111,8 @@ def activation(draft, x):
 
 
 def softmax(draft, x):
-    return draft.node("Softmax", [x], axis=draft.axis(x))
+    axis = draft.axis(x)
+    return None if axis is None else draft.node("Softmax", [x], axis=axis)
 
 
 def with_constant(draft, x):
@@ -208,6 +205,8 @@ def mean(draft, x):
 def concat(draft, x, axis=None):
     """Join a value with others, with itself, or with what is made of it."""
     axis = draft.axis(x) if axis is None else axis
+    if axis is None:
+        return None
     shape = draft.shape(x)
     others = [
         name
@@ -224,8 +223,11 @@ def concat(draft, x, axis=None):
 
 def split(draft, x):
     axis = draft.axis(x)
+    if axis is None:
+        return None
     size = draft.shape(x)[axis]
-    cuts = {int(draft.random.integers(1, size)) for _ in range(draft.pick((1, 1, 2)))} if size > 1 else set()  # fmt: skip # noqa: E501
+    count = draft.pick((1, 1, 2)) if size > 1 else 0
+    cuts = {int(draft.random.integers(1, size)) for _ in range(count)}
     ends = [*sorted(cuts), size]
     parts = tuple(b - a for a, b in zip([0, *ends], ends))  # noqa: B905
     return draft.node("Split", [x], count=len(parts), axis=axis, split=parts)
@@ -291,7 +293,8 @@ def reshape(draft, x):
         elif at < len(shape):
             factors = [f for f in (2, 3, 4, 8, 16) if shape[at] % f == 0]
             factor = draft.pick(factors or [1])
-            shape[at : at + 1] = draft.pick(([factor, shape[at] // factor], [shape[at] // factor, factor]))  # fmt: skip # noqa: E501
+            parts = [factor, shape[at] // factor]
+            shape[at : at + 1] = draft.pick((parts, parts[::-1]))
     if len(shape) > 5:
         return None
     if draft.is_open(x):
@@ -328,86 +331,3 @@ def transpose(draft, x):
 
 def identity(draft, x):
     return draft.node("Identity", [x])
-
-
-# --- what networks have together ---------------------------------------------------------------
-
-
-def skip(draft, x):
-    """A branch of convolutions, added to what it began with: written over it where it can be."""
-    shape = draft.shape(x)
-    if len(shape) not in (3, 4):
-        return None
-    branch = x
-    for _ in range(draft.pick((1, 1, 2))):
-        branch = plain_conv(draft, branch, shape[1], draft.pick((1, 3))) if branch else None
-    if branch is None:
-        return None
-    made = draft.node("Add", [branch, x] if draft.chance(0.5) else [x, branch])
-    return activation(draft, made) if made and draft.chance(0.5) else made
-
-
-def shuffle(draft, x):
-    """Channels dealt out anew: through rank 5 and back."""
-    shape = draft.shape(x)
-    groups = [g for g in (2, 3, 4) if len(shape) == 4 and shape[1] % g == 0]
-    if not groups or not draft.is_open(x):
-        return None
-    g = draft.pick(groups)
-    parted = draft.node("Reshape", [x], shape=(0, g, shape[1] // g, *shape[2:]))
-    turned = draft.node("Transpose", [parted], perm=(0, 2, 1, 3, 4))
-    return draft.node("Reshape", [turned], shape=(0, -1, *shape[2:]))
-
-
-def gate(draft, x):
-    shape = draft.shape(x)
-    if len(shape) not in (3, 4) or draft.power(x) > 2:
-        return None
-    pooled = draft.node("GlobalAveragePool", [x])
-    return draft.node("Mul", [x, draft.node("Sigmoid", [plain_conv(draft, pooled, shape[1], 1)])])
-
-
-def joined_conv(draft, x):
-    """A concatenation along any axis, then a convolution that reads beyond its borders."""
-    if len(draft.shape(x)) not in (3, 4):
-        return None
-    rank = len(draft.shape(x))
-    joined = concat(draft, x, draft.pick((1, 2, rank - 1, None)))
-    return joined and conv(draft, joined, kernel=(3,) * (rank - 2))
-
-
-def conv_pool(draft, x):
-    """A convolution whose activation and pooling it may take in."""
-    shape = draft.shape(x)
-    if len(shape) != 4 or min(shape[2:]) < 2:
-        return None
-    made = plain_conv(draft, x, draft.pick(ROWS), draft.pick((1, 3, 5)))
-    made = made and draft.node("Relu", [made])
-    op = draft.pick(("MaxPool", "AveragePool"))
-    more = {"count_include_pad": 0} if op == "AveragePool" else {}
-    return made and draft.node(
-        op, [made], kernel_shape=(2, 2), strides=(2, 2), dilations=(1, 1), pads=(0,) * 4,
-        ceil_mode=0, **more,
-    )  # fmt: skip
-
-
-def moved_conv(draft, x):
-    """A view or a copy of a value, then a convolution of that."""
-    moved = draft.pick((slice_, transpose, reshape, pad, resize, split))(draft, x)
-    return moved and (conv(draft, moved) or moved)
-
-
-def classifier(draft, x):
-    shape = draft.shape(x)
-    if len(shape) < 3 or math.prod(shape[1:]) > 600 or not draft.is_open(x):
-        return None
-    return gemm(draft, draft.node("Flatten", [x], axis=1))
-
-
-# How often each is drawn.
-MAKERS = {
-    conv: 14, gemm: 4, batch_norm: 3, activation: 8, softmax: 2, with_constant: 5, with_value: 5,
-    pool: 5, mean: 2, concat: 5, split: 3, slice_: 4, pad: 3, resize: 3, reshape: 3, flatten: 1,
-    squeeze: 3, unsqueeze: 1, transpose: 3, identity: 1, skip: 5, shuffle: 2, gate: 2,
-    joined_conv: 12, conv_pool: 4, moved_conv: 6, classifier: 3,
-}  # fmt: skip

@@ -62,7 +62,7 @@ def script(network, way):
     return "\n".join(
         [
             "from network_checks import Check, Way",
-            "from networks import Network, Tensor",
+            "from recipes import Network, Tensor",
             "",
             "from masktools.graph import Node",
             "",
@@ -169,9 +169,7 @@ def _parts(network):
             yield _with(network, node, inputs=node.inputs[:2])
         if node.op == "Concat" and len(node.inputs) > 1:
             for i in range(len(node.inputs)):
-                yield _refitted(
-                    _with(network, node, inputs=node.inputs[:i] + node.inputs[i + 1 :])
-                )
+                yield _refitted(_with(network, node, inputs=node.inputs[:i] + node.inputs[i + 1 :]))
         for i, name in enumerate(node.inputs[1:], 1):
             if name not in network.tensors and name != node.inputs[0]:
                 inputs = (*node.inputs[:i], node.inputs[0], *node.inputs[i + 1 :])
@@ -239,7 +237,9 @@ def _axes(network):
                     replace(
                         network,
                         inputs={
-                            k: (*s[:axis], smaller, *s[axis + 1 :]) if s[axis:][:1] == (size,) else s
+                            k: (*s[:axis], smaller, *s[axis + 1 :])
+                            if s[axis:][:1] == (size,)
+                            else s
                             for k, s in network.inputs.items()
                         },
                     )
@@ -312,4 +312,3 @@ def _fitted_layer(node, x, tensors, fit):
     for name in node.inputs[2:]:
         fit(name, (rows,))
     return node
-
