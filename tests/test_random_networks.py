@@ -12,9 +12,10 @@ import fake_cupy
 import pytest
 from network_checks import Check, Way, cpu_ways
 from random_networks import OPEN, draw
-from recipes import FORMS
+from recipes import FORMS, Network, Tensor
 from shrinking import script, shrink
 
+from masktools.graph import Node
 from masktools.operators import ARITHMETIC, COORDINATES, OPERATORS, ROUNDINGS
 from runtime import plan, steps
 
@@ -46,6 +47,28 @@ def _told(seed, way, network, failure):
 @pytest.mark.parametrize("first", range(0, COUNT, CHUNK))
 def test_every_way_to_run_them_computes_what_the_reference_does(first):
     assert_computed(range(first, first + CHUNK), ways)
+
+
+# What was found once, as small as it could be made, in networks drawn by other generators.
+FOUND = {
+    "rows far up in the padding": Network(
+        {"x": (None, 1, 1, 5)},
+        (
+            Node(
+                "n", "Conv", ("x", "c.weight"), ("y",),
+                {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 4, 0), "group": 1},
+            ),
+        ),
+        ("y",), {"c.weight": Tensor((1, 1, 1, 5), "ones")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once_is_right(name):
+    check = Check(FOUND[name])
+    for way in cpu_ways():
+        assert check.failure(way) is None
 
 
 @pytest.fixture(params=fake_cupy.places())
