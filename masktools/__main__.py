@@ -14,7 +14,7 @@ import typer
 
 from masktools.errors import FormatError, MasktoolsError
 from masktools.export.command import export_command
-from masktools.files import check_apart, check_target
+from masktools.files import check_apart, check_source, check_target
 from masktools.version import add_version
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ def _load(
 def _read_names(path: Path | None) -> Names:
     if path is None:
         return None
+    check_source(path)
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

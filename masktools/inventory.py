@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 
 from masktools.checkpoint import FORMAT, Checkpoint, SparseWeight
+from masktools.errors import FormatError
+from masktools.files import check_source
 from masktools.layers import Layer, layers
 
 
@@ -53,9 +55,10 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_source(path)
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+    except (FormatError, SafetensorError, OSError, ValueError, RecursionError):
         return False
     return isinstance(header, dict) and header.get("format") == FORMAT
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError, GraphError
+from masktools.files import check_source
 from masktools.graph import Graph, Node
 from masktools.normal_form import check_graph
 from masktools.onnx_pass import FOLDED_SIZE, Pass
@@ -116,7 +117,7 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
     Raises
     ------
     FormatError
-        If it is no ONNX file.
+        If it is no regular file, or no ONNX file.
     OSError
         If it cannot be opened.
     """
@@ -128,6 +129,7 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
         raise FormatError(f"{src}: reading it needs onnx: pip install 'masktools[onnx]'") from error
     model = src
     if not isinstance(model, onnx.ModelProto):
+        check_source(model)
         try:
             model = onnx.load(os.fspath(model))
         except (DecodeError, ValueError, onnx.checker.ValidationError) as error:

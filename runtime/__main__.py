@@ -139,8 +139,10 @@ def _load(path: Path) -> Any:  # noqa: ANN401
     """Return the array of a .npy file; one that would execute code is refused."""
     import numpy as np
 
+    from masktools.files import check_source
     from runtime.errors import InputError
 
+    check_source(path)
     try:
         # Mapped, so that a header that claims more than the file holds allocates nothing.
         array = np.load(path, mmap_mode="r", allow_pickle=False)

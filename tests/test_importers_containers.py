@@ -74,7 +74,7 @@ def test_npz_bomb(tmp_path, monkeypatch):
     header = "{'descr': '|b1', 'fortran_order': False, 'shape': (4096, 1024), }"
     npz_with(tmp_path / "a.npz", header, bytes(1 << 22), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "a.npz").stat().st_size < 1 << 13
-    monkeypatch.setattr("masktools.importers.contents._FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("masktools.limits.FREE_BYTES", 1 << 20)
     with pytest.raises(FormatError, match="claims 4194"):
         load_masks(tmp_path / "a.npz")
 
