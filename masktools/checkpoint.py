@@ -204,7 +204,8 @@ def _groups(graph: Graph) -> dict[str, int]:
     for node in graph.nodes:
         if node.op in ("Conv", "Gemm") and len(node.inputs) > 1:
             group = node.attributes.get("group", 1)
-            count = group if isinstance(group, int) else 1
+            # JSON's true is no number; the check of the graph refuses it.
+            count = group if type(group) is int else 1
             if groups.setdefault(node.inputs[1], count) != count:
                 raise FormatError(
                     f"node {node.name!r} ({node.op}): attribute group={group}, but another node "

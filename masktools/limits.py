@@ -44,8 +44,6 @@ PICKLE_KEYS = 2**14
 
 # --- ONNX --------------------------------------------------------------------------------------
 
-# Nodes, once local functions are written out: the largest networks exported have some 20,000.
-NODES = 2**16
 # Functions that call functions: exporters write two levels.
 FUNCTION_DEPTH = 32
 # Elements of all constants that are computed while a network is read: 256 MiB in float32 ...
@@ -56,6 +54,12 @@ FOLDED_FOR_EACH = 8
 
 # --- networks ----------------------------------------------------------------------------------
 
+# Nodes, of ONNX once local functions are written out: the largest networks have some 20,000.
+NODES = 2**16
+# Inputs and outputs of one node: a dense block of 264 layers joins some 100.
+ENDS = 2**12
+# ... and of all nodes together: four for each node.
+ALL_ENDS = 2**18
 # Axes of a value. Formats in use have 5, the kernels 8; NumPy ends at 32 or 64 without grace.
 RANK = 8
 # Numbers in one value of one sample: 64 channels of 2048 x 2048 pixels.

@@ -46,7 +46,8 @@ def _slice(context: Context, node: Node) -> list[Step]:
     if not ranges:
         return []
     if any(r.step < 0 for r in ranges.values()):
-        indices = tuple(np.array(r, np.int32) for r in ranges.values())
+        context.pick(node, tuple(map(len, ranges.values())))
+        indices = tuple(np.arange(r.start, r.stop, r.step, dtype=np.int32) for r in ranges.values())
         return [Gather(**border(node), axes=tuple(ranges), indices=indices)]
     return [
         Slice(
@@ -69,6 +70,7 @@ def _pad(context: Context, node: Node) -> list[Step]:
     mode = str(node.attributes["mode"])
     if mode == "constant":
         return [Pad(**border(node), pads=pads, value=real(node, "value"))]
+    context.pick(node, tuple(shape[a] + pads[a] + pads[a + rank] for a in axes))
     indices = tuple(padded_positions(mode, shape[a], pads[a], pads[a + rank]) for a in axes)
     return [Gather(**border(node), axes=axes, indices=indices)]
 
@@ -82,6 +84,7 @@ def _resize(context: Context, node: Node) -> list[Step]:
         str(node.attributes["coordinate_transformation_mode"]),
         str(node.attributes["nearest_mode"]),
     )
+    context.pick(node, tuple(cast("int", outs[axis]) for axis in axes))
     indices = tuple(
         resized_positions(
             modes,

@@ -59,7 +59,7 @@ def resized_positions(
     Returns
     -------
     ndarray of int32, shape (resized,)
-        -1 where tf_crop_and_resize leaves the axis.
+        -1 where tf_crop_and_resize leaves the axis, also to where no number says.
 
     Notes
     -----
@@ -76,7 +76,10 @@ def resized_positions(
     step = (size, resized) if scale is None else (1, scale)
     if step[0] == step[1] and size == resized and modes[0] != "tf_crop_and_resize":
         return i.astype(np.int32)  # Not resized: no mode may shift it.
-    at = _coordinates(modes[0], i, size, resized, step, region)
+    with np.errstate(all="ignore"):  # A region may be given as numbers of any size.
+        at = _coordinates(modes[0], i, size, resized, step, region)
+    inside = (at >= 0) & (at <= size - 1)
+    at = np.nan_to_num(at)
     match modes[1]:
         case "round_prefer_floor":
             near = np.ceil(at - 0.5)
@@ -88,7 +91,7 @@ def resized_positions(
             near = np.ceil(at)
     positions: Positions = np.clip(near, 0, size - 1).astype(np.int32)
     if modes[0] == "tf_crop_and_resize":
-        positions[(at < 0) | (at > size - 1)] = -1
+        positions[~inside] = -1
     return positions
 
 

@@ -142,7 +142,8 @@ def strip_prefixes(path: Path, named: Mapping[str, Any]) -> tuple[dict[str, Any]
             f"{limits.NAME_LENGTH} are read"
         )
     wrapped = [name for name, value in named.items() if getattr(value, "ndim", 1)]
-    stripped = _prefixes(commonprefix(wrapped)) if wrapped else []
+    common = commonprefix(wrapped)  # noqa: RUF071 - letter by letter is meant
+    stripped = _prefixes(common) if wrapped else []
     names = {name: _without(name, stripped) for name in named}
     notes = [
         f"the prefix {prefix!r} was stripped from all names{_times(stripped.count(prefix))}"

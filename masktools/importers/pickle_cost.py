@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from io import BytesIO
 from pickletools import genops
 from typing import Any
@@ -28,7 +28,7 @@ _HASHING = (
 _CALLS_ITS_ARGUMENT = "torch._tensor._rebuild_from_type_v2"
 
 
-class Costly(ValueError):
+class CostError(ValueError):
     """A pickle that would cost too much, or is written as none is."""
 
 
@@ -40,17 +40,19 @@ class _Name:
 
 
 class _Tuple:
-    """A tuple or frozenset: how deep it nests tuples, and how many parts a walk through it meets."""
+    """A tuple or frozenset: how deep it nests others, and the parts that a walk meets."""
 
     def __init__(self, parts: list[Any]) -> None:
         inner = [part for part in parts if isinstance(part, _Tuple)]
         self.parts = parts
-        self.depth = 1 + max((part.depth for part in inner), default=0)
-        self.weight = 1 + len(parts) + sum(part.weight for part in inner)
+        self.depth: int = 1 + max((part.depth for part in inner), default=0)
+        self.weight: int = 1 + len(parts) + sum(part.weight for part in inner)
         if self.depth > limits.PICKLE_DEPTH:
-            raise Costly(f"tuples are nested more than {limits.PICKLE_DEPTH} deep")
+            raise CostError(f"tuples are nested more than {limits.PICKLE_DEPTH} deep")
         if self.weight > limits.PICKLE_STEPS:
-            raise Costly(f"a tuple holds more than {limits.PICKLE_STEPS} parts, shared ones again")
+            raise CostError(
+                f"a tuple holds more than {limits.PICKLE_STEPS} parts, shared ones again"
+            )
 
 
 class _Made:
@@ -73,7 +75,7 @@ def check_pickle(file: BytesIO, callable_names: Collection[str]) -> None:
 
     Raises
     ------
-    Costly
+    CostError
         If it costs more than `masktools.limits` allows.
     pickle.UnpicklingError
         If it calls something else.
@@ -103,12 +105,12 @@ class _Walk:
         elif op in _ACTIONS:
             _ACTIONS[op](self, arg)
         elif op not in _NOTHING:
-            raise Costly(f"opcode {op}, which no pickler writes for arrays")
+            raise CostError(f"opcode {op}, which no pickler writes for arrays")
 
     def spend(self, steps: int) -> None:
         self.steps += steps
         if self.steps > limits.PICKLE_STEPS:
-            raise Costly(f"it takes more than {limits.PICKLE_STEPS} steps")
+            raise CostError(f"it takes more than {limits.PICKLE_STEPS} steps")
 
     def marked(self) -> list[Any]:
         """Return what lies above the last mark, and take it off."""
@@ -127,12 +129,12 @@ class _Walk:
         # Each number that a pickler gives is the count of those before. The C unpickler makes room
         # up to the number that it meets.
         if number > self.steps:
-            raise Costly(f"memo number {number} after {self.steps} steps")
+            raise CostError(f"memo number {number} after {self.steps} steps")
         self.memo[number] = self.stack[-1]
 
     def add(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise Costly("it appends to what is no list")
+            raise CostError("it appends to what is no list")
         self.stack[-1].extend(items)
 
     def set(self, items: list[Any]) -> None:
@@ -141,10 +143,10 @@ class _Walk:
     def add_members(self, items: list[Any]) -> None:
         self._fill(("builtins.set",), items)
 
-    def _fill(self, kinds: Collection[str], keys: list[Any]) -> None:
+    def _fill(self, kinds: Sequence[str], keys: list[Any]) -> None:
         made = self.stack[-1]
         if not isinstance(made, _Made) or made.kind not in kinds:
-            raise Costly(f"it fills what is no {kinds[0].removeprefix('builtins.')}")
+            raise CostError(f"it fills what is no {kinds[0].removeprefix('builtins.')}")
         made.size += len(keys)
         for key in keys:
             self.hash(key)
@@ -159,11 +161,11 @@ class _Walk:
             return
         self.keys += 1
         if self.keys > limits.PICKLE_KEYS:
-            raise Costly(f"more than {limits.PICKLE_KEYS} keys are no text")
+            raise CostError(f"more than {limits.PICKLE_KEYS} keys are no text")
         if isinstance(key, _Tuple) and (
             key.depth > limits.PICKLE_KEY_DEPTH or key.weight > limits.PICKLE_KEY_SIZE
         ):
-            raise Costly(
+            raise CostError(
                 f"a key is a tuple of {key.weight} parts, {key.depth} deep; "
                 f"{limits.PICKLE_KEY_SIZE} and {limits.PICKLE_KEY_DEPTH} are allowed"
             )
@@ -171,7 +173,7 @@ class _Walk:
     def call(self, function: Any, arguments: Any) -> None:  # noqa: ANN401 - stand-ins
         """Check a call, and put its result on the stack."""
         if not isinstance(function, _Name) or not isinstance(arguments, _Tuple):
-            raise Costly("it calls what is no global")
+            raise CostError("it calls what is no global")
         name, parts = function.name, arguments.parts
         if name not in self.callable_names:
             raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {name}")
@@ -179,7 +181,7 @@ class _Walk:
         if name == "_codecs.encode" and parts and isinstance(parts[0], str):
             self.copied += len(parts[0])
             if self.copied > self.room:
-                raise Costly(f"it makes more than {self.room} bytes of the text that it holds")
+                raise CostError(f"it makes more than {self.room} bytes of the text that it holds")
         if name in _HASHING:
             for part in parts:
                 for member in part if isinstance(part, list) else ():
@@ -200,7 +202,7 @@ class _Walk:
     def build(self) -> None:
         target, state = self.last(2)
         if not isinstance(target, _Made):
-            raise Costly("it sets the state of what it did not make")
+            raise CostError("it sets the state of what it did not make")
         self.use(state)
         self.stack.append(target)
 
@@ -212,12 +214,12 @@ class _Walk:
     def name_from_stack(self) -> None:
         module, name = self.last(2)
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Costly("the name of a global is no text")
+            raise CostError("the name of a global is no text")
         self.name(module, name)
 
     def persistent(self) -> None:
         if not isinstance(self.last(1)[0], _Tuple):
-            raise Costly("a storage's description is no tuple")
+            raise CostError("a storage's description is no tuple")
         self.stack.append(_Made("storage"))
 
     def mark(self) -> None:
@@ -235,12 +237,11 @@ def _size(part: Any) -> int:  # noqa: ANN401 - a stand-in
 
 # What picklers of protocol 2 to 5 write. LONG4 is not among it: integers of over 255 bytes.
 _NOTHING = frozenset(("PROTO", "FRAME", "STOP"))
-_LEAVES = frozenset(
-    """
+_PLAIN = """
     NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINSTRING SHORT_BINSTRING BINUNICODE
     SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
-    """.split()
-)
+"""
+_LEAVES = frozenset(_PLAIN.split())
 _ACTIONS: dict[str, Callable[[_Walk, Any], object]] = {
     "EMPTY_TUPLE": lambda walk, _: walk.stack.append(_Tuple([])),
     "TUPLE1": lambda walk, _: walk.stack.append(_Tuple(walk.last(1))),

@@ -16,7 +16,7 @@ from masktools import limits
 from masktools.errors import FormatError
 from masktools.importers.contents import Unreadable, check_room, first_line
 from masktools.importers.harmless import ALLOWED, Inert, PickledArray, encode_latin1
-from masktools.importers.pickle_cost import Costly, check_pickle
+from masktools.importers.pickle_cost import CostError, check_pickle
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def read_torch(path: Path) -> object:
         with torch.serialization.safe_globals(list(zip(allowed.values(), allowed, strict=True))):
             # Mapped, no storage reaches beyond the file, whatever size it claims.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, Costly) as error:
+    except (pickle.UnpicklingError, CostError) as error:
         raise _refused(path, error) from error
     return _Plain(path).convert(loaded)
 
@@ -80,7 +80,7 @@ def read_pickle(path: Path) -> object:
     try:
         _check(content, 1, _CALLED_BY_ALL)
         loaded = _ArraysOnly(io.BytesIO(content)).load()
-    except (pickle.UnpicklingError, Costly) as error:
+    except (pickle.UnpicklingError, CostError) as error:
         raise _refused(path, error) from error
     return _Plain(path).convert(loaded)
 
@@ -101,7 +101,7 @@ def _check(content: bytes, pickles: int, called: Collection[str]) -> None:
 
 
 def _refused(path: Path, error: Exception) -> FormatError:
-    if isinstance(error, Costly):
+    if isinstance(error, CostError):
         return FormatError(
             f"{path}: refused before it is unpickled: {error}; save the state dict or the masks "
             "alone"
