@@ -77,8 +77,9 @@ POSITIONS = 2**27
 # ... and so many for each weight that the file stores: one in 128 is sparser than any in use.
 POSITIONS_FOR_EACH = 128
 # Entries along the axes that nodes pick from, all nodes together (Resize, Pad by reflection,
-# Slice backwards): each is listed, and worked out in float64. A Resize to 4K takes 6,000.
-PICKED = 2**24
+# Slice backwards): each is listed, in 1 GiB for as many as one value may have. A Resize to 4K
+# takes 6,000.
+PICKED = 2**28
 
 
 def room(held: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from masktools.graph import Node
 from masktools.shapes import slices
 from runtime.context import Context, border, integer, ints, real
-from runtime.positions import padded_positions, resized_positions
+from runtime.positions import is_whole, padded_positions, resized_positions
 from runtime.steps import Concat, Gather, Pad, Reshape, Slice, Step, Transpose
 
 
@@ -95,7 +95,7 @@ def _resize(context: Context, node: Node) -> list[Step]:
         )
         for i, axis in enumerate(axes)
     )
-    if all(np.array_equal(at, np.arange(ins[a])) for at, a in zip(indices, axes, strict=True)):
+    if all(is_whole(at, ins[a]) for at, a in zip(indices, axes, strict=True)):
         return []
     fill = real(node, "extrapolation_value")
     return [Gather(**border(node), axes=axes, indices=indices, fill=fill)]

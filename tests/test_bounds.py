@@ -18,11 +18,12 @@ from masktools.errors import GraphError
 from masktools.graph import Graph, Node, Value
 from masktools.inventory import inventory
 from masktools.layout import BlockLayout, DenseBlock
+from masktools.operators import COORDINATES, ROUNDINGS
 from masktools.shapes import pixels_inside
 from runtime import plan
 from runtime.cpu_arena import Buffers
 from runtime.errors import PlanError
-from runtime.positions import resized_positions
+from runtime.positions import is_whole, padded_positions, resized_positions
 
 WINDOW = {"strides": (1,), "dilations": (1,), "pads": (0, 0)}
 NEAREST = {
@@ -68,16 +69,63 @@ def picked(op, size):
 
 
 @pytest.mark.parametrize("op", ["Resize", "Pad"])
-def test_positions_are_bounded_before_they_are_listed(op):
-    size = 2 * limits.PICKED
+def test_positions_are_bounded_before_they_are_listed(op, monkeypatch):
+    monkeypatch.setattr(limits, "PICKED", 2**20)
+    for at in ("resized", "padded"):
+        monkeypatch.setattr(f"runtime.moving.{at}_positions", None)
+    size = 2**21
     network = checkpoint([picked(op, size)], (1, size // 2), {"y": (1, size)})
     refused(network, rf"node 'y' \({op}\): it picks \({size},\) entries")
 
 
-def test_positions_of_a_slice_backwards_are_bounded():
-    size = 2 * limits.PICKED
+def test_positions_of_a_slice_backwards_are_bounded(monkeypatch):
+    monkeypatch.setattr(limits, "PICKED", 99)
     cut = node("Slice", "y", "x", axes=(2,), starts=(-1,), ends=(-(2**40),), steps=(-1,))
-    refused(checkpoint([cut], (1, size), {"y": (1, size)}), rf"\({size},\) entries along its axes")
+    refused(checkpoint([cut], (1, 100), {"y": (1, 100)}), r"\(100,\) entries along its axes")
+
+
+PLAN = """
+import resource, sys
+from masktools.checkpoint import read
+from runtime.plan import build
+checkpoint = read(sys.argv[1])
+limit = 3 * 2**28 + 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+(step,) = build(checkpoint).steps
+print(step.indices[0][-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
+@pytest.mark.parametrize("op", ["Resize", "Pad"])
+def test_positions_take_no_more_than_they_are(tmp_path, op):
+    size = 2**26  # 256 MiB of int32; listed at once, several times as much in float64 and int64.
+    network = checkpoint([picked(op, size)], (1, size // 2), {"y": (1, size)})
+    write(tmp_path / "a.safetensors", network)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN, str(tmp_path / "a.safetensors")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert int(done.stdout) == {"Resize": size // 2 - 1, "Pad": size // 2 - 2}[op]
+
+
+@pytest.mark.parametrize("mode", [*COORDINATES, "reflect", "edge", "wrap"])
+def test_positions_by_pieces_are_those_in_one(monkeypatch, mode):
+    def positions(rounding):
+        if mode not in COORDINATES:
+            return padded_positions(mode, 7, 5, -2)
+        scale = None if mode == "tf_crop_and_resize" else 2.5
+        return resized_positions((mode, rounding), 7, 17, scale, (-0.3, 1.2))
+
+    for rounding in ROUNDINGS:
+        whole = positions(rounding)
+        assert whole.dtype == np.int32
+        with monkeypatch.context() as patch:
+            patch.setattr("runtime.positions.PIECE", 3)
+            assert positions(rounding).tolist() == whole.tolist()
+            assert is_whole(np.arange(7, dtype=np.int32), 7)
+            assert not is_whole(np.array([0, 1, 2, 3, 4, 5, 5], np.int32), 7)
 
 
 def test_positions_are_bounded_over_all_nodes(monkeypatch):
