@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from masktools.errors import FormatError, MasktoolsError
+from masktools.errors import FormatError, MasktoolsError, printable
 from masktools.export.command import export_command
-from masktools.files import check_apart, check_target
+from masktools.files import check_apart, check_source, check_target
 from masktools.version import add_version
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def convert(
         else:
             result.save(out)
         for note in notes:
-            print(f"masktools: {note}", file=sys.stderr)
+            print(f"masktools: {printable(note)}", file=sys.stderr)
         _show_result(result, {"out": str(out)}, as_json)
 
 
@@ -200,7 +200,7 @@ def _refusing(kept: Path | None = None) -> Iterator[None]:
     try:
         yield
     except (MasktoolsError, OSError, MemoryError, TypeError) as error:
-        print(f"masktools: {error}", file=sys.stderr)
+        print(f"masktools: {printable(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         from masktools.finished import FOLDER, count
@@ -233,6 +233,7 @@ def _load(
 def _read_names(path: Path | None) -> Names:
     if path is None:
         return None
+    check_source(path)
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from masktools import __version__
 from masktools.errors import FormatError, GraphError, MaskError
-from masktools.files import whole_file
+from masktools.files import check_source, whole_file
 from masktools.graph import Attribute, Graph, Node, Value
 from masktools.normal_form import check_graph
 from masktools.sparse import ARRAYS, RESIDUAL_ARRAYS, Residual, SparseWeight, check_values
@@ -129,13 +130,14 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     Raises
     ------
     FormatError
-        If the file is no checkpoint, of a version that is not known, or breaks a rule of
-        docs/format.md: naming the file, the layer or node, and the value.
+        If the file is no regular file, no checkpoint, of a version that is not known, or breaks a
+        rule of docs/format.md: naming the file, the layer or node, and the value.
     OSError
         If the file cannot be opened.
     """
     from safetensors import SafetensorError, safe_open
 
+    check_source(path)
     with Path(path).open("rb"):
         pass  # A missing file is an OSError of its own kind, not a damaged one.
     try:
@@ -143,6 +145,8 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
             return _read(file)
     except SafetensorError as error:
         raise FormatError(f"{path}: not a safetensors file: {error}") from error
+    except RecursionError as error:
+        raise FormatError(f"{path}: metadata: it is nested too deeply") from error
     except (FormatError, GraphError, MaskError) as error:
         raise FormatError(f"{path}: {error}") from error
 
@@ -200,7 +204,8 @@ def _groups(graph: Graph) -> dict[str, int]:
     for node in graph.nodes:
         if node.op in ("Conv", "Gemm") and len(node.inputs) > 1:
             group = node.attributes.get("group", 1)
-            count = group if isinstance(group, int) else 1
+            # JSON's true is no number; the check of the graph refuses it.
+            count = group if type(group) is int else 1
             if groups.setdefault(node.inputs[1], count) != count:
                 raise FormatError(
                     f"node {node.name!r} ({node.op}): attribute group={group}, but another node "
@@ -291,8 +296,8 @@ def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise FormatError(f"key {next(n for n in names if names.count(n) > 1)!r} is repeated")
+        counts = Counter(name for name, _ in pairs)
+        raise FormatError(f"key {counts.most_common(1)[0][0]!r} is repeated")
     return result
 
 

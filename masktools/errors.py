@@ -21,3 +21,16 @@ class GraphError(MasktoolsError, ValueError):
 
 class PartitionError(MasktoolsError, RuntimeError):
     """A partitioner that failed, or is not installed."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text as one line that is safe to show: what is no visible character is escaped.
+
+    Names come out of files; a terminal would obey the control sequences in them.
+
+    Examples
+    --------
+    >>> print(printable("conv1 \x1b[2J"))
+    conv1 \x1b[2J
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

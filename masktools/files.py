@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from masktools.errors import FormatError
+
+
+def check_source(path: str | os.PathLike[str]) -> None:
+    """Raise unless a path leads to a regular file: a pipe or a device may never end.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Raises
+    ------
+    FormatError
+        If it is a folder, a pipe, a socket or a device.
+    OSError
+        If it cannot be reached.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise FormatError(f"{path}: it is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path}: it is no regular file, but a pipe, a socket or a device")
 
 
 def check_apart(path: Path, inputs: Iterable[Path | None]) -> None:

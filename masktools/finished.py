@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError
-from masktools.files import whole_file
+from masktools.files import check_source, whole_file
 from masktools.grouping import RowGroups
 
 FOLDER = "layers"
@@ -108,6 +108,7 @@ def _render(found: RowGroups) -> bytes:
 def _parse(path: Path) -> RowGroups:
     from safetensors import SafetensorError, safe_open
 
+    check_source(path)
     try:
         with safe_open(path, "numpy") as file:
             header = dict(json.loads(file.metadata()["masktools"]))

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
 
 from masktools.checkpoint import FORMAT, Checkpoint, SparseWeight
+from masktools.errors import FormatError
+from masktools.files import check_source
 from masktools.layers import Layer, layers
 
 
@@ -53,9 +59,10 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_source(path)
         with safe_open(path, "numpy") as file:
             header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+    except (FormatError, SafetensorError, OSError, ValueError, RecursionError):
         return False
     return isinstance(header, dict) and header.get("format") == FORMAT
 
@@ -74,10 +81,10 @@ def inventory(checkpoint: Checkpoint) -> list[StoredLayer]:
 
 def _stored(layer: Layer, checkpoint: Checkpoint) -> StoredLayer:
     dense = layer.multiplications()
-    size = layer.shape[0] * len(layer.column_cost)
-    weight = checkpoint.sparse.get(layer.name)
-    if weight is None:
-        dtype = str(checkpoint.graph.constants[f"{layer.name}.weight"].dtype)
+    size = prod(layer.shape)
+    weight = checkpoint.sparse.get(layer.weight.removesuffix(".weight"))
+    if weight is None or layer.weight in checkpoint.graph.constants:
+        dtype = str(checkpoint.graph.constants[layer.weight].dtype)
         return StoredLayer(
             layer.name, layer.shape, layer.groups, 0, 0, size, size, dtype, dense, dense
         )
@@ -97,8 +104,11 @@ def _stored(layer: Layer, checkpoint: Checkpoint) -> StoredLayer:
 
 
 def _multiplications(layer: Layer, weight: SparseWeight) -> int:
-    cost = layer.column_cost
-    inside = sum(len(b.rows) * int(cost[b.columns].sum()) for b in weight.layout.blocks)
-    if weight.residual is None:
-        return inside
-    return inside + int(cost[weight.residual.column_indices].sum())
+    """Count by what is stored: a layer may claim more columns than fit into memory."""
+    cost = layer.taps.ravel()
+
+    def of(columns: NDArray[np.int32]) -> int:
+        return int(cost[columns % cost.size].sum())
+
+    inside = sum(len(b.rows) * of(b.columns) for b in weight.layout.blocks)
+    return inside if weight.residual is None else inside + of(weight.residual.column_indices)

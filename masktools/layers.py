@@ -65,7 +65,7 @@ class Layer:
     Parameters
     ----------
     name : str
-        The weight's name without ``.weight``.
+        The weight's name without ``.weight``; with it where another weight is called so.
     shape : tuple of int
         (out, in / groups, kh, kw), (out, in / groups, k) or (out, in).
     groups : int
@@ -79,6 +79,8 @@ class Layer:
         How often a weight at each place of the window is multiplied, for one sample: the output
         pixels at which it lies on the image, added up over the nodes. Weights on padding are not
         counted.
+    weight : str
+        The name of the constant.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Layer:
     role: str
     nodes: tuple[str, ...]
     taps: NDArray[np.int64]
+    weight: str = ""
 
     @property
     def column_cost(self) -> NDArray[np.int64]:
@@ -107,7 +110,9 @@ class Layer:
             If the mask has another shape.
         """
         if mask is None:
-            return int(self.shape[0] * self.column_cost.sum())
+            # Not by column: a sparse weight may claim more of them than fit into memory.
+            channels = self.shape[0] * self.shape[1]
+            return channels * int(self.taps.sum())
         keep = as_mask(mask)
         if keep.shape != self.shape:
             raise MaskError(
@@ -147,6 +152,7 @@ def layers(graph: Graph, weights: Mapping[str, Shape] | None = None) -> dict[str
     found = {}
     for weight, nodes in users.items():
         name, shape = weight.removesuffix(".weight"), shapes[weight]
+        name = weight if name in users else name
         groups = {int(str(node.attributes.get("group", 1))) for node in nodes}
         if len(groups) > 1:
             raise GraphError(f"layer {name!r}: it is read with {sorted(groups)} groups")
@@ -161,7 +167,8 @@ def layers(graph: Graph, weights: Mapping[str, Shape] | None = None) -> dict[str
         taps = np.zeros(shape[2:], np.int64)
         for node in nodes:
             taps += _taps(node, shapes[node.inputs[0]], shapes[node.outputs[0]], shape)
-        found[name] = Layer(name, shape, group, role, tuple(node.name for node in nodes), taps)
+        readers = tuple(node.name for node in nodes)
+        found[name] = Layer(name, shape, group, role, readers, taps, weight)
     return found
 
 

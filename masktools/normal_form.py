@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from masktools import limits
 from masktools.errors import GraphError
 from masktools.graph import Graph, Node, Value
 from masktools.operators import Shape, check_node, operator_of, where
@@ -30,6 +31,7 @@ def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None
     if both:
         raise GraphError(f"weight {both[0]!r} is both a constant and sparse")
     shapes.update(sparse)
+    _check_size(graph)
     known = _check_border(graph)
     taken = sorted(known & shapes.keys())
     if taken:
@@ -54,6 +56,22 @@ def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None
         raise GraphError(f"constant {unread[0]!r}: no node reads it")
 
 
+def _check_size(graph: Graph) -> None:
+    """Bound the nodes and what they read and make: no work over them is to last for ever."""
+    if len(graph.nodes) > limits.NODES:
+        raise GraphError(f"{len(graph.nodes)} nodes; {limits.NODES} are supported")
+    for node in graph.nodes:
+        ends = len(node.inputs) + len(node.outputs)
+        if ends > limits.ENDS:
+            raise GraphError(
+                f"{where(node)}: {ends} inputs and outputs; {limits.ENDS} are supported"
+            )
+    ends = sum(len(node.inputs) + len(node.outputs) for node in graph.nodes)
+    ends += len(graph.inputs) + len(graph.outputs)
+    if ends > limits.ALL_ENDS:
+        raise GraphError(f"{ends} inputs and outputs of nodes; {limits.ALL_ENDS} are supported")
+
+
 def _check_border(graph: Graph) -> set[str]:
     """Check the inputs and outputs, and return the names of the inputs."""
     for word, values in (("input", graph.inputs), ("output", graph.outputs)):
@@ -75,6 +93,10 @@ def _check_value(word: str, value: Value) -> None:
         raise GraphError(
             f"{word} {value.name!r}: shape {value.shape} must hold sizes of at least 1, "
             "the first alone may be open"
+        )
+    if len(value.shape) > limits.RANK:
+        raise GraphError(
+            f"{word} {value.name!r}: {len(value.shape)} axes; {limits.RANK} are supported"
         )
 
 

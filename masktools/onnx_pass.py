@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from masktools.errors import GraphError
 from masktools.graph import Graph, Node, Value
 from masktools.layers import layer_name, names_layer
+from masktools.onnx_cost import Folding
 from masktools.onnx_source import Source
 from masktools.shapes import Shape, output_shapes
 
@@ -27,7 +28,6 @@ _FOLDED = """
     Tile Transpose Unsqueeze Where
 """
 FOLDED = frozenset(_FOLDED.split())
-FOLDED_SIZE = 2**28  # Elements: a few bytes of a file may ask for any size.
 
 
 class Pass:
@@ -74,6 +74,7 @@ class Pass:
         self.weights: dict[str, list[tuple[str, bool]]] = {}
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._constants = dict(weights)  # All that is known while reading, integers too.
+        self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
         self._alias: dict[str, str] = {}
         self._origin: dict[str, str] = {}
@@ -256,7 +257,7 @@ class Pass:
 
         if source.op not in FOLDED:
             raise source.refuse(f"operator {source.op!r} on constants is not supported")
-        _check_size(source, values)
+        self._folding.check(source, values)
         feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
         try:
             # A node alone would be taken for one of the newest operator set.
@@ -298,23 +299,6 @@ def _alone(proto: NodeProto, opset: int) -> ModelProto:
     )
     graph = helper.make_graph([proto], "alone", inputs, outputs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-
-
-def _check_size(source: Source, values: Sequence[NDArray[Any] | None]) -> None:
-    """Refuse a folded tensor of absurd size before it is made."""
-    first, last = (values[0], values[-1]) if values else (None, None)
-    size = 0.0
-    if source.op == "ConstantOfShape" and first is not None:
-        size = float(np.prod(first, dtype=float))
-    elif source.op in ("Expand", "Tile") and first is not None and last is not None:
-        size = first.size * float(np.prod(last, dtype=float))
-    elif source.op == "Range" and None not in (first, last):
-        start, limit, delta = (float(v) for v in values if v is not None)
-        size = abs((limit - start) / delta) if delta else 0.0
-    elif source.op == "Pad" and len(values) > 1 and values[1] is not None and first is not None:
-        size = float(np.prod(np.add(first.shape, np.abs(values[1]).sum()), dtype=float))
-    if size > FOLDED_SIZE:
-        raise source.refuse(f"it makes a constant of {size:.0f} elements")
 
 
 def _live(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:

@@ -6,15 +6,20 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools import limits
 from masktools.errors import FormatError, GraphError
+from masktools.files import check_source
 from masktools.graph import Graph, Node
 from masktools.normal_form import check_graph
-from masktools.onnx_pass import FOLDED_SIZE, Pass
+from masktools.onnx_cost import check_external, check_functions
+from masktools.onnx_pass import Pass
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -116,24 +121,33 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
     Raises
     ------
     FormatError
-        If it is no ONNX file.
+        If it is no regular file, no ONNX file, or claims more than files of its size may hold.
+    GraphError
+        If its local functions, written out, are more than `masktools.limits` allows.
     OSError
         If it cannot be opened.
     """
     try:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from onnx.external_data_helper import load_external_data_for_model
         from onnx.inliner import inline_local_functions
     except ImportError as error:
         raise FormatError(f"{src}: reading it needs onnx: pip install 'masktools[onnx]'") from error
     model = src
     if not isinstance(model, onnx.ModelProto):
+        check_source(model)
         try:
-            model = onnx.load(os.fspath(model))
+            model = onnx.load(os.fspath(src), load_external_data=False)
+            check_external(Path(src), model)
+            load_external_data_for_model(model, str(Path(src).parent))
+        except FormatError:
+            raise
         except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
             raise FormatError(f"{src}: not an ONNX file: {error}") from error
         if not model.graph.node:
             raise FormatError(f"{src}: not an ONNX file: it holds no network")
+    check_functions(model)
     return inline_local_functions(model) if model.functions else model
 
 
@@ -171,12 +185,17 @@ def _initializers(graph: GraphProto) -> Iterable[tuple[str, NDArray[Any]]]:
 
     for tensor in graph.initializer:
         yield tensor.name, numpy_helper.to_array(tensor)
+    claimed = 0
     for sparse in graph.sparse_initializer:
         name, dims = sparse.values.name, tuple(sparse.dims)
         values = numpy_helper.to_array(sparse.values)
         at = numpy_helper.to_array(sparse.indices)
-        if min(dims, default=1) < 0 or np.prod(dims, dtype=float) > FOLDED_SIZE:
-            raise GraphError(f"sparse initializer {name!r}: {dims} is no shape that can be read")
+        claimed += prod(dims) * values.itemsize
+        if min(dims, default=1) < 0 or claimed > limits.room(graph.ByteSize()):
+            raise GraphError(
+                f"sparse initializer {name!r}: {dims} is no shape that can be read; with those "
+                f"before it, it claims {claimed} bytes"
+            )
         dense = np.zeros(dims, values.dtype)
         try:
             dense[np.unravel_index(at, dims) if at.ndim == 1 else tuple(at.T)] = values

@@ -16,7 +16,7 @@ import numpy as np
 from masktools import __version__
 from masktools.arrays import BoolArray
 from masktools.errors import FormatError, MaskError
-from masktools.files import whole_file
+from masktools.files import check_source, whole_file
 from masktools.finished import FOLDER, count, discard
 from masktools.layout import BlockLayout
 from masktools.summary import Report
@@ -110,6 +110,7 @@ class Conversion:
         hashes = data.get("files")
         for name in (MASKS, LAYOUTS):
             try:
+                check_source(place / name)
                 found = _hash(place / name)
             except OSError as error:
                 raise FormatError(f"{place / name}: {error.strerror}") from error
@@ -151,7 +152,7 @@ def load_layouts(path: str | os.PathLike[str]) -> dict[str, BlockLayout]:
     place = Path(path)
     file = place / LAYOUTS if place.is_dir() else place
     if not file.is_file():
-        raise FormatError(f"{file}: there is no such file")
+        raise FormatError(f"{file}: there is no such file, or it is no regular one")
     try:
         with safe_open(file, "numpy") as tensors:
             header = json.loads((tensors.metadata() or {}).get("masktools", "null"))
@@ -237,6 +238,7 @@ def _render_report(report: Report, hashes: Mapping[str, str]) -> str:
 def _read_report(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     try:
+        check_source(path)
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: {error}") from error

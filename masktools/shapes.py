@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools import limits
 from masktools.errors import GraphError
 from masktools.graph import Graph, Node
 from masktools.operators import ints
@@ -81,6 +82,7 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
         Naming the node, if the shapes do not fit.
     """
     given = [shapes[name] for name in node.inputs]
+    _check_ranks(node, given)
     try:
         made = _RULES[node.op](node, given)
     except (ValueError, IndexError) as error:
@@ -94,17 +96,31 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
                 f"node {node.name!r} ({node.op}): inputs of shape {', '.join(map(str, given))} "
                 f"make an {'empty' if min(shape) < 1 else 'oversized'} output {shape}"
             )
+    _check_ranks(node, made)
     return made
+
+
+def _check_ranks(node: Node, shapes: Sequence[Shape]) -> None:
+    rank = max(map(len, shapes), default=0)
+    if rank > limits.RANK:
+        raise GraphError(
+            f"node {node.name!r} ({node.op}): a tensor of {rank} axes; {limits.RANK} are supported"
+        )
 
 
 def _windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Shape:
     strides, dilations, pads = (ints(node, name) for name in ("strides", "dilations", "pads"))
     if not len(spatial) == len(kernel) == len(strides):
         raise ValueError(f"{len(spatial)} spatial axes for a window of {len(kernel)}")
+    if math.prod(kernel) > limits.TAPS:
+        raise ValueError(f"a window of {tuple(kernel)} has more than {limits.TAPS} taps")
     ceil = node.attributes.get("ceil_mode", 0)
     sizes = []
     for i, size in enumerate(spatial):
-        room = size + pads[i] + pads[i + len(spatial)] - dilations[i] * (kernel[i] - 1) - 1
+        padded = size + pads[i] + pads[i + len(spatial)]
+        if padded >= 2**31:
+            raise ValueError(f"an image of {padded} pixels along an axis, with its padding")
+        room = padded - dilations[i] * (kernel[i] - 1) - 1
         if room < 0:
             raise ValueError("the window is larger than the padded image")
         count = (-(-room // strides[i]) if ceil else room // strides[i]) + 1
@@ -311,6 +327,12 @@ def pixels_inside(
     >>> pixels_inside(size=4, pixels=4, kernel=3, stride=1, dilation=1, pad=1).tolist()
     [3, 4, 3]
     """
-    at = np.arange(kernel)[:, None] * dilation - pad + np.arange(pixels) * stride
-    inside: NDArray[np.int64] = ((at >= 0) & (at < size)).sum(axis=1, dtype=np.int64)
-    return inside
+    # Of the pixels p, those with 0 <= start + p * stride < size. Taps beyond the image may be any
+    # number of 64 bits away: as Python's integers they cannot overflow.
+    counts = np.zeros(kernel, np.int64)
+    for tap in range(kernel):
+        start = tap * dilation - pad
+        first = max(-(start // stride), 0)
+        last = min((size - 1 - start) // stride, pixels - 1)
+        counts[tap] = max(last - first + 1, 0)
+    return counts

@@ -233,6 +233,8 @@ def _read(kind: type[_Row], data: Mapping[str, Any]) -> _Row:
     for f in fields(kind):
         if not isinstance(values[f.name], _KINDS[str(f.type)]):
             raise TypeError(f"{f.name} is {values[f.name]!r}")
+        if isinstance(values[f.name], int) and abs(values[f.name]) >= 2**63:
+            raise ValueError(f"{f.name} has more than 64 bits")
     return kind(**values)
 
 

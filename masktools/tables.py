@@ -10,6 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from masktools.errors import printable
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,7 +31,7 @@ def conversion_table(report: Report) -> Table:
         cells = [row.layer, f"{row.rows} × {row.columns}", *_cells(row, counted)]
         if row.dense_because:
             cells[2] = "dense"
-        table.add_row(*cells, style="dim" if row.dense_because else "")
+        table.add_row(_name(row.layer), *cells[1:], style="dim" if row.dense_because else "")
     table.add_section()
     converted = sum(not row.dense_because for row in report)
     table.add_row(f"{converted} converted", "", *_cells(report.converted, counted))
@@ -47,8 +49,10 @@ def conversion_lines(report: Report) -> list[Text]:
     for row in report:
         if row.dense_because:
             reasons.setdefault(row.dense_because, []).append(row.layer)
-    lines += [Text(f"dense: {', '.join(who)} ({why})", "dim") for why, who in reasons.items()]
-    return lines + [Text(f"note: {note}", "yellow") for note in report.notes]
+    lines += [
+        Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in reasons.items()
+    ]
+    return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
 
 
 def masks_table(file: MaskFile) -> Table:
@@ -56,7 +60,7 @@ def masks_table(file: MaskFile) -> Table:
     table = _table("layer", ("shape", "kept", "density"))
     for layer in file.layers:
         shape = " × ".join(map(str, layer.shape))
-        table.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.density:.4f}")
+        table.add_row(_name(layer.name), shape, f"{layer.kept:,}", f"{layer.density:.4f}")
     table.add_section()
     kept = sum(layer.kept for layer in file.layers)
     count = f"all {len(file.layers)}"
@@ -67,9 +71,10 @@ def masks_table(file: MaskFile) -> Table:
 def masks_lines(file: MaskFile) -> list[Text]:
     """Return what stands around the table of a mask file."""
     held = ", ".join(file.weights) or "none"
-    lines = [Text(f"{file.path}: {file.tool} ({file.container}), weights: {held}", "bold")]
-    lines += [Text(f"assumed: {assumption}", "dim") for assumption in file.assumptions]
-    return lines + [Text(f"refused: {file.refusal}", "yellow")] * bool(file.refusal)
+    head = f"{file.path}: {file.tool} ({file.container}), weights: {held}"
+    lines = [Text(printable(head), "bold")]
+    lines += [Text(printable(f"assumed: {words}"), "dim") for words in file.assumptions]
+    return lines + [Text(printable(f"refused: {file.refusal}"), "yellow")] * bool(file.refusal)
 
 
 def checkpoint_table(layers: Sequence[StoredLayer]) -> Table:
@@ -77,7 +82,7 @@ def checkpoint_table(layers: Sequence[StoredLayer]) -> Table:
     table = _table("layer", ("shape", "blocks", "residual", "density", "multiplications"))
     for layer in layers:
         table.add_row(
-            layer.name,
+            _name(layer.name),
             " × ".join(map(str, layer.shape)),
             f"{layer.blocks:,}" if layer.stored < layer.size else "dense",
             f"{layer.residual:,}",
@@ -107,12 +112,17 @@ def checkpoint_lines(
         for values in (graph.inputs, graph.outputs)
     ]
     head = f"{path}: checkpoint of {checkpoint.producer}, {len(graph.nodes)} nodes"
-    lines = [Text(head, "bold"), Text(f"{ends[0]} → {ends[1]}", "dim")]
+    lines = [Text(printable(head), "bold"), Text(printable(f"{ends[0]} → {ends[1]}"), "dim")]
     left = sum(layer.multiplications_stored for layer in layers)
     if left:
         limit = sum(layer.multiplications for layer in layers) / left
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
     return lines
+
+
+def _name(name: str) -> Text:
+    """Return a name out of a file: neither markup nor commands for the terminal."""
+    return Text(printable(name))
 
 
 def _shape(shape: Sequence[int | None]) -> str:

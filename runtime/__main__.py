@@ -139,8 +139,10 @@ def _load(path: Path) -> Any:  # noqa: ANN401
     """Return the array of a .npy file; one that would execute code is refused."""
     import numpy as np
 
+    from masktools.files import check_source
     from runtime.errors import InputError
 
+    check_source(path)
     try:
         # Mapped, so that a header that claims more than the file holds allocates nothing.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -211,10 +213,15 @@ def _cells(row: StepProfile) -> list[object]:
 def _table(header: list[str], rows: list[list[object]]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from masktools.errors import printable
 
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else str(c) for c in row))
+        # As Text: a name from the file is neither markup nor a terminal's command.
+        cells = (f"{c:.3f}" if isinstance(c, float) else printable(str(c)) for c in row)
+        table.add_row(*map(Text, cells))
     # A pipe has no width: tables must not be cut there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -225,13 +232,13 @@ def _print_json(result: dict[str, Any]) -> None:
 
 def main() -> NoReturn:
     """Run the command line: exit status 0 done, 1 refused with one line, 2 usage."""
-    from masktools.errors import MasktoolsError
+    from masktools.errors import MasktoolsError, printable
     from runtime.errors import ExecutionError
 
     try:
         app(standalone_mode=True)
     except (MasktoolsError, ExecutionError, OSError, MemoryError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from masktools import limits
 from masktools.checkpoint import Checkpoint
 from masktools.graph import Node
 from runtime.errors import PlanError
@@ -26,6 +27,7 @@ class Context:
     def __init__(self, checkpoint: Checkpoint, shapes: dict[str, Shape]) -> None:
         self.checkpoint = checkpoint
         self.shapes = shapes
+        self._picked = 0
 
     def constant(self, name: str) -> Array:
         """Return a dense constant."""
@@ -43,6 +45,27 @@ class Context:
             name += "~"
         self.shapes[name] = shape
         return name
+
+    def pick(self, node: Node, sizes: tuple[int, ...]) -> None:
+        """Make sure that the entries which a node picks along its axes may be listed.
+
+        Parameters
+        ----------
+        node : Node
+        sizes : tuple of int
+            How many entries, along each axis.
+
+        Raises
+        ------
+        PlanError
+            If all nodes together pick more than `masktools.limits.PICKED`.
+        """
+        self._picked += sum(sizes)
+        if self._picked > limits.PICKED:
+            raise PlanError(
+                f"node {node.name!r} ({node.op}): it picks {sizes} entries along its axes, with "
+                f"those of nodes before it {self._picked}; {limits.PICKED} are supported"
+            )
 
     def sizes(self, node: Node, axes: tuple[int, ...]) -> tuple[int, ...]:
         """Return the input's shape where a node works along `axes`; an open batch counts as 1.

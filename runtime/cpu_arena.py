@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from runtime.cpu_layout import LINE, round_up
@@ -48,22 +49,24 @@ class Buffers:
         The largest is placed first, each in the smallest gap between those that are live with it.
         """
         offsets = [0] * len(self._buffers)
-        placed: list[int] = []
+        # Those that were placed, by the steps at which they are live: a network of n steps would
+        # otherwise look at n * n pairs.
+        placed: defaultdict[int, list[int]] = defaultdict(list)
         total = 0
         order = sorted(range(len(offsets)), key=lambda i: (-self._buffers[i].elements, i))
         for number in order:
-            size = round_up(self._buffers[number].elements, LINE)
-            offsets[number] = self._gap(number, size, placed, offsets)
+            buffer = self._buffers[number]
+            size = round_up(buffer.elements, LINE)
+            steps = range(buffer.first, buffer.last + 1)
+            offsets[number] = self._gap(size, {i for at in steps for i in placed[at]}, offsets)
             total = max(total, offsets[number] + size)
-            placed.append(number)
+            for at in steps:
+                placed[at].append(number)
         return offsets, total
 
-    def _gap(self, number: int, size: int, placed: list[int], offsets: list[int]) -> int:
-        mine = self._buffers[number]
+    def _gap(self, size: int, beside: set[int], offsets: list[int]) -> int:
         live = sorted(
-            (offsets[i], offsets[i] + round_up(self._buffers[i].elements, LINE))
-            for i in placed
-            if self._buffers[i].first <= mine.last and mine.first <= self._buffers[i].last
+            (offsets[i], offsets[i] + round_up(self._buffers[i].elements, LINE)) for i in beside
         )
         best, best_room, end = -1, 0, 0
         for begin, after in live:

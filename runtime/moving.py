@@ -10,7 +10,7 @@ import numpy as np
 from masktools.graph import Node
 from masktools.shapes import slices
 from runtime.context import Context, border, integer, ints, real
-from runtime.positions import padded_positions, resized_positions
+from runtime.positions import is_whole, padded_positions, resized_positions
 from runtime.steps import Concat, Gather, Pad, Reshape, Slice, Step, Transpose
 
 
@@ -46,7 +46,8 @@ def _slice(context: Context, node: Node) -> list[Step]:
     if not ranges:
         return []
     if any(r.step < 0 for r in ranges.values()):
-        indices = tuple(np.array(r, np.int32) for r in ranges.values())
+        context.pick(node, tuple(map(len, ranges.values())))
+        indices = tuple(np.arange(r.start, r.stop, r.step, dtype=np.int32) for r in ranges.values())
         return [Gather(**border(node), axes=tuple(ranges), indices=indices)]
     return [
         Slice(
@@ -69,6 +70,7 @@ def _pad(context: Context, node: Node) -> list[Step]:
     mode = str(node.attributes["mode"])
     if mode == "constant":
         return [Pad(**border(node), pads=pads, value=real(node, "value"))]
+    context.pick(node, tuple(shape[a] + pads[a] + pads[a + rank] for a in axes))
     indices = tuple(padded_positions(mode, shape[a], pads[a], pads[a + rank]) for a in axes)
     return [Gather(**border(node), axes=axes, indices=indices)]
 
@@ -82,6 +84,7 @@ def _resize(context: Context, node: Node) -> list[Step]:
         str(node.attributes["coordinate_transformation_mode"]),
         str(node.attributes["nearest_mode"]),
     )
+    context.pick(node, tuple(cast("int", outs[axis]) for axis in axes))
     indices = tuple(
         resized_positions(
             modes,
@@ -92,7 +95,7 @@ def _resize(context: Context, node: Node) -> list[Step]:
         )
         for i, axis in enumerate(axes)
     )
-    if all(np.array_equal(at, np.arange(ins[a])) for at, a in zip(indices, axes, strict=True)):
+    if all(is_whole(at, ins[a]) for at, a in zip(indices, axes, strict=True)):
         return []
     fill = real(node, "extrapolation_value")
     return [Gather(**border(node), axes=axes, indices=indices, fill=fill)]

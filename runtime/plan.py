@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
+from masktools import limits
 from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
 from masktools.graph import Value
 from masktools.shapes import infer_shapes
+from runtime.bounds import check_cost
 from runtime.context import Context
 from runtime.errors import PlanError
 from runtime.lowering import lower
@@ -28,9 +30,6 @@ from runtime.steps import (
 )
 
 Shape = tuple[int, ...]
-
-# Numbers in one value of one sample; more than any network has, less than a file may claim.
-LARGEST_VALUE = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +142,8 @@ def build(checkpoint: Checkpoint) -> Plan:
     Raises
     ------
     PlanError
-        If shapes do not fit, or a node mixes the samples of a batch.
+        If shapes do not fit, a node mixes the samples of a batch, or the network costs more than
+        `masktools.limits` allows.
     """
     graph = checkpoint.graph
     shapes = _shapes(checkpoint)
@@ -158,13 +158,15 @@ def build(checkpoint: Checkpoint) -> Plan:
     results = {value.name: same.get(value.name, value.name) for value in graph.outputs}
     kept = _fused(_used(steps, set(results.values())), set(results.values()), shapes)
     values = {v.name for v in graph.inputs} | {step.output for step in kept}
-    return Plan(
+    plan = Plan(
         graph.inputs,
         graph.outputs,
         results,
         tuple(kept),
         {name: shape for name, shape in shapes.items() if name in values},
     )
+    check_cost(plan)
+    return plan
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
@@ -190,8 +192,13 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
         if shape[1:] != other[1:] or shape[:1] not in (other[:1], (2,)):
             raise PlanError(f"value {name!r} mixes the samples of a batch: {shape}, {other}")
         shapes[name] = shape if shape == other else (None, *shape[1:])
-        if prod(shape) > 2 * LARGEST_VALUE:
-            raise PlanError(f"value {name!r} of shape {shapes[name]} is too large")
+        # Of one sample: the size at the batch 3 less that at 2, or all where the batch is fixed.
+        numbers = prod(other) - prod(shape) or prod(shape)
+        if numbers > limits.VALUE:
+            raise PlanError(
+                f"value {name!r} of shape {shapes[name]} has {numbers} numbers in a sample; "
+                f"{limits.VALUE} are supported"
+            )
     for value in graph.outputs:
         if value.shape != shapes[value.name]:
             raise PlanError(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 Positions = NDArray[np.int32]
+
+# Entries that are worked out at a time: a file may ask for an axis of any size, and what they are
+# worked out with takes ten times the room of what is kept.
+PIECE = 2**20
 
 
 def padded_positions(mode: str, size: int, begin: int, end: int) -> Positions:
@@ -25,15 +31,40 @@ def padded_positions(mode: str, size: int, begin: int, end: int) -> Positions:
     >>> padded_positions("reflect", 3, 2, 1)
     array([2, 1, 0, 1, 2, 1], dtype=int32)
     """
-    at = np.arange(-begin, size + end)
-    if mode == "edge":
-        at = np.clip(at, 0, size - 1)
-    elif mode == "wrap":
-        at = at % size
-    else:
-        period = max(2 * (size - 1), 1)
-        at = np.abs((at + size - 1) % period - (size - 1)) if size > 1 else np.zeros_like(at)
-    return at.astype(np.int32)
+    period = max(2 * (size - 1), 1)
+
+    def piece(i: NDArray[np.int64]) -> NDArray[np.int64]:
+        at = i - begin
+        if mode == "edge":
+            return np.clip(at, 0, size - 1)
+        if mode == "wrap":
+            return at % size
+        return np.abs((at + size - 1) % period - (size - 1)) if size > 1 else np.zeros_like(at)
+
+    return _by_pieces(begin + size + end, piece)
+
+
+def is_whole(positions: Positions, size: int) -> bool:
+    """Return whether positions are all entries of an axis, in their order.
+
+    Examples
+    --------
+    >>> is_whole(np.array([0, 1, 2], np.int32), 3), is_whole(np.array([0, 1], np.int32), 3)
+    (True, False)
+    """
+    return len(positions) == size and all(
+        np.array_equal(positions[i : i + PIECE], np.arange(i, min(i + PIECE, size)))
+        for i in range(0, size, PIECE)
+    )
+
+
+def _by_pieces(count: int, piece: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Positions:
+    """Return what a function of 0, 1, ... gives, a piece at a time."""
+    positions = np.empty(count, np.int32)
+    for first in range(0, count, PIECE):
+        last = min(first + PIECE, count)
+        positions[first:last] = piece(np.arange(first, last))
+    return positions
 
 
 def resized_positions(
@@ -59,7 +90,7 @@ def resized_positions(
     Returns
     -------
     ndarray of int32, shape (resized,)
-        -1 where tf_crop_and_resize leaves the axis.
+        -1 where tf_crop_and_resize leaves the axis, also to where no number says.
 
     Notes
     -----
@@ -71,25 +102,28 @@ def resized_positions(
     >>> resized_positions(("asymmetric", "floor"), 2, 4, 2.0, (0, 1))
     array([0, 0, 1, 1], dtype=int32)
     """
-    i = np.arange(resized, dtype=np.float64)
     # Multiplied before divided: a coordinate that is an integer or a half comes out as one.
     step = (size, resized) if scale is None else (1, scale)
-    if step[0] == step[1] and size == resized and modes[0] != "tf_crop_and_resize":
-        return i.astype(np.int32)  # Not resized: no mode may shift it.
-    at = _coordinates(modes[0], i, size, resized, step, region)
-    match modes[1]:
-        case "round_prefer_floor":
-            near = np.ceil(at - 0.5)
-        case "round_prefer_ceil":
-            near = np.floor(at + 0.5)
-        case "floor":
-            near = np.floor(at)
-        case _:
-            near = np.ceil(at)
-    positions: Positions = np.clip(near, 0, size - 1).astype(np.int32)
-    if modes[0] == "tf_crop_and_resize":
-        positions[(at < 0) | (at > size - 1)] = -1
-    return positions
+    crop = modes[0] == "tf_crop_and_resize"
+    if step[0] == step[1] and size == resized and not crop:
+        return np.arange(resized, dtype=np.int32)  # Not resized: no mode may shift it.
+
+    def piece(i: NDArray[np.int64]) -> NDArray[np.int64]:
+        with np.errstate(all="ignore"):  # A region may be given as numbers of any size.
+            at = _coordinates(modes[0], i.astype(np.float64), size, resized, step, region)
+        near = _ROUND[modes[1]](np.nan_to_num(at))
+        positions = np.clip(near, 0, size - 1).astype(np.int64)
+        return np.where((at >= 0) & (at <= size - 1), positions, -1) if crop else positions
+
+    return _by_pieces(resized, piece)
+
+
+_ROUND: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
 
 
 def _coordinates(

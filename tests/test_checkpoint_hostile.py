@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from test_checkpoint import GOLDEN, MAKERS, network
 
-from masktools.checkpoint import Checkpoint, SparseWeight, read, write
+from masktools.checkpoint import Checkpoint, SparseWeight, _object, read, write
 from masktools.errors import FormatError, MaskError
 from masktools.graph import Graph, Node
 from masktools.layout import BlockLayout, DenseBlock
@@ -133,6 +133,17 @@ HOSTILE = {
     "attribute missing": (node(attributes={}), "attribute transB is missing"),
     "attribute of another type": (node(attributes={"transB": 1.0}), "transB must be one of 1"),
     "attribute true": (node(attributes={"transB": True}), "transB must be one of 1"),
+    "group true": (
+        lambda t, h: h["graph"]["nodes"][0].update(
+            op="Conv",
+            attributes={"strides": [1], "dilations": [1], "pads": [0, 0], "group": True},
+        ),
+        "attribute group must be",
+    ),
+    "too many axes": (
+        lambda t, h: h["graph"]["inputs"][0].update(shape=[None, *[1] * 8]),
+        "input 'x': 9 axes; 8 are supported",
+    ),
     "attribute an object": (node(attributes={"transB": {"a": 1}}), "transB must be"),
     "attributes a list": (node(attributes=[1]), "attributes must be an object"),
     "input of nobody": (node(inputs=["z", "fc.weight", "fc.bias"]), "'z' is missing"),
@@ -216,7 +227,18 @@ METADATA = {
     "no JSON": ("{", "no JSON"),
     "a list": ("[]", "format is not"),
     "nested too deep": ("[" * 100_000, "no JSON"),
+    "nested as deep as JSON goes": (
+        '{"format":"masktools","version":1,"producer":"","seed":null,"source":null,"graph":'
+        + "[" * 900
+        + "]" * 900
+        + "}",
+        "metadata",
+    ),
     "a key twice": ('{"version":1,"version":1}', "key 'version' is repeated"),
+    "the last of many keys twice": (
+        "{" + ",".join(f'"k{i}":0' for i in range(50_000)) + ',"k49999":0}',
+        "key 'k49999' is repeated",
+    ),
     "not a number": ('{"format":"masktools","version":NaN}', "NaN is no JSON number"),
     "a number of 5000 digits": ("9" * 5000, "metadata"),
 }
@@ -273,3 +295,20 @@ def test_a_large_claim_costs_nothing(tmp_path):
         ),
     )
     assert read(path).sparse["fc"].layout.columns == 2**31 - 1
+
+
+def test_a_repeated_key_is_found_without_comparing_all_pairs():
+    compared = 0
+
+    class Key(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    pairs = [(Key(f"k{i}"), 0) for i in range(1000)]
+    with pytest.raises(FormatError, match="'k999' is repeated"):
+        _object([*pairs, (Key("k999"), 0)])
+    assert compared < 5000

@@ -10,11 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import masktools
 from masktools import __main__ as command
+from masktools.checkpoint import Checkpoint, write
 from masktools.finished import FOLDER, count
+from masktools.graph import Graph, Node, Value
 from masktools.result import Conversion
 
 FAST = ["--method", "regroup", "--partitioner", "spectral", "--group-rows", "4"]
@@ -360,3 +363,56 @@ def test_a_real_process_can_be_interrupted_and_resumed(tmp_path):
     assert process.returncode == 130
     assert stdout == ""
     assert "1 layer is done" in only_line(stderr)
+
+
+# --- names out of a file -----------------------------------------------------------------------
+
+NAMES = ("a[/b]", "a[red]b", "a\x1b[2Jb", "a\nb")
+SHOWN = ("a[/b]", "a[red]b", "a\\x1b[2Jb", "a\\nb")
+
+
+@pytest.mark.parametrize(("name", "shown"), list(zip(NAMES, SHOWN, strict=True)))
+def test_a_name_is_neither_markup_nor_a_command_for_the_terminal(tmp_path, name, shown):
+    save_file({name: np.eye(2, dtype=np.float32)}, tmp_path / "masks.safetensors")
+    out, _ = run("inspect", tmp_path / "masks.safetensors")
+    assert f"{shown} " in out
+    save_file({"x": np.zeros(3, np.float32), name: np.zeros(2, np.float32)}, tmp_path / "none.npz")
+    _, err = run("inspect", tmp_path / "none.npz", status=1)
+    assert shown in err
+    weights = {f"{name}.weight": np.ones((2, 2), np.float32)}
+    node = Node(name, "Gemm", ("x", f"{name}.weight"), (f"{name}y",), {"transB": 1})
+    graph = Graph((Value("x", (None, 2)),), (Value(f"{name}y", (None, 2)),), (node,), weights)
+    write(tmp_path / "net.safetensors", Checkpoint(graph, producer=name))
+    out, _ = run("inspect", tmp_path / "net.safetensors")
+    assert out.count(shown) == 3
+    command = [sys.executable, "-m", "runtime", "profile", str(tmp_path / "net.safetensors")]
+    done = subprocess.run([*command, "--batch", "1"], capture_output=True, text=True, check=True)
+    assert f"{shown} " in done.stdout
+    assert "\x1b" not in out + err + done.stdout
+
+
+def test_a_dense_weight_may_have_any_name(tmp_path):
+    weights = {
+        "w": np.ones((2, 2), np.float32),
+        "w.weight": np.ones((3, 2), np.float16),
+    }
+    nodes = (
+        Node("a", "Gemm", ("x", "w"), ("t",), {"transB": 1}),
+        Node("b", "Gemm", ("t", "w.weight"), ("y",), {"transB": 1}),
+    )
+    graph = Graph((Value("x", (None, 2)),), (Value("y", (None, 3)),), nodes, weights)
+    write(tmp_path / "net.safetensors", Checkpoint(graph))
+    out, _ = run("inspect", tmp_path / "net.safetensors", "--json")
+    found = {row["name"]: (row["shape"], row["dtype"]) for row in json.loads(out)["layers"]}
+    assert found == {"w": ([2, 2], "float32"), "w.weight": ([3, 2], "float16")}
+
+
+def test_a_report_holds_numbers_that_can_be_divided(tmp_path, ticket):
+    run("convert", ticket, tmp_path / "out", *FAST)
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    for huge in (10**400, 2**63, -(2**63)):
+        report["total"] |= {"multiplications": huge, "multiplications_stored": 1}
+        (tmp_path / "out/report.json").write_text(json.dumps(report))
+        _, err = run("inspect", tmp_path / "out", status=1)
+        assert "report.json" in err
+        assert "multiplications has more than 64 bits" in err

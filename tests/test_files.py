@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from masktools import checkpoint
+from masktools.__main__ import _read_names as read_names
 from masktools.errors import FormatError
-from masktools.files import check_apart, check_target, whole_file
+from masktools.files import check_apart, check_source, check_target, whole_file
+from masktools.importers import load_masks
+from masktools.inventory import is_checkpoint
+from masktools.onnx_reader import read_onnx
+from masktools.result import Conversion, is_result
+from runtime.__main__ import _load as load_array
 
 
 def test_the_file_is_there_at_the_end_and_nothing_beside_it(tmp_path):
@@ -72,3 +82,54 @@ def test_a_file_needs_a_folder_to_lie_in_and_is_none(tmp_path):
         check_target(tmp_path / "none" / "a")
     with pytest.raises(FormatError, match="it is a folder; name a file"):
         check_target(tmp_path)
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """Return the path of a pipe that nobody writes to: opening it to read would wait for ever."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def result_with_a_pipe(pipe):
+    """Return a folder whose report is a pipe."""
+    folder = pipe.parent / "result"
+    folder.mkdir()
+    os.mkfifo(folder / "report.json")
+    return folder
+
+
+READERS = {
+    "masks": load_masks,
+    "checkpoint": checkpoint.read,
+    "network": read_onnx,
+    "array": load_array,
+    "is_checkpoint": lambda pipe: is_checkpoint(pipe) or check_source(pipe),
+    "result": lambda pipe: Conversion.load(result_with_a_pipe(pipe)),
+    "is_result": lambda pipe: is_result(result_with_a_pipe(pipe)) or check_source(pipe),
+    "names": read_names,
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("reader", READERS)
+def test_nothing_is_read_from_a_pipe(pipe, reader):
+    # Where it is opened all the same, a writer ends the wait with another error.
+    writer = subprocess.Popen(["sh", "-c", f"sleep 60; : > {pipe}"])
+    try:
+        with pytest.raises(FormatError, match="no regular file"):
+            READERS[reader](pipe)
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device")
+def test_nothing_is_read_from_a_device_or_a_folder(tmp_path):
+    with pytest.raises(FormatError, match="/dev/zero: it is no regular file"):
+        load_masks("/dev/zero")
+    with pytest.raises(FormatError, match="it is a folder"):
+        check_source(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        check_source(tmp_path / "nowhere")

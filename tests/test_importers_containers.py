@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 from test_importers_hostile import WEIGHT, onnx_file, onnx_tensor
 
+from masktools import limits
 from masktools.errors import FormatError
 from masktools.importers import load_masks
-from masktools.importers.contents import check_room
+from masktools.importers.contents import check_room, strip_prefixes
 
 
 def raw_safetensors(path, header, data=b""):
@@ -74,7 +77,7 @@ def test_npz_bomb(tmp_path, monkeypatch):
     header = "{'descr': '|b1', 'fortran_order': False, 'shape': (4096, 1024), }"
     npz_with(tmp_path / "a.npz", header, bytes(1 << 22), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "a.npz").stat().st_size < 1 << 13
-    monkeypatch.setattr("masktools.importers.contents._FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("masktools.limits.FREE_BYTES", 1 << 20)
     with pytest.raises(FormatError, match="claims 4194"):
         load_masks(tmp_path / "a.npz")
 
@@ -185,3 +188,61 @@ def test_onnx_external_data_stay_in_the_folder(tmp_path, entries, message):
     onnx_file(folder / "a.onnx", dense=[tensor])
     with pytest.raises(FormatError, match=message):
         load_masks(folder / "a.onnx")
+
+
+def test_names_are_bounded(tmp_path):
+    longest = "module." + "a" * (limits.NAME_LENGTH - 7)
+    save_file({longest: WEIGHT != 0}, tmp_path / "a.safetensors")
+    assert list(load_masks(tmp_path / "a.safetensors")) == ["a" * (limits.NAME_LENGTH - 7)]
+    for name in ("b" + longest, "param" + "1" * 5000):
+        save_file({name: WEIGHT != 0}, tmp_path / "a.safetensors")
+        with pytest.raises(FormatError, match=rf"a name of {len(name)} characters"):
+            load_masks(tmp_path / "a.safetensors")
+
+
+def test_numbers_in_names_are_those_that_a_tool_counts_to(tmp_path):
+    # As a dict's key this number has the hash 0, and so have all multiples of 2**61 - 1.
+    save_file({f"param{2**61 - 1}": WEIGHT != 0}, tmp_path / "a.safetensors")
+    assert list(load_masks(tmp_path / "a.safetensors")) == [f"param{2**61 - 1}"]
+
+
+def test_prefixes_are_stripped_as_often_as_all_names_have_them():
+    named = {
+        "module._orig_mod.module.a": WEIGHT,
+        "module._orig_mod.module.module.b": WEIGHT,
+        "module.count": np.array(3),
+    }
+    stripped, notes = strip_prefixes(Path("f"), named)
+    assert list(stripped) == ["a", "module.b", "count"]
+    assert notes == [
+        "the prefix 'module.' was stripped from all names, 2 times",
+        "the prefix '_orig_mod.' was stripped from all names",
+    ]
+
+
+def test_nodes_that_read_one_constant_count_each(tmp_path, monkeypatch):
+    weight = numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")
+    nodes = [helper.make_node("Gemm", ["x", "w"], [f"y{i}"], name=f"n{i}") for i in range(60)]
+    graph = helper.make_graph(nodes, "net", [], [], [weight])
+    (tmp_path / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert len(load_masks(tmp_path / "a.onnx")) == 60
+    monkeypatch.setattr(limits, "FREE_BYTES", 0)
+    with pytest.raises(FormatError, match="claims 1228800 bytes"):
+        load_masks(tmp_path / "a.onnx")
+
+
+def test_bitmasks_may_not_spread_without_bound(tmp_path, monkeypatch):
+    shape = (256, 256)
+    arrays = {"shape": np.array(shape), "compressed": np.empty(0, np.float64)}
+    arrays["bitmask"] = np.zeros((256, 32), np.uint8)
+    save_file({f"fc.{name}": array for name, array in arrays.items()}, tmp_path / "a.safetensors")
+    assert not load_masks(tmp_path / "a.safetensors")["fc"].any()
+    monkeypatch.setattr(limits, "FREE_BYTES", 0)
+    with pytest.raises(FormatError, match="claims 589824 bytes"):
+        load_masks(tmp_path / "a.safetensors")
+
+
+def test_a_depthwise_kernel_without_elements(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["fc/depthwise_kernel:0"] = np.zeros((0, 3, 2, 1), np.float32)
+    assert load_masks(tmp_path / "a.h5")["fc"].shape == (2, 1, 0, 3)

@@ -20,6 +20,7 @@ from runtime.model import Model
 from runtime.reference import ReferenceBackend
 
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 RANDOM = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from masktools.errors import FormatError
+from masktools.files import check_source
 from masktools.importers.contents import Contents, first_line, open_contents
 
 _H5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -23,13 +24,14 @@ def open_file(path: Path) -> Contents:
     FileNotFoundError
         If there is none.
     FormatError
-        If it is of no known container, damaged, hostile, or would execute code.
+        If it is no regular file, of no known container, damaged, hostile, or would execute code.
     """
     if path.is_dir():
         inside = path / "masks.safetensors"
         if not inside.is_file():
             raise FormatError(f"{path}: a folder without masks.safetensors; name a file")
         path = inside
+    check_source(path)
     with path.open("rb") as file:
         head = file.read(32)
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools import limits
 from masktools.errors import FormatError
 
 Array = NDArray[Any]
@@ -17,8 +19,6 @@ State = dict[str, Array]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
-_FREE_BYTES = 1 << 30
-_EXPANSION = 32
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Contents:
 def check_room(path: Path, claimed: int) -> None:
     """Raise `FormatError` if unpacking would take far more memory than the file's size explains.
 
-    Masks compress well, bombs better: 1 GiB is free, beyond it 32 bytes for each byte of the file.
+    Masks compress well, bombs better: see `masktools.limits.room`.
     """
-    allowed = _FREE_BYTES + _EXPANSION * path.stat().st_size
+    allowed = limits.room(path.stat().st_size)
     if claimed > allowed:
         raise FormatError(
             f"{path}: claims {claimed} bytes of arrays, but a file of its size may unpack to "
@@ -135,23 +135,48 @@ def strip_prefixes(path: Path, named: Mapping[str, Any]) -> tuple[dict[str, Any]
     survives; ``_orig_mod.`` wherever it stands, since compiled submodules carry it too. Numbers do
     not count: averaged models keep theirs outside.
     """
+    long = next((name for name in named if len(name) > limits.NAME_LENGTH), None)
+    if long is not None:
+        raise FormatError(
+            f"{path}: a name of {len(long)} characters, beginning with {long[:40]!r}; "
+            f"{limits.NAME_LENGTH} are read"
+        )
     wrapped = [name for name, value in named.items() if getattr(value, "ndim", 1)]
-    names = {name: name for name in named}
-    notes = []
-    while wrapped:
-        for prefix in PREFIXES:
-            if all(names[name].startswith(prefix) for name in wrapped):
-                names = {old: name.removeprefix(prefix) for old, name in names.items()}
-                notes.append(f"the prefix {prefix!r} was stripped from all names")
-                break
-        else:
-            break
+    common = commonprefix(wrapped)  # noqa: RUF071 - letter by letter is meant
+    stripped = _prefixes(common) if wrapped else []
+    names = {name: _without(name, stripped) for name in named}
+    notes = [
+        f"the prefix {prefix!r} was stripped from all names{_times(stripped.count(prefix))}"
+        for prefix in dict.fromkeys(stripped)
+    ]
     if any("._orig_mod." in name for name in names.values()):
         names = {old: name.replace("._orig_mod.", ".") for old, name in names.items()}
         notes.append("'_orig_mod.' was stripped from the names of compiled submodules")
     if len(set(names.values())) != len(names):
         raise FormatError(f"{path}: two names are the same once {PREFIXES} are stripped")
     return {names[old]: value for old, value in named.items()}, notes
+
+
+def _prefixes(common: str) -> list[str]:
+    """Return the wrappers' prefixes that a text begins with, one behind the other."""
+    found: list[str] = []
+    at = 0
+    while prefix := next((p for p in PREFIXES if common.startswith(p, at)), None):
+        found.append(prefix)
+        at += len(prefix)
+    return found
+
+
+def _without(name: str, prefixes: list[str]) -> str:
+    """Return a name without those of the prefixes that it has, in this order."""
+    at = 0
+    for prefix in prefixes:
+        at += len(prefix) if name.startswith(prefix, at) else 0
+    return name[at:]
+
+
+def _times(number: int) -> str:
+    return f", {number} times" if number > 1 else ""
 
 
 def suffixed(named: Mapping[str, Any], suffix: str) -> Iterator[tuple[str, Any]]:

@@ -59,8 +59,8 @@ class PickledArray:
             if min(sizes, default=0) < 0 or count(sizes) * plain.itemsize != len(data):
                 raise ValueError(f"shape {sizes} does not fit {len(data)} bytes")
             flat = np.frombuffer(data, plain)
-            array: Array = flat.reshape(sizes[::-1]).T if fortran else flat.reshape(sizes)
-            self.value = array.astype(plain.newbyteorder("="))
+            # No copy, also of another byte order: many arrays may be made of the same bytes.
+            self.value = flat.reshape(sizes[::-1]).T if fortran else flat.reshape(sizes)
         except (TypeError, AttributeError) as error:
             raise ValueError("an array's pickled state is malformed") from error
 
@@ -79,7 +79,7 @@ def rebuild_scalar(dtype: object, data: object = b"") -> object:
 
 
 def rebuild_dict(*_: object) -> dict[object, object]:
-    """Stand in for ``defaultdict``: a plain dict, filled by what follows in the file."""
+    """Stand in for ``defaultdict`` and ``dict``: filled by what follows in the file alone."""
     return {}
 
 
@@ -98,6 +98,6 @@ ALLOWED: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": rebuild_scalar,
     "numpy._core.multiarray.scalar": rebuild_scalar,
     "argparse.Namespace": Inert,
-    "builtins.dict": dict,
+    "builtins.dict": rebuild_dict,
     "collections.defaultdict": rebuild_dict,
 }

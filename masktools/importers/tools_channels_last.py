@@ -27,8 +27,8 @@ def out_first(kernel: Array) -> Array:
 
 def _depthwise_out_first(kernel: Array) -> Array:
     """Return (kh, kw, in, multiplier) as (in * multiplier, 1, kh, kw)."""
-    height, width = kernel.shape[:2]
-    return kernel.transpose(2, 3, 0, 1).reshape(-1, 1, height, width)
+    height, width, channels, multiplier = kernel.shape
+    return kernel.transpose(2, 3, 0, 1).reshape(channels * multiplier, 1, height, width)
 
 
 # TensorFlow Model Optimization ----------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError
-from masktools.importers.contents import Array, Contents, join, suffixed
+from masktools.importers.contents import Array, Contents, check_room, count, join, suffixed
 from masktools.importers.found import Found, Names, Tool
 
 
@@ -45,6 +45,7 @@ def _unpack(contents: Contents, name: str, bits: Array) -> tuple[NDArray[np.bool
             f"{where}: shape {shape} needs a bitmask of {packed} bytes, got {bits.shape} of "
             f"{bits.dtype}"
         )
+    check_room(contents.path, count(shape) * (1 + parts["compressed"].itemsize))
     mask = np.unpackbits(bits, axis=-1, count=shape[-1], bitorder="little").astype(np.bool_)
     values, kept = parts["compressed"], int(np.count_nonzero(mask))
     if values.size != kept:

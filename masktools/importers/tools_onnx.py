@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from masktools.importers.contents import Array, Contents, Unreadable
+from masktools.importers.contents import Array, Contents, Unreadable, check_room
 from masktools.importers.found import Found, Names, Tool, by_zeros
 from masktools.importers.read_onnx import OnnxNode, OnnxWeights, SparseTensor
 from masktools.layers import layer_name
@@ -38,6 +38,8 @@ def _read(contents: Contents, _: Names) -> Found:
             by_node.append(layer)
     if by_node:
         notes.append(f"named by their node, for the parameter's name is lost: {', '.join(by_node)}")
+    # Any number of nodes may read one constant, and each of their layers gets a mask of its own.
+    check_room(contents.path, sum(a.nbytes + a.size for a in weights.values()))
     if not listed:
         return by_zeros(weights, notes)
     masks = {layer: listed.get(layer, weight != 0) for layer, weight in weights.items()}

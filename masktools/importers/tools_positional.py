@@ -11,7 +11,8 @@ from masktools.errors import FormatError, MaskError
 from masktools.importers.contents import Array, Contents, State
 from masktools.importers.found import Found, Names, Tool
 
-_PARAMETER = re.compile(r"(?:.*\.)?param(\d+)")
+# Larger numbers are none that the tool counts; their hashes as keys could be made to collide.
+_PARAMETER = re.compile(r"(?:.*\.)?param(\d{1,9})")
 _COMPRESSIBLE = re.compile(r"(?:.*\.)?compressible_layers\.\d+\.(?:weight|bias)")
 
 
