@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ def check_target(path: Path, inputs: Iterable[Path | None] = ()) -> None:
         raise FormatError(f"{path}: there is no folder {path.parent}")
 
 
+# Threads that write to one path at once each write beside it.
+_numbers = itertools.count()
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a place beside `path` to write to, and rename it there at the end.
@@ -52,7 +57,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     Path
-        In the same folder, with the same ending and a name that no other process takes.
+        In the same folder, with the same ending and a name that no other process or thread takes.
 
     Raises
     ------
@@ -70,7 +75,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('all of it', False)
     """
     target = Path(path)
-    beside = target.with_name(f".{os.getpid()}.{target.name}")
+    beside = target.with_name(f".{os.getpid()}.{next(_numbers)}.{target.name}")
     try:
         yield beside
         beside.replace(target)

@@ -18,7 +18,7 @@ from masktools.grouping import RowGroups
 
 FOLDER = "layers"
 _VERSION = 1
-_NAME = re.compile(r"(?P<partial>\.\d+\.)?[0-9a-f]{64}\.safetensors")
+_NAME = re.compile(r"(?P<partial>\.(\d+\.)+)?[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True)

@@ -72,3 +72,13 @@ def test_a_file_needs_a_folder_to_lie_in_and_is_none(tmp_path):
         check_target(tmp_path / "none" / "a")
     with pytest.raises(FormatError, match="it is a folder; name a file"):
         check_target(tmp_path)
+
+
+def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    target = tmp_path / "out.npz"
+    with whole_file(target) as one, whole_file(target) as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+        assert one != other
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
