@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,19 @@ def check_target(path: Path, inputs: Iterable[Path | None] = ()) -> None:
 
 # Threads that write to one path at once each write beside it.
 _numbers = itertools.count()
+_BESIDE = re.compile(r"\.\d+\.\d+\.(?P<target>.+)")
+
+
+def target_of(name: str) -> str | None:
+    """Return the name that a file beside its place was to get; None for any other file's name.
+
+    Examples
+    --------
+    >>> target_of(".4711.0.report.json"), target_of("report.json")
+    ('report.json', None)
+    """
+    found = _BESIDE.fullmatch(name)
+    return found["target"] if found else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 from masktools import __version__
 from masktools.arrays import BoolArray
 from masktools.errors import FormatError, MaskError
-from masktools.files import whole_file
+from masktools.files import target_of, whole_file
 from masktools.finished import FOLDER, count, discard
 from masktools.layout import BlockLayout
 from masktools.summary import Report
@@ -198,7 +198,9 @@ def check_place(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise FormatError(f"{folder}: expected a folder, and it is a file")
-    if not is_result(folder):
+    # Of a process that was killed while it wrote a result.
+    begun = all(target_of(path.name) in (MASKS, LAYOUTS, REPORT) for path in folder.iterdir())
+    if not begun and not is_result(folder):
         raise FormatError(f"{folder}: it is not empty, and not a result of masktools")
 
 
