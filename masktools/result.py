@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from masktools.arrays import BoolArray
 from masktools.errors import FormatError, MaskError
 from masktools.files import target_of, whole_file
 from masktools.finished import FOLDER, count, discard
+from masktools.forks import unlocked_property
 from masktools.layout import BlockLayout
 from masktools.summary import Report
 
@@ -44,7 +44,7 @@ class Conversion:
     def __repr__(self) -> str:
         return f"Conversion({self.report!r})"
 
-    @cached_property
+    @unlocked_property
     def masks(self) -> dict[str, BoolArray]:
         """What to retrain under, per layer in the weight's own shape: dense layers keep all."""
         return {

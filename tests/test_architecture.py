@@ -14,7 +14,13 @@ ROOT = Path(__file__).parent.parent
 # Each floor: its modules, and the floors that they may import besides their own.
 FLOORS = {
     "errors": (
-        ["masktools.errors", "masktools.arguments", "masktools.files", "masktools.version"],
+        [
+            "masktools.errors",
+            "masktools.arguments",
+            "masktools.files",
+            "masktools.forks",
+            "masktools.version",
+        ],
         [],
     ),
     "layout": (["masktools.arrays", "masktools.layout"], ["errors"]),
