@@ -71,6 +71,7 @@ FLOORS = {
             "masktools.tables",
             "masktools.inventory",
             "masktools.export.command",
+            "masktools.export.verification",
         ],
         ["convert", "export", "runtime"],
     ),
