@@ -8,6 +8,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+
+# What np.unique imports when it is first called: a child forked meanwhile would hang in its import.
+import numpy.ma
 from numpy.typing import NDArray
 
 from masktools.forks import lock_of

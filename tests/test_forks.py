@@ -122,6 +122,21 @@ check(7)
     python(NETWORK, code)
 
 
+@pytest.mark.parametrize("backend", ["Cpu", "Reference"])
+def test_a_call_imports_nothing_for_a_child_would_wait_for_it_to_end(backend):
+    code = f"""
+from cuda_plans import residual_network
+networks = [(built(), 3), (plan.build(Checkpoint(residual_network())), 4)]
+loaded = [(Model(network, {backend}Backend()), channels) for network, channels in networks]
+before = set(sys.modules)
+for model, channels in loaded:
+    for n in (1, 3, 16, 33):
+        model(np.ones((n, channels, 6, 6), np.float32))
+assert set(sys.modules) == before, set(sys.modules) - before
+"""
+    python(NETWORK, code)
+
+
 def test_a_child_compiles_although_a_thread_of_the_parent_was_compiling():
     code = """
 class Slow(CpuBackend):
