@@ -1,7 +1,9 @@
 #include "context.h"
 
-#include <unistd.h>
+#include <pthread.h>
 
+#include <atomic>
+#include <system_error>
 #include <utility>
 
 #include "layer.h"
@@ -20,11 +22,21 @@ std::vector<std::int64_t> items_of(const std::vector<const Operation*>& operatio
   return items;
 }
 
+std::atomic<std::int64_t> forked{0};
+
+// How many forks lie between this process and the first. Not the process's number: a later process,
+// or one in a namespace of its own, may have the same.
+std::int64_t forks() {
+  static const int error = pthread_atfork(nullptr, nullptr, [] { ++forked; });
+  if (error != 0) throw std::system_error(error, std::generic_category(), "pthread_atfork");
+  return forked.load(std::memory_order_relaxed);
+}
+
 }  // namespace
 
 Context::Context(std::vector<const Operation*> operations, std::int64_t arena_bytes,
                  std::int64_t scratch_bytes, int threads)
-    : process_(getpid()),
+    : forks_(forks()),
       operations_(std::move(operations)),
       scratch_stride_(lines(scratch_bytes)),
       arena_(arena_bytes + 2 * kSlackBytes),
@@ -37,7 +49,7 @@ Context::Context(std::vector<const Operation*> operations, std::int64_t arena_by
   buffers_.arena = arena_.data() + kSlackBytes;
 }
 
-bool Context::foreign() const { return process_ != getpid(); }
+bool Context::foreign() const { return forks_ != forks(); }
 
 void Context::set(const float* const* inputs, float* const* outputs) {
   buffers_.inputs = inputs;

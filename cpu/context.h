@@ -29,7 +29,7 @@ class Context {
   void execute(std::int64_t operation) { team_.run(operation); }
 
  private:
-  const std::int64_t process_;
+  const std::int64_t forks_;  // before it was made
   const std::vector<const Operation*> operations_;
   const std::int64_t scratch_stride_;
   const Memory arena_;

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +64,23 @@ def check_target(path: Path, inputs: Iterable[Path | None] = ()) -> None:
         raise FormatError(f"{path}: there is no folder {path.parent}")
 
 
+# Threads that write to one path at once each write beside it.
+_numbers = itertools.count()
+_BESIDE = re.compile(r"\.\d+\.\d+\.(?P<target>.+)")
+
+
+def target_of(name: str) -> str | None:
+    """Return the name that a file beside its place was to get; None for any other file's name.
+
+    Examples
+    --------
+    >>> target_of(".4711.0.report.json"), target_of("report.json")
+    ('report.json', None)
+    """
+    found = _BESIDE.fullmatch(name)
+    return found["target"] if found else None
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a place beside `path` to write to, and rename it there at the end.
@@ -74,7 +93,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields
     ------
     Path
-        In the same folder, with the same ending and a name that no other process takes.
+        In the same folder, with the same ending and a name that no other process or thread takes.
 
     Raises
     ------
@@ -92,7 +111,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('all of it', False)
     """
     target = Path(path)
-    beside = target.with_name(f".{os.getpid()}.{target.name}")
+    beside = target.with_name(f".{os.getpid()}.{next(_numbers)}.{target.name}")
     try:
         yield beside
         beside.replace(target)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError
-from masktools.files import check_source, whole_file
+from masktools.files import check_source, target_of, whole_file
 from masktools.grouping import RowGroups
 
 FOLDER = "layers"
 _VERSION = 1
-_NAME = re.compile(r"(?P<partial>\.\d+\.)?[0-9a-f]{64}\.safetensors")
+_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Finished:
 
 def count(folder: Path) -> int:
     """Return how many layers are done."""
-    names = (_NAME.fullmatch(path.name) for path in folder.glob("*"))
-    return sum(1 for name in names if name and not name["partial"])
+    return sum(1 for path in folder.glob("*") if _NAME.fullmatch(path.name))
 
 
 def discard(folder: Path) -> None:
@@ -69,7 +68,7 @@ def discard(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if _NAME.fullmatch(path.name):
+        if _NAME.fullmatch(target_of(path.name) or path.name):
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -27,6 +26,7 @@ from masktools.arrays import (
     index_array,
 )
 from masktools.errors import MaskError
+from masktools.forks import unlocked_property
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ class BlockLayout:
         """Flattened (input channel within its group, y, x)."""
         return prod(self.shape[1:])
 
-    @cached_property
+    @unlocked_property
     def stored(self) -> int:
         """Number of stored weights."""
         return sum(block.size for block in self.blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -229,6 +230,16 @@ class _OneThread:
 
 
 _one_thread = _OneThread()
+
+
+def _begin_anew() -> None:
+    """Forget the work of the parent's other threads: none of them will leave in this process."""
+    global _one_thread
+    _one_thread = _OneThread()
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork.
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager

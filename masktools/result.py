@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 from masktools import __version__
 from masktools.arrays import BoolArray
 from masktools.errors import FormatError, MaskError
-from masktools.files import check_source, whole_file
+from masktools.files import check_source, target_of, whole_file
 from masktools.finished import FOLDER, count, discard
+from masktools.forks import unlocked_property
 from masktools.layout import BlockLayout
 from masktools.summary import Report
 
@@ -44,7 +44,7 @@ class Conversion:
     def __repr__(self) -> str:
         return f"Conversion({self.report!r})"
 
-    @cached_property
+    @unlocked_property
     def masks(self) -> dict[str, BoolArray]:
         """What to retrain under, per layer in the weight's own shape: dense layers keep all."""
         return {
@@ -199,7 +199,9 @@ def check_place(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise FormatError(f"{folder}: expected a folder, and it is a file")
-    if not is_result(folder):
+    # Of a process that was killed while it wrote a result.
+    begun = all(target_of(path.name) in (MASKS, LAYOUTS, REPORT) for path in folder.iterdir())
+    if not begun and not is_result(folder):
         raise FormatError(f"{folder}: it is not empty, and not a result of masktools")
 
 

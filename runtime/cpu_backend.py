@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+
+# What np.unique imports when it is first called: a child forked meanwhile would hang in its import.
+import numpy.ma
 from numpy.typing import NDArray
 
+from masktools.forks import lock_of
 from runtime import cpu_isa
 from runtime import steps as s
 from runtime.backend import Availability
@@ -143,7 +146,7 @@ class CpuExecutable:
         self._outputs = [(v.name, self._shapes[plan.results[v.name]]) for v in plan.outputs]
         self._steps = len(plan.steps)
         self._make = make
-        self._lock = threading.Lock()
+        self._lock = lock_of(self)
         self._made: Any = None
 
     @property

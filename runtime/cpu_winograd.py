@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.forks import PRODUCTS
+
 ROWS = 16  # that lie next to each other: kWinogradRows of the kernels
 POSITIONS = 36  # products of a tile
 
@@ -61,7 +63,8 @@ def transformed(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     for block in range(blocks):  # not at once: in float64 the whole takes eight times its memory
         part = weight[block * ROWS : (block + 1) * ROWS]
         taps = part.reshape(len(part), -1, 9).transpose(2, 1, 0).astype(np.float64)
-        made = both @ taps.reshape(9, -1)
+        with PRODUCTS:
+            made = both @ taps.reshape(9, -1)
         packed[block, :, :, : len(part)] = made.reshape(POSITIONS, channels, -1)
     return packed
 

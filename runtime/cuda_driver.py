@@ -10,6 +10,8 @@ from runtime.errors import BackendUnavailable
 # The oldest architecture that there are kernels for.
 OLDEST = 70
 
+_DEVICES: dict[tuple[int, int], Device] = {}
+
 
 def cupy_module() -> ModuleType:
     """Return CuPy, which is imported here and nowhere else.
@@ -17,16 +19,15 @@ def cupy_module() -> ModuleType:
     Raises
     ------
     BackendUnavailable
-        With what to install.
+        With what to install; or in a process forked from one that had used a device.
     """
+    for device in _DEVICES.values():
+        device.check_process()
     try:
         import cupy
     except ImportError as error:
         raise BackendUnavailable(f"{_missing()} ({error})") from error
     return cupy  # type: ignore[no-any-return]
-
-
-_DEVICES: dict[tuple[int, int], Device] = {}
 
 
 def current_device(cupy: ModuleType) -> Device:

@@ -43,7 +43,8 @@ class CudaExecutable:
         self, inputs: Mapping[str, DeviceArray], seconds: list[float] | None = None
     ) -> dict[str, DeviceArray]:
         """Run every step on the current stream; see `runtime.backend.Executable`."""
-        with self._lock, self._device.current(), self._device.errors("running the network"):
+        # The device first: a forked process hears that it has none, whoever held the lock.
+        with self._device.current(), self._lock, self._device.errors("running the network"):
             if self.built is None:
                 self.built = Built(self._device, self._make())
             return self.built.run(inputs, seconds)
@@ -82,8 +83,8 @@ class Built:
 
     def __del__(self) -> None:
         # Memory goes back to CuPy's pool, which may hand it to another stream at once. When the
-        # interpreter ends, the driver may be gone already.
-        if hasattr(self, "_ended") and not sys.is_finalizing():
+        # interpreter ends, the driver may be gone already; in a forked process it is no use.
+        if hasattr(self, "_ended") and not (sys.is_finalizing() or self._device.inherited):
             self._ended.synchronize()
 
     def _texts(self) -> Callable[[Launch], str]:

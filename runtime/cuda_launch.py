@@ -16,8 +16,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools import forks
 from runtime.cuda_launches import Given, Launch, Memory, Result, Table
-from runtime.errors import KernelError
+from runtime.errors import BackendUnavailable, KernelError
 
 DeviceArray = Any  # cupy.ndarray
 Text = Callable[[Launch], str]
@@ -61,13 +62,29 @@ class Device:
     def __init__(self, cupy: ModuleType, number: int) -> None:
         self.cupy = cupy
         self.number = number
+        self._forks = forks.count()
         self._kernels: dict[tuple[str, tuple[str, ...], str], Any] = {}
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._tables: WeakValueDictionary[bytes, Any] = WeakValueDictionary()
         self._lock = threading.Lock()
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this process was forked from the one that uses the device."""
+        return self._forks != forks.count()
+
+    def check_process(self) -> None:
+        """Raise `BackendUnavailable` in a forked process: CUDA may fail or hang there."""
+        if self.inherited:
+            raise BackendUnavailable(
+                "this process was forked from one that had used CUDA, which does not survive that: "
+                "start processes by multiprocessing.get_context('spawn'), or fork before a model "
+                "is loaded"
+            )
+
     def current(self) -> Any:  # noqa: ANN401 - a context of CuPy's
-        """Return a context in which this device is the current one."""
+        """Return a context in which this device is the current one; see `check_process`."""
+        self.check_process()
         return self.cupy.cuda.Device(self.number)
 
     @cached_property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from masktools import checkpoint
+from masktools.forks import lock_of
 from masktools.graph import Value
 from runtime import cost, plan
 from runtime.backend import Backend, Executable, choose
@@ -98,7 +98,10 @@ def load(
 
 
 class Model:
-    """A network that can be called; threads may share it.
+    """A network that can be called; threads may share it, and so may forked processes.
+
+    On a GPU it cannot be called in a process forked after it was loaded: CUDA does not survive a
+    fork, and the call raises `BackendUnavailable`.
 
     Parameters
     ----------
@@ -120,7 +123,7 @@ class Model:
         self.dtype = dtype
         self.threads = threads
         self._compiled: OrderedDict[tuple[Shape, ...], Executable] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = lock_of(self)
         # A dtype or a number of threads that the backend lacks is found now, not at the first call.
         sizes = {v.name: tuple(1 if n is None else n for n in v.shape) for v in self.inputs}
         self._executable(sizes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 
 from masktools import limits
 from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
+from masktools.forks import unlocked_property
 from masktools.graph import Value
 from masktools.shapes import infer_shapes
 from runtime.bounds import check_cost
@@ -63,7 +63,7 @@ class Plan:
         open_ = [shapes[value.name][0] for value in self.inputs if value.shape[0] is None]
         return open_[0] if open_ else 1
 
-    @cached_property
+    @unlocked_property
     def readers(self) -> Mapping[str, Sequence[int]]:
         """For each value, the steps that read it, once for each time that they do."""
         readers: defaultdict[str, list[int]] = defaultdict(list)
@@ -72,7 +72,7 @@ class Plan:
                 readers[name].append(at)
         return readers
 
-    @cached_property
+    @unlocked_property
     def dead_after(self) -> tuple[tuple[str, ...], ...]:
         """For each step, the values that nothing reads after it."""
         last: dict[str, int] = {value.name: 0 for value in self.inputs}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.checkpoint import Residual
+from masktools.forks import PRODUCTS
 from runtime import steps as s
 from runtime.backend import Availability
 from runtime.errors import PlanError
@@ -156,7 +157,7 @@ def _product_of(weight: s.Weight, columns: Array) -> Array:
     groups, width, pixels = columns.shape
     dtype = columns.dtype
     if isinstance(weight, np.ndarray):
-        product = weight.reshape(groups, -1, width).astype(dtype, copy=False) @ columns
+        product = _multiplied(weight.reshape(groups, -1, width).astype(dtype, copy=False), columns)
         return product.reshape(-1, pixels)
     out: Array = np.zeros((weight.layout.rows, pixels), dtype)
     rows_per_group = weight.layout.rows // groups
@@ -165,7 +166,7 @@ def _product_of(weight: s.Weight, columns: Array) -> Array:
         values = weight.values[start : start + block.size].reshape(len(block.rows), -1)
         start += block.size
         gathered = columns[block.rows[0] // rows_per_group][block.columns]
-        out[block.rows] += values.astype(dtype, copy=False) @ gathered
+        out[block.rows] += _multiplied(values.astype(dtype, copy=False), gathered)
     if weight.residual is not None:
         for group in range(groups):
             first = group * rows_per_group
@@ -188,7 +189,13 @@ def _add_residual(residual: Residual, first: int, columns: Array, out: Array) ->
         kept = np.diff(offsets[first + begin : first + end + 1])
         rows = np.repeat(np.arange(end - begin), kept)
         spread[rows, residual.column_indices[a:b]] = residual.values[a:b]
-        out[begin:end] += spread @ columns
+        out[begin:end] += _multiplied(spread, columns)
+
+
+def _multiplied(a: Array, b: Array) -> Array:
+    with PRODUCTS:
+        product: Array = a @ b
+    return product
 
 
 # --- everything else ---------------------------------------------------------------------------

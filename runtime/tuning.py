@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ HOPELESS = 1.5
 ROUNDS = 5
 # A remembered choice is a few hundred bytes; more is no file of ours, and is not read.
 LARGEST_FILE = 1 << 16
-
-_WRITING = threading.Lock()
 
 
 def cache_folder() -> Path:
@@ -123,11 +120,9 @@ class Cache:
         path = self.path(key)
         entry = {"key": _whole(key), "choice": name, "seconds": seconds}
         try:
-            # Threads of one process would write to the same place beside the file.
-            with _WRITING:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with whole_file(path) as beside:
-                    beside.write_text(json.dumps(entry, sort_keys=True, indent=1) + "\n")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as beside:
+                beside.write_text(json.dumps(entry, sort_keys=True, indent=1) + "\n")
         except OSError as error:
             warnings.warn(f"{path}: the choice is not remembered: {error}", RuntimeWarning, 2)
 

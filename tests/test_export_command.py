@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 import masktools
 from masktools import FormatError, __main__
 from masktools.checkpoint import read
-from masktools.export import command, from_onnx, from_torch
+from masktools.export import from_onnx, from_torch
 from masktools.export.network import prepare
+from masktools.export.verification import TOLERANCE
 from masktools.onnx_reader import read_onnx
 
 
@@ -142,5 +143,5 @@ def test_verification_sees_what_is_masked(net):
     _, kept = prepare(net, masks={"conv.0": mask(CONV)}, residual="drop")
     assert not kept["conv.0"].any()
     assert kept["stem"].all()
-    assert command.TOLERANCE <= 1e-4
+    assert TOLERANCE <= 1e-4
     assert read_onnx(net).inputs[0].shape[0] is None

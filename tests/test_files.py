@@ -133,3 +133,13 @@ def test_nothing_is_read_from_a_device_or_a_folder(tmp_path):
         check_source(tmp_path)
     with pytest.raises(FileNotFoundError):
         check_source(tmp_path / "nowhere")
+
+
+def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    target = tmp_path / "out.npz"
+    with whole_file(target) as one, whole_file(target) as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+        assert one != other
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]

@@ -113,12 +113,26 @@ def test_a_report_that_is_not_one_is_refused(tmp_path, change, match):
 def test_a_folder_with_finished_layers_alone_may_become_a_result(tmp_path):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / ("0" * 64 + ".safetensors")).write_bytes(b"of an earlier run")
+    (tmp_path / FOLDER / (".12.0." + "1" * 64 + ".safetensors")).write_bytes(b"half of one")
     (tmp_path / FOLDER / "notes.txt").write_text("kept")
     assert is_result(tmp_path)
     converted().save(tmp_path)
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["notes.txt"]
     assert is_result(tmp_path)
     assert not is_result(tmp_path / FOLDER)
+
+
+def test_what_a_killed_process_left_of_a_result_is_no_hindrance(tmp_path):
+    for name in (".12.0.report.json", ".12.1.layouts.safetensors", ".12.2.masks.safetensors"):
+        (tmp_path / name).write_bytes(b"half of it")
+    assert not is_result(tmp_path)
+    converted().save(tmp_path)
+    assert is_result(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".12.0.notes.txt").write_text("of somebody else")
+    with pytest.raises(FormatError, match="not a result of masktools"):
+        converted().save(other)
 
 
 def test_a_report_that_nests_without_end_is_refused(tmp_path):

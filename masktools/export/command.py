@@ -8,18 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
-from masktools.errors import FormatError, GraphError, MasktoolsError
+from masktools.errors import FormatError, MasktoolsError
 from masktools.files import check_target, whole_file
 
 if TYPE_CHECKING:
     from masktools.layout import BlockLayout
-
-# Of float32 over the deepest networks; a wrong weight or border is far beyond.
-TOLERANCE = 1e-4
 
 
 def export_command(
@@ -39,7 +34,11 @@ def export_command(
         typer.Option(help="Kept weights outside the dense blocks."),
     ] = "error",
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Run both networks and compare.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run both networks and compare, on every backend that can run here.",
+        ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -47,7 +46,7 @@ def export_command(
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
     try:
-        report = export(net, out, masks, layouts, residual, verify)
+        report, lines = export(net, out, masks, layouts, residual, verify)
     except (MasktoolsError, OSError, MemoryError, TypeError) as error:
         print(f"masktools: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
@@ -55,8 +54,8 @@ def export_command(
         print(json.dumps(report))
         return
     print(f"{out}: {report['bytes']} bytes, {report['sparse_layers']} sparse layers")
-    if verify:
-        print(f"max|Δ| / max|y| = {report['difference']:.2e}, tolerance {TOLERANCE:.0e}")
+    for line in lines:
+        print(line)
 
 
 def export(
@@ -66,8 +65,8 @@ def export(
     layouts: Path | None = None,
     residual: str = "error",
     verify: bool = True,
-) -> dict[str, Any]:
-    """Write a checkpoint, after comparing it with its source unless told not to.
+) -> tuple[dict[str, Any], list[str]]:
+    """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
     Parameters
     ----------
@@ -78,22 +77,28 @@ def export(
         A result folder, whose seed the checkpoint keeps; or its layouts.safetensors alone.
     residual : {"error", "keep", "drop"}
     verify : bool, default True
-        Both networks, the source with the exported masks, run on the same random input.
+        Both networks, the source with the exported masks, run on the same random inputs, the
+        checkpoint on every backend that can run here (see `masktools.export.verification`).
 
     Returns
     -------
     dict
-        ``out``, ``bytes``, ``sparse_layers``, ``difference`` (None unless verified).
+        ``out``, ``bytes``, ``sparse_layers``; ``difference``, the largest of all, and
+        ``verification``, what was run (both None unless verified). None of it is in the file.
+    list of str
+        The verification as text; empty without one.
 
     Raises
     ------
     FormatError
         If `out` is one of the inputs, or cannot be written.
     GraphError
-        If the outputs differ by more than `TOLERANCE`; then nothing is written.
+        If the source cannot be run, or a backend fails, differs from it, or depends on what ran
+        before; then nothing is written.
     """
     from masktools.checkpoint import write
     from masktools.export.network import prepare
+    from masktools.export.verification import verify as check
     from masktools.importers import load_masks
     from masktools.result import result_files
 
@@ -109,18 +114,15 @@ def export(
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
-        difference = compare(net, kept, beside) if verify else None
-        if difference is not None and not difference <= TOLERANCE:
-            raise GraphError(
-                f"{net}: the checkpoint computes something else: max|Δ| / max|y| = "
-                f"{difference:.2e}, more than {TOLERANCE:.0e}; nothing was written"
-            )
-    return {
+        verified = check(net, kept, beside) if verify else None
+    report = {
         "out": str(out),
         "bytes": out.stat().st_size,
         "sparse_layers": len(checkpoint.sparse),
-        "difference": difference,
+        "difference": None if verified is None else verified.difference,
+        "verification": None if verified is None else verified.as_dict(),
     }
+    return report, [] if verified is None else verified.lines()
 
 
 def _load_layouts(path: Path) -> tuple[Mapping[str, BlockLayout], int | None]:
@@ -134,51 +136,3 @@ def _load_layouts(path: Path) -> tuple[Mapping[str, BlockLayout], int | None]:
     if not (seed is None or (type(seed) is int and seed >= 0)):
         raise FormatError(f"{path}: its report has the seed {seed!r}, expected a whole number")
     return result.layouts, seed
-
-
-def compare(net: Path, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path) -> float:
-    """Return max|Δ| / max|y| between a network under masks and a checkpoint of it.
-
-    Parameters
-    ----------
-    net : path
-        ONNX, run by onnxruntime.
-    kept : mapping of str to ndarray of bool
-        The masks, by layer.
-    checkpoint : path
-        Run by the reference backend.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise GraphError(
-            "comparing needs onnxruntime: pip install 'masktools[onnx]', or pass --no-verify"
-        ) from error
-
-    import runtime
-    from masktools.onnx_reader import load_onnx, with_masks
-
-    model = with_masks(load_onnx(net), kept)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    ours = runtime.load(checkpoint, backend="reference")
-    rng = np.random.default_rng(0)
-    sizes = {
-        i.name: [n if isinstance(n, int) else 1 for n in i.shape] for i in session.get_inputs()
-    }
-    feeds = {name: rng.standard_normal(size, np.float32) for name, size in sizes.items()}
-    expected = session.run(None, feeds)
-    found = ours(feeds)
-    outputs = found.values() if isinstance(found, dict) else [found]
-    return max(_difference(a, b) for a, b in zip(outputs, expected, strict=True))
-
-
-def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    if found.shape != expected.shape:
-        raise GraphError(f"the checkpoint's output is {found.shape}, expected {expected.shape}")
-    largest = float(np.abs(expected).max(initial=0.0))
-    distance = float(np.abs(found - expected).max(initial=0.0))
-    return distance / largest if largest else distance

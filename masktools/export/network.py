@@ -84,6 +84,9 @@ def from_onnx(
     -----
     Batch normalisation is folded into the layer before it. Channels that are constant, because
     refilling dropped their row, are taken out of the network (see `masktools.export.shrink`).
+
+    The file is not run. The command ``masktools export`` writes the same file and keeps it only if
+    every backend that can run here computes what the source does.
     """
     check_target(Path(dst), [_path(src)])
     checkpoint, _ = prepare(
@@ -157,7 +160,7 @@ def from_torch(
     Notes
     -----
     Through `torch.export` and PyTorch's own writer of ONNX, which needs onnxscript: both keep
-    the names of parameters.
+    the names of parameters. The file is not run, as in `from_onnx`.
     """
     from masktools.onnx_reader import read_onnx
 
