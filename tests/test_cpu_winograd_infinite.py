@@ -1,4 +1,4 @@
-"""Minimal filtering of infinity and NaN: an output is spoiled by what it reads, and nothing else."""
+"""Minimal filtering of infinity and NaN: an output is spoiled by what it reads alone."""
 
 from __future__ import annotations
 
