@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <cstring>
 #include <system_error>
 #include <utility>
 
@@ -13,6 +14,8 @@ namespace {
 
 constexpr std::int64_t kLine = 64;                            // bytes
 constexpr std::int64_t kSlackBytes = kSlack * sizeof(float);  // whole lines, for every element
+
+constexpr int kPoison = 0xFF;  // of all bytes: NaN in either type
 
 std::int64_t lines(std::int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -35,16 +38,19 @@ std::int64_t forks() {
 }  // namespace
 
 Context::Context(std::vector<const Operation*> operations, std::int64_t arena_bytes,
-                 std::int64_t scratch_bytes, int threads)
+                 std::int64_t scratch_bytes, int threads, bool poison)
     : forks_(forks()),
       operations_(std::move(operations)),
+      arena_bytes_(arena_bytes + 2 * kSlackBytes),
       scratch_stride_(lines(scratch_bytes)),
-      arena_(arena_bytes + 2 * kSlackBytes),
+      poison_(poison),
+      arena_(arena_bytes_),
       scratch_(scratch_stride_ * threads),
       team_(threads, items_of(operations_),
             [this](std::int64_t operation, std::int64_t item, int thread) {
-              operations_[operation]->execute(item, buffers_,
-                                              scratch_.data() + thread * scratch_stride_);
+              std::byte* scratch = scratch_.data() + thread * scratch_stride_;
+              if (poison_) std::memset(scratch, kPoison, scratch_stride_);
+              operations_[operation]->execute(item, buffers_, scratch);
             }) {
   buffers_.arena = arena_.data() + kSlackBytes;
 }
@@ -54,6 +60,7 @@ bool Context::foreign() const { return forks_ != forks(); }
 void Context::set(const float* const* inputs, float* const* outputs) {
   buffers_.inputs = inputs;
   buffers_.outputs = outputs;
+  if (poison_) std::memset(arena_.data(), kPoison, arena_bytes_);
 }
 
 }  // namespace masktools

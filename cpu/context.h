@@ -13,10 +13,11 @@ namespace masktools {
 // An arena, the threads that run in it, and their scratch.
 class Context {
  public:
-  // `operations` outlive this. Throws std::bad_alloc, or std::system_error where there are no more
-  // threads.
+  // `operations` outlive this. With `poison`, the arena is NaN whenever `set` has been called, and
+  // scratch before each item: what is used before it was written shows. Throws std::bad_alloc, or
+  // std::system_error where there are no more threads.
   Context(std::vector<const Operation*> operations, std::int64_t arena_bytes,
-          std::int64_t scratch_bytes, int threads);
+          std::int64_t scratch_bytes, int threads, bool poison = false);
 
   // Whether it was made by the process that this one was forked from. Threads do not survive a
   // fork: such a context must not be used, nor destroyed, for that would wait for them.
@@ -31,7 +32,9 @@ class Context {
  private:
   const std::int64_t forks_;  // before it was made
   const std::vector<const Operation*> operations_;
+  const std::int64_t arena_bytes_;  // with the slack at both ends
   const std::int64_t scratch_stride_;
+  const bool poison_;
   const Memory arena_;
   const Memory scratch_;
   Buffers buffers_{};

@@ -41,6 +41,7 @@ PYBIND11_MODULE(MASKTOOLS_MODULE, module) {
            "dtype"_a = "float32")
       .def("copy_in", &PythonProgram::copy_in)
       .def("copy_out", &PythonProgram::copy_out)
+      .def("poison", &PythonProgram::poison)
       .def("run", &PythonProgram::run, "inputs"_a, "outputs"_a, "seconds"_a = py::none());
   masktools::bind_layers(&program);
   masktools::bind_steps(&program);

@@ -47,6 +47,11 @@ void Program::add(std::int64_t step, std::unique_ptr<const Operation> operation)
   entries_.push_back({step, std::move(operation)});
 }
 
+void Program::poison() {
+  if (called_) throw std::logic_error("a program that has been called cannot be poisoned");
+  poison_ = true;
+}
+
 std::unique_ptr<Context> Program::acquire() {
   called_ = true;
   while (!idle_.empty()) {
@@ -58,7 +63,7 @@ std::unique_ptr<Context> Program::acquire() {
   std::vector<const Operation*> operations;
   for (const Entry& entry : entries_) operations.push_back(entry.operation.get());
   return std::make_unique<Context>(std::move(operations), arena_elements_ * element_bytes_,
-                                   scratch_bytes_, threads_);
+                                   scratch_bytes_, threads_, poison_);
 }
 
 void Program::release(std::unique_ptr<Context> context) { idle_.push_back(std::move(context)); }

@@ -31,6 +31,10 @@ class Program {
   // Throws std::invalid_argument, or std::logic_error once the program has been called.
   void add(std::int64_t step, std::unique_ptr<const Operation> operation);
 
+  // From now on, for debugging: the arena is NaN at the beginning of each call, and scratch before
+  // each item of work. Throws std::logic_error once the program has been called.
+  void poison();
+
   // What one call at a time works with. Taken from and given back to a list, so that the threads
   // and the memory of calls that follow each other are made once. Not for several threads at once;
   // Python's lock sees to that, and so to that no other thread holds the list when a process forks.
@@ -54,6 +58,7 @@ class Program {
   std::int64_t steps_ = 0;
   std::int64_t scratch_bytes_ = 0;  // of one thread
   bool called_ = false;
+  bool poison_ = false;
   std::vector<Entry> entries_;
   std::vector<std::unique_ptr<Context>> idle_;
 };

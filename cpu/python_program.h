@@ -25,6 +25,8 @@ class PythonProgram {
   Kept* kept() { return &kept_; }
   std::int64_t arena_elements() const { return program_.arena_elements(); }
 
+  void poison() { program_.poison(); }
+
   // Adds what make(T) returns, T being an element of the arena.
   template <class Make>
   void add(std::int64_t step, const Make& make) {

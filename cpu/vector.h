@@ -46,6 +46,22 @@ inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 // Less zero, not plus zero: that keeps every value, -0 too, and so leaves nothing to compute.
 inline Vector broadcast(float value) { return value - Vector{}; }
 
+// Whether no lane is infinite or NaN.
+inline bool is_finite(Vector v) {
+  const Vector zero = v - v;  // NaN where it is not
+#if defined(__AVX512F__)
+  const auto packed = reinterpret_cast<__m512>(zero);
+  return _mm512_cmp_ps_mask(packed, packed, _CMP_UNORD_Q) == 0;
+#elif defined(__AVX2__)
+  const auto packed = reinterpret_cast<__m256>(zero);
+  return _mm256_movemask_ps(_mm256_cmp_ps(packed, packed, _CMP_UNORD_Q)) == 0;
+#else
+  float sum = 0.0f;
+  for (int i = 0; i < kLanes; ++i) sum += zero[i];
+  return sum == 0.0f;
+#endif
+}
+
 // Stores the first `lanes` lanes, 0 to kLanes, and leaves the memory behind them alone: another
 // thread may write there. Compilers make no masked store of a loop over lanes, hence intrinsics.
 inline void store(float* to, Vector v, std::int64_t lanes) {

@@ -15,6 +15,7 @@ namespace masktools {
 namespace {
 
 constexpr std::int64_t kGap = 16;
+constexpr int kOutputs = kTileOut * kTileOut;             // of a tile
 constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // two of them multiply within 64 bits
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -97,11 +98,12 @@ std::int64_t Winograd::rows_at_once() const {
 }
 
 std::int64_t Winograd::scratch_elements() const {
-  // Transformed columns; products; a tile's inputs or outputs; a line of outputs.
+  // Transformed columns; products; a tile's inputs or outputs; a line of outputs; where outputs are
+  // computed again, inputs and sums.
   const std::int64_t lanes = block_lanes();
   return kPositions * (position_stride(layer_.x.planes, lanes) +
-                       position_stride(rows_at_once(), lanes) + lanes) +
-         kTileOut * lanes;
+                       position_stride(rows_at_once(), lanes) + 2 * lanes) +
+         (kTileOut + kOutputs) * lanes;
 }
 
 // Cuts the lanes, which run over samples first, then over the tiles of a row, then over rows.
@@ -230,6 +232,7 @@ void Winograd::execute(std::int64_t item, float* arena, float* scratch) const {
       columns + kPositions * position_stride(layer_.x.planes, lanes);  // [position][row][lane]
   float* tile = products + kPositions * position_stride(rows_at_once(), lanes);  // [position][lane]
   float* line = tile + kPositions * lanes;
+  float* again = line + kTileOut * lanes;
   transform_columns(block, arena, columns, tile);
   const std::int64_t last = (part + 1) * row_blocks / layer_.parts;
   for (std::int64_t first = part * row_blocks / layer_.parts; first < last;
@@ -239,12 +242,46 @@ void Winograd::execute(std::int64_t item, float* arena, float* scratch) const {
     const std::int64_t first_row = first * kWinogradRows;
     const std::int64_t rows = std::min(count * kWinogradRows, layer_.y.planes - first_row);
     for (std::int64_t row = 0; row < rows; ++row) {
+      Vector sum{};
       for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
-        transform_output(products + row * lanes + lane,
-                         position_stride(count * kWinogradRows, lanes), tile + lane, lanes);
+        sum += transform_output(products + row * lanes + lane,
+                                position_stride(count * kWinogradRows, lanes), tile + lane, lanes);
       }
+      if (!is_finite(sum)) recompute(block, first_row + row, arena, tile, again);
       scatter(block, first_row + row, tile, arena, line);
     }
+  }
+}
+
+// Computes those of a row's outputs tile[position][lane] by definition that are not finite. Others
+// stay: what one sample makes of a layer does not depend on the samples beside it.
+void Winograd::recompute(std::int64_t block, std::int64_t row, const float* arena, float* tile,
+                         float* scratch) const {
+  const std::int64_t lanes = block_lanes(), channels = layer_.x.planes;
+  float* inputs = scratch;                     // [position][lane]
+  float* sums = scratch + kPositions * lanes;  // as in `tile`
+  std::fill(inputs, sums + kOutputs * lanes, 0.0f);
+  const float* in[kPositions];
+  for (std::int64_t c = 0; c < channels; ++c) {
+    gather(block, arena + layer_.x.offset + c * layer_.x.plane, inputs, in);
+    float w[9];
+    filter_of(layer_.weights.data +
+                  (row / kWinogradRows * kPositions * channels + c) * kWinogradRows +
+                  row % kWinogradRows,
+              channels * kWinogradRows, w);
+    for (std::int64_t at = 0; at < kOutputs * lanes; at += kLanes) {
+      const std::int64_t output = at / lanes, lane = at % lanes;
+      const std::int64_t first = output / kTileOut * kTile + output % kTileOut;
+      Vector sum = load(sums + at);
+      for (int tap = 0; tap < 9; ++tap) {
+        sum += w[tap] * load(in[first + tap / 3 * kTile + tap % 3] + lane);
+      }
+      store(sums + at, sum);
+    }
+  }
+  for (std::int64_t at = 0; at < kOutputs * lanes; at += kLanes) {
+    const Vector fast = load(tile + at);
+    store(tile + at, fast - fast == 0.0f ? fast : load(sums + at));
   }
 }
 

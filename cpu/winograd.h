@@ -41,6 +41,10 @@ struct WinogradLayer {
 // A checked layer, cut into items that may be executed in any order and by any thread. A lane is
 // one tile of 4 by 4 outputs of one sample. An item transforms the input of a block of lanes into
 // scratch, and multiplies and transforms back 16 rows at a time.
+//
+// The transforms spread an input that is infinite or NaN over its whole tile, and may overflow
+// where the sums by definition do not: outputs that are not finite are computed again by
+// definition.
 class Winograd {
  public:
   // Throws std::invalid_argument, naming what is wrong.
@@ -72,6 +76,8 @@ class Winograd {
               const float* (&in)[kPositions]) const;
   void scatter(std::int64_t block, std::int64_t row, const float* tile, float* arena,
                float* line) const;
+  void recompute(std::int64_t block, std::int64_t row, const float* arena, float* tile,
+                 float* scratch) const;
   void finish(const float* sums, std::int64_t lanes, std::int64_t row, std::int64_t at,
               float* arena) const;
 

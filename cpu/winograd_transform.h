@@ -2,6 +2,8 @@
 // the products between them. Lanes are tiles, so that no vector is shuffled.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "layer.h"
@@ -58,19 +60,46 @@ inline void transform_input(const float* const (&in)[kPositions], std::int64_t l
 }
 
 // Transforms one vector of tiles back: 16 outputs y[position * y_stride] from m[position *
-// stride].
-inline void transform_output(const float* m, std::int64_t stride, float* y, std::int64_t y_stride) {
+// stride]. Returns the sum of the outputs: it is not finite where one of them is not.
+inline Vector transform_output(const float* m, std::int64_t stride, float* y,
+                               std::int64_t y_stride) {
   Vector half[kTile][kTileOut];  // [x][y]
   for (int x = 0; x < kTile; ++x) {
     Vector d[kTile];
     for (int y = 0; y < kTile; ++y) d[y] = load(m + (y * kTile + x) * stride);
     transform_output_axis(d, half[x]);
   }
+  Vector sum{};
   for (int i = 0; i < kTileOut; ++i) {
     Vector d[kTile], t[kTileOut];
     for (int x = 0; x < kTile; ++x) d[x] = half[x][i];
     transform_output_axis(d, t);
     for (int j = 0; j < kTileOut; ++j) store(y + (i * kTileOut + j) * y_stride, t[j]);
+    sum += (t[0] + t[1]) + (t[2] + t[3]);
+  }
+  return sum;
+}
+
+// The filter w[3 * y + x] whose transform is u[position * stride]: at zero and at infinity that
+// holds the outer taps themselves; what lies between is the difference at a and -a.
+inline void filter_of(const float* u, std::int64_t stride, float (&w)[9]) {
+  constexpr float kMiddle = kA * (kA2 - kB2);
+  constexpr float kRounding = 1e-6f;  // of the largest entry: what a tap of zero may come back as
+  float half[3][kTile], largest = 0.0f;  // [y][transformed x]
+  const auto at = [&](int y, int x) { return u[(y * kTile + x) * stride]; };
+  for (int x = 0; x < kTile; ++x) {
+    half[0][x] = at(0, x);
+    half[1][x] = (at(1, x) - at(2, x)) * kMiddle;
+    half[2][x] = at(kTile - 1, x);
+    for (int y = 0; y < kTile; ++y) largest = std::max(largest, std::abs(at(y, x)));
+  }
+  for (int y = 0; y < 3; ++y) {
+    w[3 * y] = half[y][0];
+    w[3 * y + 1] = (half[y][1] - half[y][2]) * kMiddle;
+    w[3 * y + 2] = half[y][kTile - 1];
+  }
+  for (int tap : {1, 3, 4, 5, 7}) {
+    if (std::abs(w[tap]) < kRounding * largest) w[tap] = 0.0f;
   }
 }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

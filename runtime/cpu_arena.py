@@ -43,6 +43,10 @@ class Buffers:
         buffer = self._buffers[number]
         buffer.first, buffer.last = min(buffer.first, at), max(buffer.last, at)
 
+    def elements(self, number: int) -> int:
+        """Return how large a buffer is."""
+        return self._buffers[number].elements
+
     def arranged(self) -> tuple[list[int], int]:
         """Return the offset of each buffer, and the elements of an arena that holds all.
 

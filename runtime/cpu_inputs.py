@@ -66,7 +66,6 @@ def with_halo(assembly: Assembly, at: int, view: View, x: Image, reach: int) -> 
         return None
     copied = assembly.placement.memory((x.batch, x.channels, x.height, x.width), at, reach)
     seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
-    assembly.zero_halo(at, copied)
     assembly.call("copy", at, assembly.as_rank_4(view), seen)
     return assembly.image(copied)
 

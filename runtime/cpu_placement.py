@@ -49,6 +49,8 @@ class Placement:
         narrow: Collection[int] = (),
     ) -> None:
         self.buffers = Buffers()
+        # How each buffer is laid out that is no array in C order: who has a halo stands here alone.
+        self.forms: dict[int, Form] = {}
         self.views: dict[str, View] = {}
         # Of all samples: values that sliced steps make and others read. A slice lies in `views`.
         self.wholes: dict[str, View] = {}
@@ -93,7 +95,14 @@ class Placement:
     def memory(self, shape: Shape, at: int, halo: int = 0) -> View:
         """Return a view of a new buffer, rank 2 to 4, that one step alone needs so far."""
         form = self.form(shape, halo)
-        return View.of_form(self.buffers.add(form.elements, at), form, shape)
+        buffer = self.buffers.add(form.elements, at)
+        self.forms[buffer] = form
+        return View.of_form(buffer, form, shape)
+
+    def of_slice(self, buffer: int) -> bool:
+        """Return whether a buffer holds one slice of the batch, of each slice in turn."""
+        form = self.forms.get(buffer)
+        return form is not None and self._slices.parts > 0 and form.batch == self._slices.samples
 
     def _touch(self, name: str, at: int) -> None:
         sliced = START < at < self._slices.steps

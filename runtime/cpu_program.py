@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from runtime import cpu_poison
 from runtime import steps as s
+from runtime.cpu_calls import Calls
 from runtime.cpu_configuration import Configure, Machine
 from runtime.cpu_fusion import pooled_steps
 from runtime.cpu_groups import Float32, Packed, Scheme
@@ -33,14 +35,6 @@ class Packer(Protocol):
 
     def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
         """Return the rows of nonzeros of a weight, by panels of channels."""
-
-
-class Call(NamedTuple):
-    """A method of the program that is made; views among the arguments are still without offset."""
-
-    method: str
-    step: int
-    arguments: tuple[Any, ...]
 
 
 class Assembly:
@@ -72,14 +66,18 @@ class Assembly:
         fused = {at: pool for at, (pool, _) in self._pooled.items()}
         self.taken = set(fused.values())
         self.slices = slices_of(plan, shapes, machine, self.methods)
-        self.slice: int | None = None  # that calls are made for; None: for all samples
         narrow = {at for at, method in self.methods.items() if method.narrow}
         self.placement = Placement(plan, shapes, machine.vector, fused, self.slices, narrow)
-        self.calls: list[Call] = []
+        self.calls = Calls(self.placement)
+
+    @property
+    def slice(self) -> int | None:
+        """The slice of the batch that calls are made for; None: for all samples."""
+        return self.calls.part
 
     def call(self, method: str, step: int, *arguments: object) -> None:
         """Add a call."""
-        self.calls.append(Call(method, step, arguments))
+        self.calls.add(method, step, *arguments)
 
     def view(self, name: str) -> View:
         """Return where a value lies: its slice, while calls are made for one."""
@@ -117,7 +115,6 @@ class Assembly:
     def copied(self, at: int, view: View) -> View:
         """Return a copy of a view in a buffer that this step alone uses."""
         made = self.placement.memory(view.shape, at)
-        self.zero_batch(at, made)
         self.call("copy", at, view, made)
         return made
 
@@ -158,32 +155,6 @@ class Assembly:
             strides.insert(2, 0)
         return replace(view, shape=tuple(shape), strides=tuple(strides))
 
-    def zero_halo(self, at: int, view: View) -> None:
-        """Add the calls that write zeros around the rows of a value."""
-        if not view.halo:
-            return
-        view = self.as_rank_4(view)
-        lanes = view.halo * view.lanes
-        rows = self.image(view)
-        after = view.offset + rows.width * rows.pixel
-        before = view.offset - lanes
-        whole = replace(
-            view,
-            offset=after,
-            shape=(rows.channels, rows.height, lanes),
-            strides=(rows.plane, rows.row, 1),
-        )
-        first = replace(view, offset=before, shape=(rows.channels, lanes), strides=(rows.plane, 1))
-        self.call("fill", at, whole, 0.0)
-        self.call("fill", at, first, 0.0)
-
-    def zero_batch(self, at: int, view: View) -> None:
-        """Add the call that writes zeros where the batch is padded: no number may be denormal."""
-        batch = view.shape[0] if view.shape else 1
-        if view.lanes > batch:
-            shape = (view.lanes - batch, *view.shape[1:])
-            self.call("fill", at, replace(view, offset=view.offset + batch, shape=shape), 0.0)
-
     def program(self, make: Callable[[int], Any]) -> Any:  # noqa: ANN401 - of the compiled module
         """Return the program of all calls.
 
@@ -194,7 +165,11 @@ class Assembly:
         """
         offsets, elements = self.placement.buffers.arranged()
         made = make(elements)
-        for call in self.calls:
+        calls = self.calls.made
+        if cpu_poison.enabled():
+            made.poison()
+            calls = cpu_poison.poisoned(calls, self.placement)
+        for call in calls:
             arguments = [_placed(argument, offsets) for argument in call.arguments]
             getattr(made, call.method)(call.step, *arguments)
         return made

@@ -205,6 +205,8 @@ def flows(x: Image, y: Image, window: Window, vector: int) -> bool:
     """Return whether rows are computed together, halos included, and not each by itself."""
     if window.strides[0] != 1 or x.row != y.row or x.pixel != y.pixel:
         return False
+    if y.row != (y.width + y.halo) * y.pixel:
+        return False  # what lies between the rows is not y's to write
     alone = y.height * -(-(y.width * y.pixel) // vector)
     return -(-(y.height * y.row) // vector) <= alone
 

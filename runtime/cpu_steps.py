@@ -39,14 +39,11 @@ def assemble(
     """
     made = Assembly(plan, shapes, machine, packer, configure)
     for number, value in enumerate(plan.inputs):
-        view = made.view(value.name)
-        made.zero_halo(START, view)
-        made.zero_batch(START, view)
-        made.call("copy_in", START, number, view)
+        made.call("copy_in", START, number, made.view(value.name))
     for part in range(made.slices.parts):
-        made.slice = part
+        made.calls.begin(part)
         _emit(made, range(made.slices.steps))
-    made.slice = None
+    made.calls.begin(None)
     _emit(made, range(made.slices.steps, len(plan.steps)))
     for number, output in enumerate(plan.outputs):
         made.call("copy_out", START, made.view(plan.results[output.name]), number)
@@ -63,13 +60,6 @@ def _emit(assembly: Assembly, steps: range) -> None:
 
 
 # --- steps without weights ---------------------------------------------------------------------
-
-
-def _written(assembly: Assembly, at: int, step: s.Step) -> View:
-    """Return where a step writes, its halo zeroed."""
-    view = assembly.view(step.output)
-    assembly.zero_halo(at, view)
-    return view
 
 
 def _wide(*views: View) -> list[View]:
@@ -102,17 +92,17 @@ def _arithmetic(assembly: Assembly, at: int, step: s.Arithmetic) -> None:
     if step.constant is not None:
         constant = np.ascontiguousarray(step.constant, np.float32).reshape(step.constant.shape)
         operands.insert(0 if step.constant_first else 1, constant)
-    y = _written(assembly, at, step)
+    y = assembly.view(step.output)
     _elementwise(assembly, at, step.op, operands, y, assembly.activation(step.activation))
 
 
 def _activate(assembly: Assembly, at: int, step: s.Activate) -> None:
-    x, y = assembly.view(step.inputs[0]), _written(assembly, at, step)
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     _elementwise(assembly, at, "Identity", [x], y, assembly.activation(step.activation))
 
 
 def _scale_shift(assembly: Assembly, at: int, step: s.ScaleShift) -> None:
-    x, y = _wide(assembly.view(step.inputs[0]), _written(assembly, at, step))
+    x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     scale, shift = (
         None if a is None else np.ascontiguousarray(a, np.float32) for a in (step.scale, step.shift)
     )
@@ -120,7 +110,7 @@ def _scale_shift(assembly: Assembly, at: int, step: s.ScaleShift) -> None:
 
 
 def _pool(assembly: Assembly, at: int, step: s.Pool) -> None:
-    x, y = _wide(assembly.view(step.inputs[0]), _written(assembly, at, step))
+    x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     assembly.call(
         "pool", at, step.op, assembly.as_rank_4(x), assembly.as_rank_4(y), step.kernel,
         step.strides, step.dilations, step.pads, step.counted,
@@ -128,7 +118,7 @@ def _pool(assembly: Assembly, at: int, step: s.Pool) -> None:
 
 
 def _mean(assembly: Assembly, at: int, step: s.GlobalAveragePool) -> None:
-    x, y = _wide(assembly.view(step.inputs[0]), _written(assembly, at, step))
+    x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     assembly.call("mean", at, x, y)
 
 
@@ -141,7 +131,6 @@ def _concat(assembly: Assembly, at: int, step: s.Concat) -> None:
         start += x.shape[step.axis]
         if _same(x, part):
             continue
-        assembly.zero_halo(at, part)
         assembly.call("copy", at, x, part)
 
 
@@ -155,7 +144,6 @@ def _moved(assembly: Assembly, at: int, step: s.Step, seen: View | None) -> None
     x = assembly.view(step.inputs[0])
     if y.buffer == x.buffer and (seen is None or _same(seen, y)):
         return
-    assembly.zero_halo(at, y)
     if seen is not None:
         assembly.call("copy", at, seen, y)
         return
@@ -183,19 +171,19 @@ def _transpose(assembly: Assembly, at: int, step: s.Transpose) -> None:
 
 
 def _gather(assembly: Assembly, at: int, step: s.Gather) -> None:
-    x, y = assembly.view(step.inputs[0]), _written(assembly, at, step)
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     indices = [np.ascontiguousarray(i, np.int32) for i in step.indices]
     assembly.call("gather", at, x, y, list(step.axes), indices, step.fill)
 
 
 def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
     assembly.call(
-        "softmax", at, assembly.view(step.inputs[0]), _written(assembly, at, step), step.axis
+        "softmax", at, assembly.view(step.inputs[0]), assembly.view(step.output), step.axis
     )
 
 
 def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
-    x, y = assembly.view(step.inputs[0]), _written(assembly, at, step)
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     assembly.call("fill", at, y, step.value)
     half = len(step.pads) // 2
     into = y
