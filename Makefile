@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CXX_SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
-NATIVE := $(wildcard masktools/*.cpp masktools/*.h cpu/*.cpp cpu/*.h)
+NATIVE_CPU := $(sort $(shell find cpu -name '*.cpp' -o -name '*.h'))
+NATIVE := $(wildcard masktools/*.cpp masktools/*.h) $(NATIVE_CPU)
 PY_SOURCES := masktools runtime tests benchmarks examples setup.py
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
@@ -83,13 +84,13 @@ networks: venv  ## COUNT random networks on every backend, against the reference
 
 # The tests in C++ need no Python: they are how the kernels are tried on other processors. FLAGS
 # say which instructions there are; without any, the portable variant's.
-CPP_TESTS := $(filter-out cpu/module.cpp cpu/arguments.cpp cpu/python_%,$(wildcard cpu/*.cpp tests/cpp/*.cpp))
+CPP_TESTS := $(filter-out cpu/binding/%,$(filter %.cpp,$(NATIVE_CPU)) $(wildcard tests/cpp/*.cpp))
 BUILD ?= build/native
 FLAGS ?= -O2
 LINK ?= -static
-$(BUILD)/%.o: %.cpp $(wildcard cpu/*.h tests/cpp/*.h)
+$(BUILD)/%.o: %.cpp $(filter %.h,$(NATIVE_CPU)) $(wildcard tests/cpp/*.h)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 $(FLAGS) -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -c $< -o $@
+	$(CXX) -std=c++17 -Icpu $(FLAGS) -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -c $< -o $@
 
 $(BUILD)/run-tests: $(CPP_TESTS:%.cpp=$(BUILD)/%.o)
 	$(CXX) $(FLAGS) $(LINK) -pthread $^ -o $@

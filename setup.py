@@ -73,6 +73,7 @@ class Native(Pybind11Extension):
             name,
             sources,
             depends=depends,
+            include_dirs=["cpu"],
             cxx_std=17,
             extra_compile_args=flags + (SANITIZERS if not WINDOWS else []),
             extra_link_args=SANITIZERS,
@@ -102,8 +103,8 @@ def cpu(variant: str, instructions: list[str]) -> Native:
     macros = [("MASKTOOLS_MODULE", name), ("MASKTOOLS_ISA", variant)]
     purpose = f"Without it networks do not run on the {variant} variant of the CPU backend."
     sources, depends = (
-        sorted(map(str, Path("cpu").glob("*.cpp"))),
-        sorted(map(str, Path("cpu").glob("*.h"))),
+        sorted(map(str, Path("cpu").rglob("*.cpp"))),
+        sorted(map(str, Path("cpu").rglob("*.h"))),
     )
     return Native(f"runtime.{name}", sources, depends, flags, macros, purpose)
 

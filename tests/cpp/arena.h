@@ -7,9 +7,9 @@
 #include <limits>
 #include <vector>
 
-#include "../../cpu/layer.h"
-#include "../../cpu/operation.h"
 #include "check.h"
+#include "kernels/grouped/layer.h"
+#include "program/operation.h"
 
 namespace masktools {
 

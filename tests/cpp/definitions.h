@@ -5,7 +5,7 @@
 #include <cmath>
 #include <iterator>
 
-#include "../../cpu/layer.h"
+#include "kernels/grouped/layer.h"
 
 namespace masktools {
 

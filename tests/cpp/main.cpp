@@ -3,8 +3,8 @@
 #include <cstring>
 #include <exception>
 
-#include "../../cpu/vector.h"
 #include "check.h"
+#include "simd/vector.h"
 
 int main(int count, char** arguments) {
   using namespace masktools;

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "../../cpu/bfloat16.h"
-#include "../../cpu/vector.h"
 #include "arena.h"
 #include "check.h"
 #include "definitions.h"
+#include "simd/bfloat16.h"
+#include "simd/vector.h"
 
 namespace masktools {
 namespace {

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "../../cpu/layer.h"
-#include "../../cpu/operation.h"
+#include "kernels/grouped/layer.h"
+#include "program/operation.h"
 
 namespace masktools {
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "../../cpu/rows.h"
 #include "arena.h"
 #include "check.h"
+#include "kernels/nonzeros/rows.h"
 
 namespace masktools {
 

@@ -1,5 +1,5 @@
 // Layers in bfloat16 against convolutions by definition, where the backend offers them.
-#include "../../cpu/bfloat16_convolution.h"
+#include "kernels/bfloat16/convolution.h"
 
 #ifdef __AVX512BW__
 

@@ -1,10 +1,10 @@
 // Depthwise convolutions against their definition.
-#include "../../cpu/bfloat16.h"
-#include "../../cpu/depthwise.h"
-#include "../../cpu/vector.h"
 #include "arena.h"
 #include "check.h"
 #include "definitions.h"
+#include "kernels/depthwise.h"
+#include "simd/bfloat16.h"
+#include "simd/vector.h"
 
 namespace masktools {
 namespace {

@@ -1,8 +1,8 @@
 // Layers that do not hold together are refused before a kernel reads or writes anything.
-#include "../../cpu/layer.h"
-#include "../../cpu/narrow.h"
-#include "../../cpu/vector.h"
 #include "check.h"
+#include "kernels/grouped/layer.h"
+#include "kernels/grouped/narrow.h"
+#include "simd/vector.h"
 
 namespace masktools {
 namespace {

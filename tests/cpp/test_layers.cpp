@@ -1,9 +1,9 @@
 // The kernels of layers against convolutions by definition.
-#include "../../cpu/convolution.h"
-#include "../../cpu/narrow.h"
 #include "arena.h"
 #include "check.h"
 #include "definitions.h"
+#include "kernels/grouped/convolution.h"
+#include "kernels/grouped/narrow.h"
 #include "network.h"
 
 namespace masktools {

@@ -5,12 +5,12 @@
 #include <cstring>
 #include <thread>
 
-#include "../../cpu/elementwise.h"
-#include "../../cpu/movement.h"
-#include "../../cpu/program.h"
-#include "../../cpu/reduction.h"
-#include "../../cpu/threads.h"
 #include "check.h"
+#include "program/program.h"
+#include "program/threads.h"
+#include "steps/elementwise.h"
+#include "steps/movement.h"
+#include "steps/reduction.h"
 
 namespace masktools {
 namespace {

@@ -2,10 +2,10 @@
 #include <array>
 #include <cmath>
 
-#include "../../cpu/bfloat16.h"
-#include "../../cpu/pool.h"
 #include "arena.h"
 #include "check.h"
+#include "simd/bfloat16.h"
+#include "steps/pool.h"
 
 namespace masktools {
 namespace {

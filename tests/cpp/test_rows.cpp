@@ -2,9 +2,9 @@
 #include <cmath>
 #include <utility>
 
-#include "../../cpu/vector.h"
 #include "definitions.h"
 #include "rows_case.h"
+#include "simd/vector.h"
 
 namespace masktools {
 namespace {

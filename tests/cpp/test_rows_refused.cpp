@@ -2,8 +2,8 @@
 #include <limits>
 #include <string>
 
-#include "../../cpu/vector.h"
 #include "rows_case.h"
+#include "simd/vector.h"
 
 namespace masktools {
 namespace {

@@ -1,7 +1,7 @@
 // Unfolding against its definition.
-#include "../../cpu/unfold.h"
 #include "arena.h"
 #include "check.h"
+#include "kernels/unfold.h"
 
 namespace masktools {
 namespace {

@@ -1,10 +1,10 @@
 // The minimal filtering algorithm against convolutions by definition.
 #include <array>
 
-#include "../../cpu/winograd.h"
 #include "arena.h"
 #include "check.h"
 #include "definitions.h"
+#include "kernels/winograd.h"
 
 namespace masktools {
 namespace {

@@ -1,0 +1,216 @@
+#include "kernels/depthwise_kernel.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "simd/bfloat16_vector.h"
+#include "simd/repeat.h"
+#include "simd/vector.h"
+
+namespace masktools {
+namespace {
+
+// Where the lanes of a vector lie in x: side by side ...
+struct Contiguous {
+  static constexpr int kStep = 1;  // from one vector to the next, in vectors
+  template <class T>
+  static Vector at(const T* from) {
+    return load(from);
+  }
+};
+
+// ... or every second pixel of kPixel lanes.
+template <int kPixel>
+struct EverySecond {
+  static constexpr int kStep = 2;
+  static Vector at(const float* from) { return chosen<Vector>(from); }
+  // Chosen first: half as much is widened.
+  static Vector at(const Bfloat16* from) { return widened(chosen<HalfVector>(from)); }
+
+ private:
+  template <class V, class T>
+  static V chosen(const T* from) {
+    V a, b;
+    std::memcpy(&a, from, sizeof a);
+    std::memcpy(&b, from + kLanes, sizeof b);
+    return chosen(a, b, std::make_integer_sequence<int, kLanes>());
+  }
+
+  template <class V, int... kIndex>
+  static V chosen(V a, V b, std::integer_sequence<int, kIndex...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, (kIndex / kPixel * 2 * kPixel + kIndex % kPixel)...);
+#else
+    using Mask = decltype(a == b);
+    return __builtin_shuffle(a, b, Mask{(kIndex / kPixel * 2 * kPixel + kIndex % kPixel)...});
+#endif
+  }
+};
+
+// What happens to the sums of kRows rows, vector after vector.
+template <class T, int kRows>
+class Epilogue {
+ public:
+  Epilogue(const DepthwiseCall& call, const DepthwiseTile<T>& tile)
+      : call_(call),
+        tile_(tile),
+        low_(broadcast(call.bounds.low)),
+        high_(broadcast(call.bounds.high)),
+        plain_(call.bounded && !tile.skip) {}
+
+  // Writes the vectors at lane `lane` of each row.
+  MASKTOOLS_INLINE void write(std::int64_t lane, const Vector (&sums)[kRows]) const {
+    const std::int64_t left = tile_.lanes - lane, row = call_.y_row;
+    T* to = tile_.y + lane;
+    if (plain_ && left >= kLanes) {
+      repeat<kRows>([&](int r)
+                        MASKTOOLS_INLINE { store(to + r * row, clamp(sums[r], low_, high_)); });
+      return;
+    }
+    const std::int64_t lanes = std::min<std::int64_t>(left, kLanes);
+    const std::int64_t written = std::min<std::int64_t>(tile_.written - lane, kLanes);
+    repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+      const Vector v = plain_ ? clamp(sums[r], low_, high_) : finished(sums[r], r, lane);
+      store(to + r * row, first(v, lanes), written);
+    });
+  }
+
+  // Writes what is left of the zeros behind the lanes, from lane `lane` on.
+  void write_zeros(std::int64_t lane) const {
+    for (; lane < tile_.written; lane += kLanes) {
+      const std::int64_t written = std::min<std::int64_t>(tile_.written - lane, kLanes);
+      for (int r = 0; r < kRows; ++r) store(tile_.y + r * call_.y_row + lane, Vector{}, written);
+    }
+  }
+
+ private:
+  Vector finished(Vector v, int row, std::int64_t lane) const {
+    if (tile_.skip) v += load(tile_.skip + row * call_.skip_row + lane);
+    return call_.bounded ? clamp(v, low_, high_) : activate(call_.activation, v);
+  }
+
+  const DepthwiseCall& call_;
+  const DepthwiseTile<T>& tile_;
+  const Vector low_, high_;
+  const bool plain_;  // bounds alone
+};
+
+// The same pointer, but compilers do not see that: else they keep one for each row and tap that is
+// read, far more than there are registers.
+template <class T>
+inline const T* forgotten(const T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
+// The same vector, in a register: else compilers may load it again for each use.
+inline Vector held(Vector v) {
+#if defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
+// A 3x3 kernel over kRows rows: what is read is read once for all of them. The first and the last
+// row that is read may lie in the padding.
+template <class T, class Lanes, int kStride, int kRows>
+void tile_3x3(const DepthwiseCall& call, const DepthwiseTile<T>& tile) {
+  constexpr int kRead = (kRows - 1) * kStride + 3;
+  const bool top = tile.rows.first == 0, bottom = tile.rows.last == kRead;
+  const std::int64_t x_row = call.x_row, tap_x = call.tap_x, lanes = tile.lanes;
+  const T* const begin = tile.x;
+  const Epilogue<T, kRows> epilogue(call, tile);
+  Vector weights[9];
+  repeat<9>([&](int tap) MASKTOOLS_INLINE { weights[tap] = broadcast(tile.weights[tap]); });
+  const Vector bias = broadcast(tile.bias);
+  std::int64_t lane = 0;
+  for (; lane < lanes; lane += kLanes) {
+    const T* x = begin + lane * Lanes::kStep;
+    Vector sums[kRows];
+    repeat<kRows>([&](int r) MASKTOOLS_INLINE { sums[r] = bias; });
+    const auto add_row = [&](int row) MASKTOOLS_INLINE {
+      const Vector read[] = {held(Lanes::at(x)), held(Lanes::at(x + tap_x)),
+                             held(Lanes::at(x + 2 * tap_x))};
+      repeat<3>([&](int tap) MASKTOOLS_INLINE {
+        repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+          const int tap_y = row - r * kStride;
+          if (tap_y >= 0 && tap_y < 3) sums[r] += weights[tap_y * 3 + tap] * read[tap];
+        });
+      });
+    };
+    if (top) add_row(0);
+    repeat<kRead - 2>([&](int row) MASKTOOLS_INLINE {
+      x = forgotten(x + x_row);
+      add_row(row + 1);
+    });
+    x += x_row;
+    if (bottom) add_row(kRead - 1);
+    epilogue.write(lane, sums);
+  }
+  epilogue.write_zeros(lane);
+}
+
+// Any taps of any kernel over kRows rows.
+template <class T, class Lanes, int kRows>
+void tile_of(const DepthwiseCall& call, const DepthwiseTile<T>& tile) {
+  const Epilogue<T, kRows> epilogue(call, tile);
+  std::int64_t lane = 0;
+  for (; lane < tile.lanes; lane += kLanes) {
+    const T* x = tile.x + lane * Lanes::kStep;
+    Vector sums[kRows];
+    repeat<kRows>([&](int r) MASKTOOLS_INLINE { sums[r] = broadcast(tile.bias); });
+    for (std::int64_t i = tile.taps_y.first; i < tile.taps_y.last; ++i) {
+      for (std::int64_t j = tile.taps_x.first; j < tile.taps_x.last; ++j) {
+        const Vector weight = broadcast(tile.weights[i * call.kernel_width + j]);
+        const T* from = x + i * call.tap_y + j * call.tap_x;
+        repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+          sums[r] += weight * Lanes::at(from + r * call.next_row);
+        });
+      }
+    }
+    epilogue.write(lane, sums);
+  }
+  epilogue.write_zeros(lane);
+}
+
+template <class T, class Lanes, int kStride, int... kIndex>
+std::array<DepthwiseKernel<T>, kDepthwiseRows> kernels_3x3(std::integer_sequence<int, kIndex...>) {
+  return {tile_3x3<T, Lanes, kStride, kIndex + 1>...};
+}
+
+template <class T, class Lanes>
+DepthwiseKernels<T> kernels_of(const DepthwiseShape& shape) {
+  constexpr auto kRows = std::make_integer_sequence<int, kDepthwiseRows>();
+  DepthwiseKernels<T> kernels = {{}, tile_of<T, Lanes, kDepthwiseRows>, tile_of<T, Lanes, 1>};
+  if (shape.kernel_height == 3 && shape.kernel_width == 3 && shape.dilation_y == 1) {
+    if (shape.stride_y == 1) kernels.whole = kernels_3x3<T, Lanes, 1>(kRows);
+    if (shape.stride_y == 2) kernels.whole = kernels_3x3<T, Lanes, 2>(kRows);
+  }
+  return kernels;
+}
+
+// Tries pixels of kPixel lanes and more.
+template <class T, int kPixel>
+DepthwiseKernels<T> strided_kernels_of(const DepthwiseShape& shape) {
+  if constexpr (kPixel < kLanes) {
+    if (shape.every_second == kPixel) return kernels_of<T, EverySecond<kPixel>>(shape);
+    return strided_kernels_of<T, 2 * kPixel>(shape);
+  } else {
+    throw std::invalid_argument("depthwise: every second pixel makes no whole vectors");
+  }
+}
+
+}  // namespace
+
+template <class T>
+DepthwiseKernels<T> depthwise_kernels(const DepthwiseShape& shape) {
+  return shape.every_second == 0 ? kernels_of<T, Contiguous>(shape)
+                                 : strided_kernels_of<T, 1>(shape);
+}
+
+template DepthwiseKernels<float> depthwise_kernels(const DepthwiseShape&);
+template DepthwiseKernels<Bfloat16> depthwise_kernels(const DepthwiseShape&);
+
+}  // namespace masktools

@@ -1,0 +1,287 @@
+#include "steps/reduction.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "simd/bfloat16.h"
+#include "simd/epilogue.h"
+
+namespace masktools {
+namespace {
+
+constexpr std::int64_t kBlock = 64;  // results that are worked on side by side
+
+// to[i] += from[i * stride]
+template <class T>
+void add_row(const T* from, std::int64_t stride, float* to, std::int64_t n) {
+  if (stride == 1) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] += static_cast<float>(from[i]);
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) to[i] += static_cast<float>(from[i * stride]);
+  }
+}
+
+// The sum of n elements, in kBlock lanes.
+template <class T>
+float sum_row(const T* from, std::int64_t stride, std::int64_t n) {
+  float lanes[kBlock] = {};
+  for (std::int64_t i = 0; i < n; i += kBlock) {
+    add_row(from + i * stride, stride, lanes, std::min(kBlock, n - i));
+  }
+  for (std::int64_t half = kBlock / 2; half > 0; half /= 2) {
+    for (std::int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+// An item is a part of the channels. Many partial sums are kept and then added, which keeps
+// rounding errors small.
+template <class T>
+class Mean final : public Operation {
+ public:
+  Mean(const View& x, const View& y) : y_(y), x_(x), image_({image_of(x)}) {
+    elements_ = image_.outer() * image_.inner();
+    const std::int64_t channels = y.shape[1];
+    items_ = y.elements() == 0
+                 ? 0
+                 : Cut(channels, y.shape[0] * std::max<std::int64_t>(elements_, 1)).items();
+    items_ = std::min(items_, channels);
+  }
+
+  std::int64_t items() const override { return items_; }
+
+  void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
+    T* arena = reinterpret_cast<T*>(buffers.arena);
+    const std::int64_t last = part_start(item + 1, items_, y_.shape[1]);
+    for (std::int64_t c = part_start(item, items_, y_.shape[1]); c < last; ++c) {
+      const T* from = arena + x_.offset + c * x_.strides[1];
+      T* to = arena + y_.offset + c * y_.strides[1];
+      for (std::int64_t n = 0; n < y_.shape[0]; n += kBlock) {
+        mean(from + n * x_.strides[0], to + n * y_.strides[0], std::min(kBlock, y_.shape[0] - n));
+      }
+    }
+  }
+
+ private:
+  // The view of one image, from 0.
+  static View image_of(const View& x) {
+    View image{0, x.rank - 2, {}, {}};
+    std::copy(x.shape.begin() + 2, x.shape.begin() + x.rank, image.shape.begin());
+    std::copy(x.strides.begin() + 2, x.strides.begin() + x.rank, image.strides.begin());
+    return image;
+  }
+
+  void mean(const T* from, T* to, std::int64_t samples) const {
+    float sums[kBlock] = {};
+    if (image_.inner_stride(0) == samples && (samples == 1 || x_.strides[0] == 1)) {
+      sum_rows_of_neighbours(from, samples, sums);
+    } else {
+      sum_rows(from, samples, sums);
+    }
+    for (std::int64_t n = 0; n < samples; ++n) {
+      to[n * y_.strides[0]] = static_cast<T>(sums[n] / static_cast<float>(elements_));
+    }
+  }
+
+  // Where a row's samples and pixels all lie next to each other, lane i of what is summed up side
+  // by side is one of sample i % samples.
+  void sum_rows_of_neighbours(const T* from, std::int64_t samples, float* sums) const {
+    float lanes[kBlock] = {};
+    std::int64_t pixels = std::min(kBlock / samples, image_.inner());
+    const std::int64_t width = pixels * samples, row = image_.inner() * samples;
+    for_each_row<1>(image_, 0, rows(), [&](const std::array<std::int64_t, 1>& at) {
+      for (std::int64_t i = 0; i < row; i += width) {
+        add_row(from + at[0] + i, 1, lanes, std::min(width, row - i));
+      }
+    });
+    for (; pixels > 1; pixels = (pixels + 1) / 2) {
+      const std::int64_t half = (pixels + 1) / 2;
+      add_row(lanes + half * samples, 1, lanes, (pixels - half) * samples);
+    }
+    std::copy_n(lanes, samples, sums);
+  }
+
+  void sum_rows(const T* from, std::int64_t samples, float* sums) const {
+    const std::int64_t row = image_.inner(), stride = image_.inner_stride(0);
+    for_each_row<1>(image_, 0, rows(), [&](const std::array<std::int64_t, 1>& at) {
+      if (samples < kLanes) {
+        for (std::int64_t n = 0; n < samples; ++n) {
+          sums[n] += sum_row(from + at[0] + n * x_.strides[0], stride, row);
+        }
+        return;
+      }
+      for (std::int64_t i = 0; i < row; i += kBlock) {
+        float part[kBlock] = {};
+        for (std::int64_t j = i; j < std::min(i + kBlock, row); ++j) {
+          add_row(from + at[0] + j * stride, x_.strides[0], part, samples);
+        }
+        add_row(part, 1, sums, samples);
+      }
+    });
+  }
+
+  std::int64_t rows() const { return elements_ != 0 ? image_.outer() : 0; }
+
+  const View y_, x_;
+  const Nest<1> image_;
+  std::int64_t elements_ = 0;
+  std::int64_t items_ = 0;
+};
+
+// Lanes are the results of the innermost other axis: all that is done is done to kBlock of them
+// side by side. Where there are too few, the axis itself is worked on in blocks.
+template <class T>
+class Softmax final : public Operation {
+ public:
+  Softmax(const View& x, const View& y, int axis)
+      : size_(x.shape[axis]),
+        x_stride_(x.strides[axis]),
+        y_stride_(y.strides[axis]),
+        nest_({without(y, axis), without(x, axis)}) {
+    const std::int64_t rows = nest_.outer(), lanes = nest_.inner();
+    if (size_ == 0) return;
+    const std::int64_t wanted = std::min(rows * lanes * size_ / kItemElements + 1, kMostItems);
+    pieces_ = std::min((lanes + kBlock - 1) / kBlock, wanted);
+    items_ = rows * lanes == 0 ? 0 : std::min(rows * pieces_, wanted);
+  }
+
+  std::int64_t items() const override { return items_; }
+
+  void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
+    T* arena = reinterpret_cast<T*>(buffers.arena);
+    const std::int64_t lanes = nest_.inner(), units = nest_.outer() * pieces_;
+    const std::int64_t last = part_start(item + 1, items_, units);
+    for (std::int64_t unit = part_start(item, items_, units); unit < last; ++unit) {
+      const std::int64_t row = unit / pieces_, piece = unit % pieces_;
+      const std::int64_t begin = part_start(piece, pieces_, lanes);
+      const std::int64_t end = part_start(piece + 1, pieces_, lanes);
+      for_each_row<1>(nest_, row, row + 1, [&](const std::array<std::int64_t, 2>& at) {
+        for (std::int64_t i = begin; i < end; i += kBlock) {
+          softmax(arena + at[1] + i * nest_.inner_stride(1),
+                  arena + at[0] + i * nest_.inner_stride(0), std::min(kBlock, end - i));
+        }
+      });
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kItemElements = 4096;
+  static constexpr std::int64_t kMostItems = 4096;
+
+  // One element of `axis`.
+  static View without(View view, int axis) {
+    view.shape[axis] = 1;
+    return view;
+  }
+
+  void softmax(const T* x, T* y, std::int64_t lanes) const {
+    if (lanes >= kLanes || lanes * 2 > size_) {
+      along_lanes(x, y, lanes);
+    } else {
+      for (std::int64_t i = 0; i < lanes; ++i) {
+        along_axis(x + i * nest_.inner_stride(1), y + i * nest_.inner_stride(0));
+      }
+    }
+  }
+
+  void along_lanes(const T* x, T* y, std::int64_t lanes) const {
+    const std::int64_t x_lane = nest_.inner_stride(1), y_lane = nest_.inner_stride(0);
+    float highest[kBlock], sum[kBlock] = {};
+    for (std::int64_t i = 0; i < lanes; ++i) highest[i] = static_cast<float>(x[i * x_lane]);
+    for (std::int64_t k = 1; k < size_; ++k) {
+      for (std::int64_t i = 0; i < lanes; ++i) {
+        highest[i] = maximum(highest[i], static_cast<float>(x[k * x_stride_ + i * x_lane]));
+      }
+    }
+    // In float until the end: y may hold fewer bits. The powers are made twice, which costs less
+    // than to keep them.
+    const auto power = [&](std::int64_t k, float* powers) {
+      for (std::int64_t i = 0; i < lanes; ++i) {
+        powers[i] = static_cast<float>(x[k * x_stride_ + i * x_lane]) - highest[i];
+      }
+      exponentials(powers, lanes);
+    };
+    float powers[kBlock];
+    for (std::int64_t k = 0; k < size_; ++k) {
+      power(k, powers);
+      for (std::int64_t i = 0; i < lanes; ++i) sum[i] += powers[i];
+    }
+    for (std::int64_t k = 0; k < size_; ++k) {
+      power(k, powers);
+      for (std::int64_t i = 0; i < lanes; ++i) {
+        y[k * y_stride_ + i * y_lane] = static_cast<T>(powers[i] / sum[i]);
+      }
+    }
+  }
+
+  void along_axis(const T* x, T* y) const {
+    float highest = static_cast<float>(x[0]);
+    for (std::int64_t k = 1; k < size_; ++k) {
+      highest = maximum(highest, static_cast<float>(x[k * x_stride_]));
+    }
+    const auto power = [&](std::int64_t k, std::int64_t count, float* powers) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        powers[i] = static_cast<float>(x[(k + i) * x_stride_]) - highest;
+      }
+      exponentials(powers, count);
+    };
+    float powers[kBlock], sum = 0;
+    for (std::int64_t k = 0; k < size_; k += kBlock) {
+      const std::int64_t count = std::min(kBlock, size_ - k);
+      power(k, count, powers);
+      sum += sum_row(powers, 1, count);
+    }
+    for (std::int64_t k = 0; k < size_; k += kBlock) {
+      const std::int64_t count = std::min(kBlock, size_ - k);
+      power(k, count, powers);
+      for (std::int64_t i = 0; i < count; ++i) {
+        y[(k + i) * y_stride_] = static_cast<T>(powers[i] / sum);
+      }
+    }
+  }
+
+  static void exponentials(float* values, std::int64_t n) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(values + i, exponential(load(values + i)));
+    for (; i < n; ++i) values[i] = exponential(values[i]);
+  }
+
+  const std::int64_t size_, x_stride_, y_stride_;
+  const Nest<2> nest_;
+  std::int64_t pieces_ = 1;
+  std::int64_t items_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<const Operation> make_mean(const View& x, const View& y,
+                                           std::int64_t arena_elements) {
+  check_readable(x, arena_elements, "mean: x");
+  check_writable(y, arena_elements, "mean: y");
+  View expected = x;
+  for (int axis = 2; axis < x.rank; ++axis) expected.shape[axis] = 1;
+  if (x.rank < 2) throw std::invalid_argument("mean: expected x of (N, C, ...)");
+  check_same_shape(expected, y, "mean: (N, C, 1...)");
+  return std::make_unique<Mean<T>>(x, y);
+}
+
+template <class T>
+std::unique_ptr<const Operation> make_softmax(const View& x, const View& y, int axis,
+                                              std::int64_t arena_elements) {
+  check_readable(x, arena_elements, "softmax: x");
+  check_writable(y, arena_elements, "softmax: y");
+  check_same_shape(x, y, "softmax");
+  if (axis < 0 || axis >= x.rank) throw std::invalid_argument("softmax: impossible axis");
+  return std::make_unique<Softmax<T>>(x, y, axis);
+}
+
+#define INSTANTIATE(T)                                                                            \
+  template std::unique_ptr<const Operation> make_mean<T>(const View&, const View&, std::int64_t); \
+  template std::unique_ptr<const Operation> make_softmax<T>(const View&, const View&, int,        \
+                                                            std::int64_t);
+INSTANTIATE(float)
+INSTANTIATE(Bfloat16)
+#undef INSTANTIATE
+
+}  // namespace masktools
