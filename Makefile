@@ -55,31 +55,31 @@ sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (nee
 	MASKTOOLS_SANITIZE=1 $(BIN)/python setup.py --quiet build \
 	  --build-lib $(SANITIZED) --build-temp build/sanitize/objects
 	cd build && PYTHONPATH=sanitize/lib $(SANITIZER) $(abspath $(BIN))/python -c \
-	  'import runtime._cpu_portable as m; assert "sanitize" in m.__file__'
+	  'import runtime.cpu._portable as m; assert "sanitize" in m.__file__'
 	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest --numprocesses=$(JOBS) \
 	  $(wildcard tests/test_cpu_*.py)
 
 sanitize-cuda: venv  ## The CUDA kernels, emulated, under AddressSanitizer (needs GCC)
 	MASKTOOLS_EMULATION_FLAGS=-fsanitize=address $(SANITIZER) $(BIN)/pytest \
-	  tests/test_cuda_kernels.py tests/test_cuda_steps.py -k "sanitizer or batches or every_remainder \
+	  tests/runtime/cuda/test_kernels.py tests/runtime/cuda/test_steps.py -k "sanitizer or batches or every_remainder \
 	  or few or geometry or columns or pool or pads or softmax or products or turned"
 
 # Two parts, to be made at once: --jobs=2.
 exhaustive: exhaustive-compiled exhaustive-emulated  ## Every CUDA kernel, compiled for every architecture, and emulated
 
 exhaustive-compiled: venv
-	$(BIN)/pytest -m slow tests/test_cuda_compile.py
+	$(BIN)/pytest -m slow tests/runtime/cuda/test_compile.py
 
 exhaustive-emulated: venv
-	$(BIN)/pytest -m slow tests/test_cuda_kernels.py
+	$(BIN)/pytest -m slow tests/runtime/cuda/test_kernels.py
 
 # Each in some of the ways that can run here, drawn by its seed; CUDA's kernels under emulation.
 COUNT ?= 10000
 EMULATED ?= $(shell expr $(COUNT) / 20)
 FIRST ?= 0
 networks: venv  ## COUNT random networks on every backend, against the reference
-	$(BIN)/python tests/random_networks.py --first=$(FIRST) --count=$(COUNT) --jobs=$(JOBS)
-	$(BIN)/python tests/random_networks.py --first=$(FIRST) --count=$(EMULATED) --jobs=$(JOBS) \
+	$(BIN)/python tests/support/random_networks.py --first=$(FIRST) --count=$(COUNT) --jobs=$(JOBS)
+	$(BIN)/python tests/support/random_networks.py --first=$(FIRST) --count=$(EMULATED) --jobs=$(JOBS) \
 	  --backend=emulated --ways=1
 
 # The tests in C++ need no Python: they are how the kernels are tried on other processors. FLAGS

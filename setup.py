@@ -12,7 +12,7 @@ from copy import copy
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 WINDOWS = sys.platform == "win32"
@@ -88,13 +88,13 @@ def search() -> Native:
     # Products must not be contracted into sums: the search gives the same groups on every machine.
     flags = ["/O2", "/fp:precise"] if WINDOWS else [*OPTIMIZE, "-ffp-contract=off", *FLOAT]
     purpose = "Without it row groups are refined by assignment alone."
-    sources, depends = ["masktools/_search.cpp"], ["masktools/_groups.h"]
-    return Native("masktools._search", sources, depends, flags, [], purpose)
+    sources, depends = ["masktools/partition/_search.cpp"], ["masktools/partition/_row_groups.h"]
+    return Native("masktools.partition._search", sources, depends, flags, [], purpose)
 
 
 def cpu(variant: str, instructions: list[str]) -> Native:
     """Return one variant of the CPU backend."""
-    name = f"_cpu_{variant}"
+    name = f"_{variant}"
     # Hidden symbols, so that no variant takes code of another: they have the same names.
     flags = [*OPTIMIZE, *FLOAT, *instructions, "-ffp-contract=fast", "-fvisibility=hidden"]
     flags += ["-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
@@ -106,10 +106,13 @@ def cpu(variant: str, instructions: list[str]) -> Native:
         sorted(map(str, Path("cpu").rglob("*.cpp"))),
         sorted(map(str, Path("cpu").rglob("*.h"))),
     )
-    return Native(f"runtime.{name}", sources, depends, flags, macros, purpose)
+    return Native(f"runtime.cpu.{name}", sources, depends, flags, macros, purpose)
 
 
 # The kernels are written in the vector extensions of GCC and Clang, which MSVC lacks.
 CPU = [] if WINDOWS else [cpu(variant, flags) for variant, flags in VARIANTS.items()]
 
-setup(ext_modules=[*CPU, search()], cmdclass={"build_ext": BuildNative})
+# `cuda/` holds no Python: its kernels are the package data of a package that has nothing else.
+PACKAGES = [*find_packages(include=["masktools*", "runtime*"]), "runtime.cuda.kernels"]
+
+setup(packages=PACKAGES, ext_modules=[*CPU, search()], cmdclass={"build_ext": BuildNative})

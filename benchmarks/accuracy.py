@@ -26,7 +26,7 @@ from record import environment, write
 import runtime
 from masktools.checkpoint import Checkpoint, to_bytes
 from masktools.checkpoint import write as save
-from masktools.export.network import prepare
+from masktools.export.exporting import prepare
 
 SETTINGS = [
     (1.0, "weights", "error"),

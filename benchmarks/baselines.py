@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.linalg import svds
 
-from masktools.budget import choose
-from masktools.hypergraph import Hypergraph
-from masktools.search import group_sums
+from masktools.partition.budget import choose
+from masktools.partition.hypergraph import Hypergraph
+from masktools.partition.search import group_sums
 
 Saliency = NDArray[np.float32]
 Labels = NDArray[np.int32]

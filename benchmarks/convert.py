@@ -24,7 +24,7 @@ from record import environment, show, write
 from workloads import Layer, growth, random_layer, resnet50_shapes, ticket
 
 import masktools
-from masktools.grouping import row_groups
+from masktools.partition.row_groups import row_groups
 
 TICKET = Path(__file__).parents[1] / "examples" / "digits" / "digitsnet_round07.safetensors"
 PACKAGES = ["masktools", "numpy", "scipy", "kahypar", "mtkahypar"]

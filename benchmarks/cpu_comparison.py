@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import runtime
 from masktools import checkpoint
-from runtime import cost, plan
-from runtime.steps import Weighted
+from runtime.plan import cost, plan
+from runtime.plan.steps import Weighted
 
 # Images on which outputs are compared, and how far they may be apart.
 CHECKED = 2

@@ -15,8 +15,8 @@ import numpy as np
 from cpu_networks import Files, Variant, images
 
 from masktools import checkpoint
-from runtime import plan
-from runtime.steps import Weighted
+from runtime.plan import plan
+from runtime.plan.steps import Weighted
 
 FRESH = Path(__file__).with_name("cpu_fresh.py")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from runtime import cpu_isa
+from runtime.cpu import native
 
 
 def peak(threads: int, seconds: float) -> float:
@@ -12,6 +12,6 @@ def peak(threads: int, seconds: float) -> float:
 
     Each thread measures for `seconds`; an addition that comes with a multiplication is not counted.
     """
-    measure = cpu_isa.load().fma_peak
+    measure = native.load().fma_peak
     with ThreadPoolExecutor(threads) as pool:
         return sum(pool.map(lambda _: measure(seconds), range(threads)))

@@ -36,10 +36,10 @@ from gpu_ceilings import ceilings
 from gpu_report import DENSITIES, GOALS, show_all
 from record import RESULTS, environment
 
-from runtime.cuda_backend import TUNE
-from runtime.cuda_candidates import NEEDED
-from runtime.cuda_driver import cupy_module, current_device
-from runtime.cuda_launch import Device
+from runtime.cuda.backend import TUNE
+from runtime.cuda.candidates import NEEDED
+from runtime.cuda.device import Device
+from runtime.cuda.driver import cupy_module, current_device
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["masktools", "numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "nvidia-cudnn-cu12",
@@ -75,13 +75,19 @@ def part_ceilings(run: Run) -> Rows:
 
 
 def part_tests(run: Run) -> Rows:
-    yield tested(run, "pytest -m gpu", [], "tests/test_cuda_gpu.py", "tests/test_cuda_steps.py")
+    yield tested(
+        run,
+        "pytest -m gpu",
+        [],
+        "tests/runtime/cuda/test_gpu.py",
+        "tests/runtime/cuda/test_steps.py",
+    )
 
 
 def part_sanitizer(run: Run) -> Rows:
     for tool in SANITIZERS:
         wrapped = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "86"]
-        yield tested(run, tool, wrapped, "tests/test_cuda_steps.py", "-k", SANITIZED)
+        yield tested(run, tool, wrapped, "tests/runtime/cuda/test_steps.py", "-k", SANITIZED)
 
 
 def tested(run: Run, name: str, wrapped: Sequence[str], *chosen: str) -> Row:

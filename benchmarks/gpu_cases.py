@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 
 import runtime
 from masktools.checkpoint import Checkpoint
+from masktools.checkpoint.weights import SparseWeight
 from masktools.export import from_onnx
-from masktools.graph import Graph, Node, Value
 from masktools.layout import BlockLayout
-from masktools.sparse import SparseWeight
-from runtime import cost
-from runtime import plan as plans
-from runtime.cuda_backend import CudaBackend
-from runtime.cuda_choice import chooser
-from runtime.cuda_executable import Built
-from runtime.cuda_launch import Device
-from runtime.cuda_program import build
+from masktools.network.graph import Graph, Node, Value
+from runtime.cuda.backend import CudaBackend
+from runtime.cuda.device import Device
+from runtime.cuda.executable import Built
+from runtime.cuda.program import build
+from runtime.cuda.tuning import chooser
 from runtime.model import Model
-from runtime.plan import Plan
+from runtime.plan import cost
+from runtime.plan import plan as plans
+from runtime.plan.plan import Plan
 from runtime.reference import ReferenceBackend
 
 Shape = tuple[int, int, int, int]

@@ -8,8 +8,8 @@ from statistics import median
 
 import numpy as np
 
-from runtime import cuda_source
-from runtime.cuda_launch import Device
+from runtime.cuda import kernel_source
+from runtime.cuda.device import Device
 
 SOURCE = Path(__file__).with_suffix(".cu")
 BLOCKS_PER_PROCESSOR = 8
@@ -26,12 +26,12 @@ def ceilings(device: Device, times: int = 4096) -> dict[str, float]:
         Repetitions within a kernel: a few milliseconds' worth.
     """
     cupy, hardware = device.cupy, device.hardware
-    source = cuda_source.expand("device.cuh") + SOURCE.read_text(encoding="utf-8")
+    source = kernel_source.expand("device.cuh") + SOURCE.read_text(encoding="utf-8")
     blocks = hardware.processors * BLOCKS_PER_PROCESSOR
     out = cupy.zeros(1, np.float32)
 
     def rate(name: str, work: int, *arguments: object) -> float:
-        kernel = device.kernel(source, cuda_source.OPTIONS, name, 0)
+        kernel = device.kernel(source, kernel_source.OPTIONS, name, 0)
         threads = blocks * THREADS
         took = seconds(device, lambda: kernel((blocks,), (THREADS,), (*arguments, np.int32(times))))
         return threads * times * work / took

@@ -1,4 +1,4 @@
-// The functions of one number that follow a layer; runtime/steps.py tells the same ones.
+// The functions of one number that follow a layer; runtime/plan/steps.py tells the same ones.
 #pragma once
 
 namespace masktools {

@@ -1,4 +1,4 @@
-// The types that a layer is computed in; runtime/cuda_source.py names them.
+// The types that a layer is computed in; runtime/cuda/kernel_source.py names them.
 #pragma once
 
 namespace masktools {

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from masktools.arguments import check_count
-from masktools.arrays import (
+from masktools.checks import (
     BoolArray,
     IndexArray,
     as_array,
     as_mask,
     as_saliency,
+    check_count,
     check_groups,
     index_array,
 )

@@ -1,13 +1,13 @@
-"""The option --version of both command lines."""
+"""The version, and the option --version of both command lines."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from masktools import __version__
-
 if TYPE_CHECKING:
     import typer
+
+__version__ = "0.1.0"
 
 
 def add_version(app: typer.Typer, program: str) -> None:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 from runtime.errors import BackendUnavailable
-from runtime.plan import Plan
+from runtime.plan.plan import Plan
 
 Shape = tuple[int, ...]
 DeviceArray = Any  # numpy.ndarray, cupy.ndarray ...: the backend's own kind
@@ -90,8 +90,8 @@ class Backend(Protocol):
 
 # Best first: what `auto` tries. A name stands for the class that is loaded when it is asked for.
 BACKENDS: dict[str, str] = {
-    "cuda": "runtime.cuda_backend:CudaBackend",
-    "cpu": "runtime.cpu_backend:CpuBackend",
+    "cuda": "runtime.cuda.backend:CudaBackend",
+    "cpu": "runtime.cpu.backend:CpuBackend",
     "reference": "runtime.reference:ReferenceBackend",
 }
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from masktools import checkpoint
 from masktools.forks import lock_of
-from masktools.graph import Value
-from runtime import cost, plan
+from masktools.network.graph import Value
 from runtime.backend import Backend, Executable, choose
 from runtime.errors import InputError, PlanError
+from runtime.plan import cost, plan
 
 Array = Any  # numpy.ndarray, or the backend's own kind
 Shape = tuple[int, ...]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from masktools.checkpoint import Residual
 from masktools.forks import PRODUCTS
-from runtime import steps as s
 from runtime.backend import Availability
 from runtime.errors import PlanError
-from runtime.plan import Plan
+from runtime.plan import steps as s
+from runtime.plan.plan import Plan
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -19,10 +19,10 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 from masktools.files import whole_file
-from masktools.graph import Value
+from masktools.network.graph import Value
 from runtime.errors import KernelError
-from runtime.plan import Plan
-from runtime.steps import Step
+from runtime.plan.plan import Plan
+from runtime.plan.steps import Step
 
 Choice = TypeVar("Choice")
 Key = Mapping[str, Any]

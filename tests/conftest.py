@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-from runtime.cpu_poison import POISON
+from runtime.cpu.poison import POISON
 
 # The same examples everywhere, and no deadline: machines are noisy, and timings are no tests.
 settings.register_profile("masktools", derandomize=True, deadline=None, max_examples=60)

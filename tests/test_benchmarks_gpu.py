@@ -20,8 +20,8 @@ import gpu_cases
 import gpu_cudnn
 import gpu_report
 
-from runtime import cuda_choice
-from runtime.cuda_driver import current_device
+from runtime.cuda import tuning
+from runtime.cuda.driver import current_device
 
 GOLDEN = Path(__file__).parent / "golden" / "minimal.safetensors"
 PASSED = "..\n12 passed in 3.00s\n"
@@ -32,9 +32,9 @@ def cupy(monkeypatch, tmp_path):
     fake = fake_cupy.install(monkeypatch, tmp_path)
     fake.cuda.get_elapsed_time = lambda begin, end: 2.0
     monkeypatch.setenv("MASKTOOLS_CUDA_TUNE", "1")  # main sets it; this takes it back.
-    for module in (gpu_cases, cuda_choice):
+    for module in (gpu_cases, tuning):
         monkeypatch.setattr(module, "COPIES", 1)
-    monkeypatch.setattr(cuda_choice, "TIMED", 1)
+    monkeypatch.setattr(tuning, "TIMED", 1)
     monkeypatch.setattr(gpu, "ceilings", lambda device: {"copy, B/s": 1e12})
     monkeypatch.setattr(gpu, "cudnn_layer", lambda *_: {"NCHW fused": 1e-2, "NHWC fused": "no"})
     monkeypatch.setattr(gpu, "cudnn_network", lambda *_: {"NHWC apart": 4e-3})

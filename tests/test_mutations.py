@@ -16,8 +16,8 @@ from safetensors.numpy import save
 import runtime
 from masktools.checkpoint import Checkpoint, SparseWeight, write
 from masktools.errors import FormatError
-from masktools.graph import Graph, Node, Value
 from masktools.layout import BlockLayout
+from masktools.network.graph import Graph, Node, Value
 
 WINDOW = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
 RESIZE = {"mode": "nearest", "nearest_mode": "floor"}

@@ -1,4 +1,4 @@
-// The Python module of one variant: runtime._cpu_avx512, _cpu_avx2 or _cpu_portable.
+// The Python module of one variant: runtime.cpu._avx512, _cpu_avx2 or _cpu_portable.
 #include <pybind11/stl.h>
 
 #include <string>
@@ -29,13 +29,13 @@ std::vector<std::string> bfloat16_kernels() {
 
 PYBIND11_MODULE(MASKTOOLS_MODULE, module) {
   using masktools::PythonProgram;
-  module.doc() = "A variant of the CPU kernels; runtime.cpu_isa chooses.";
+  module.doc() = "A variant of the CPU kernels; runtime.cpu.native chooses.";
   module.attr("isa") = TEXT(MASKTOOLS_ISA);
   module.attr("lanes") = masktools::kLanes;
 
   // Local to the module: the other variants have a class of this name too.
   masktools::PythonClass program(module, "Program", py::module_local(),
-                                 "Operations on one arena; see runtime.cpu_backend.");
+                                 "Operations on one arena; see runtime.cpu.backend.");
   program
       .def(py::init<std::int64_t, int, std::string>(), "arena_elements"_a, "threads"_a,
            "dtype"_a = "float32")

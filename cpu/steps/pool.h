@@ -10,7 +10,7 @@
 
 namespace masktools {
 
-// Windows of a pool, as in runtime.steps.Pool.
+// Windows of a pool, as in runtime.plan.steps.Pool.
 struct Window {
   std::array<std::int64_t, 2> kernel, strides, dilations;  // along y and x
   std::array<std::int64_t, 4> pads;                        // top, left, bottom, right

@@ -25,9 +25,9 @@ from safetensors.numpy import load_file
 
 import masktools
 import runtime
-from masktools.arrays import BoolArray
+from masktools.checks import BoolArray
+from masktools.conversion.result import load_layouts
 from masktools.layout import BlockLayout
-from masktools.result import load_layouts
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 TICKET = HERE / "digitsnet_round07.safetensors"

@@ -1,5 +1,5 @@
 """Networks and layouts to checkpoints."""
 
-from masktools.export.network import from_onnx, from_torch
+from masktools.export.exporting import from_onnx, from_torch
 
 __all__ = ["from_onnx", "from_torch"]

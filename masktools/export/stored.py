@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from masktools.arguments import check_layers
-from masktools.arrays import as_mask
+from masktools.checkpoint.weights import SparseWeight
+from masktools.checks import as_mask, check_layers
 from masktools.errors import MaskError
-from masktools.layers import Layer
 from masktools.layout import BlockLayout
-from masktools.sparse import SparseWeight
+from masktools.network.layers import Layer
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.floating[Any]]

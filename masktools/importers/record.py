@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.arrays import BoolArray, as_mask
+from masktools.checks import BoolArray, as_mask
 from masktools.errors import FormatError, MaskError
 from masktools.importers.contents import Array, Contents
-from masktools.importers.found import Found, Names
+from masktools.importers.tool import Found, Names
 
 Weights = dict[str, NDArray[np.float32]]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masktools.arrays import BoolArray, as_mask
+from masktools.checks import BoolArray, as_mask
 from masktools.errors import FormatError, MaskError
 from masktools.files import whole_file
 from masktools.importers.contents import open_contents
-from masktools.importers.registry import choose
+from masktools.importers.tools.registry import choose
 
 Masks = dict[str, BoolArray]
 

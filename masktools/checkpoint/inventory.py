@@ -1,0 +1,115 @@
+"""What a checkpoint stores, layer by layer."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.checkpoint.file import FORMAT, Checkpoint
+from masktools.checkpoint.weights import SparseWeight
+from masktools.errors import FormatError
+from masktools.files import check_source
+from masktools.network.layers import Layer, layers
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer of a checkpoint.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+        The weight's own shape.
+    groups : int
+        Convolution groups.
+    blocks, residual : int
+        Dense blocks, and weights outside of them; both 0 where the weight is dense.
+    stored, size : int
+        Weights in the file, the residual ones among them, and all of them.
+    dtype : str
+        Of the values.
+    multiplications, multiplications_stored : int
+        For one sample, taps inside the image only: dense, and with what is stored.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    groups: int
+    blocks: int
+    residual: int
+    stored: int
+    size: int
+    dtype: str
+    multiplications: int
+    multiplications_stored: int
+
+    @property
+    def density(self) -> float:
+        """Stored weights / all weights."""
+        return self.stored / self.size
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file says that it is a checkpoint; `masktools.checkpoint.read` checks it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        check_source(path)
+        with safe_open(path, "numpy") as file:
+            header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+    except (FormatError, SafetensorError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
+
+
+def inventory(checkpoint: Checkpoint) -> list[StoredLayer]:
+    """Return the layers of a checkpoint in execution order.
+
+    Raises
+    ------
+    GraphError
+        If the shapes of its tensors do not fit together.
+    """
+    shapes = {f"{name}.weight": w.layout.shape for name, w in checkpoint.sparse.items()}
+    return [_stored(layer, checkpoint) for layer in layers(checkpoint.graph, shapes).values()]
+
+
+def _stored(layer: Layer, checkpoint: Checkpoint) -> StoredLayer:
+    dense = layer.multiplications()
+    size = prod(layer.shape)
+    weight = checkpoint.sparse.get(layer.weight.removesuffix(".weight"))
+    if weight is None or layer.weight in checkpoint.graph.constants:
+        dtype = str(checkpoint.graph.constants[layer.weight].dtype)
+        return StoredLayer(
+            layer.name, layer.shape, layer.groups, 0, 0, size, size, dtype, dense, dense
+        )
+    residual = 0 if weight.residual is None else len(weight.residual.values)
+    return StoredLayer(
+        layer.name,
+        layer.shape,
+        layer.groups,
+        len(weight.layout.blocks),
+        residual,
+        weight.layout.stored + residual,
+        size,
+        str(weight.values.dtype),
+        dense,
+        _multiplications(layer, weight),
+    )
+
+
+def _multiplications(layer: Layer, weight: SparseWeight) -> int:
+    """Count by what is stored: a layer may claim more columns than fit into memory."""
+    cost = layer.taps.ravel()
+
+    def of(columns: NDArray[np.int32]) -> int:
+        return int(cost[columns % cost.size].sum())
+
+    inside = sum(len(b.rows) * of(b.columns) for b in weight.layout.blocks)
+    return inside if weight.residual is None else inside + of(weight.residual.column_indices)

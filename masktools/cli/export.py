@@ -1,0 +1,138 @@
+"""``masktools export``: write a checkpoint, and prove that it computes what the source does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from masktools.errors import FormatError, MasktoolsError
+from masktools.files import check_target, whole_file
+
+if TYPE_CHECKING:
+    from masktools.layout import BlockLayout
+
+
+def export_command(
+    net: Annotated[Path, typer.Argument(metavar="NET.onnx", help="The network with its weights.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.safetensors", help="The checkpoint to write.")
+    ],
+    masks: Annotated[
+        Path | None, typer.Option(help="A mask file of any tool; else the zeros of the weights.")
+    ] = None,
+    layouts: Annotated[
+        Path | None,
+        typer.Option(metavar="RESULT", help="A result folder of masktools convert."),
+    ] = None,
+    residual: Annotated[
+        Literal["error", "keep", "drop"],
+        typer.Option(help="Kept weights outside the dense blocks."),
+    ] = "error",
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run both networks and compare, on every backend that can run here.",
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Write a network and its masks as a checkpoint that the runtime runs."""
+    if masks is not None and layouts is not None:
+        raise typer.BadParameter("--masks and --layouts exclude each other")
+    try:
+        report, lines = export(net, out, masks, layouts, residual, verify)
+    except (MasktoolsError, OSError, MemoryError, TypeError) as error:
+        print(f"masktools: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"{out}: {report['bytes']} bytes, {report['sparse_layers']} sparse layers")
+    for line in lines:
+        print(line)
+
+
+def export(
+    net: Path,
+    out: Path,
+    masks: Path | None = None,
+    layouts: Path | None = None,
+    residual: str = "error",
+    verify: bool = True,
+) -> tuple[dict[str, Any], list[str]]:
+    """Write a checkpoint, after comparing it with its source unless `verify` is False.
+
+    Parameters
+    ----------
+    net, out : path
+    masks : path, default None
+        A mask file of any tool.
+    layouts : path, default None
+        A result folder, whose seed the checkpoint keeps; or its layouts.safetensors alone.
+    residual : {"error", "keep", "drop"}
+    verify : bool, default True
+        Both networks, the source with the exported masks, run on the same random inputs, the
+        checkpoint on every backend that can run here (see `masktools.cli.verification`).
+
+    Returns
+    -------
+    dict
+        ``out``, ``bytes``, ``sparse_layers``; ``difference``, the largest of all, and
+        ``verification``, what was run (both None unless verified). None of it is in the file.
+    list of str
+        The verification as text; empty without one.
+
+    Raises
+    ------
+    FormatError
+        If `out` is one of the inputs, or cannot be written.
+    GraphError
+        If the source cannot be run, or a backend fails, differs from it, or depends on what ran
+        before; then nothing is written.
+    """
+    from masktools.checkpoint import write
+    from masktools.cli.verification import verify as check
+    from masktools.conversion.result import result_files
+    from masktools.export.exporting import prepare
+    from masktools.importers import load_masks
+
+    read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
+    check_target(out, [net, *read])
+    blocks, seed = (None, None) if layouts is None else _load_layouts(layouts)
+    checkpoint, kept = prepare(
+        net,
+        masks=None if masks is None else load_masks(masks),
+        layouts=blocks,
+        residual=residual,
+        seed=seed,
+    )
+    with whole_file(out) as beside:
+        write(beside, checkpoint)
+        verified = check(net, kept, beside) if verify else None
+    report = {
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "sparse_layers": len(checkpoint.sparse),
+        "difference": None if verified is None else verified.difference,
+        "verification": None if verified is None else verified.as_dict(),
+    }
+    return report, [] if verified is None else verified.lines()
+
+
+def _load_layouts(path: Path) -> tuple[Mapping[str, BlockLayout], int | None]:
+    """Return layouts and the seed of their conversion, which only the report of a result knows."""
+    from masktools.conversion.result import Conversion, load_layouts
+
+    if not path.is_dir():
+        return load_layouts(path), None
+    result = Conversion.load(path)
+    seed = result.report.options.get("seed")
+    if not (seed is None or (type(seed) is int and seed >= 0)):
+        raise FormatError(f"{path}: its report has the seed {seed!r}, expected a whole number")
+    return result.layouts, seed

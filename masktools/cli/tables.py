@@ -1,0 +1,156 @@
+# ruff: noqa: RUF001 - the multiplication sign is meant
+"""What the command line shows of masks and conversions on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from masktools.errors import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from masktools.checkpoint import Checkpoint
+    from masktools.checkpoint.inventory import StoredLayer
+    from masktools.conversion.report import Figures, LayerReport, Report
+    from masktools.importers import MaskFile
+
+
+def conversion_table(report: Report) -> Table:
+    """Return a line per layer, one for the converted layers and one for all together."""
+    counted = report.total.multiplications is not None
+    table = _table("layer", ("rows × columns", "blocks", "density", "retained"))
+    if counted:
+        table.add_column("multiplications", justify="right")
+    for row in report:
+        cells = [row.layer, f"{row.rows} × {row.columns}", *_cells(row, counted)]
+        if row.dense_because:
+            cells[2] = "dense"
+        table.add_row(_name(row.layer), *cells[1:], style="dim" if row.dense_because else "")
+    table.add_section()
+    converted = sum(not row.dense_because for row in report)
+    table.add_row(f"{converted} converted", "", *_cells(report.converted, counted))
+    table.add_row(f"all {len(report)}", "", *_cells(report.total, counted), style="bold")
+    return table
+
+
+def conversion_lines(report: Report) -> list[Text]:
+    """Return what stands below the table: the limit, the dense layers' reasons, the notes."""
+    lines = []
+    limit = report.total.limit
+    if limit is not None:
+        lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
+    reasons: dict[str, list[str]] = {}
+    for row in report:
+        if row.dense_because:
+            reasons.setdefault(row.dense_because, []).append(row.layer)
+    lines += [
+        Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in reasons.items()
+    ]
+    return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+def masks_table(file: MaskFile) -> Table:
+    """Return a line per layer of a mask file, and one for all of them."""
+    table = _table("layer", ("shape", "kept", "density"))
+    for layer in file.layers:
+        shape = " × ".join(map(str, layer.shape))
+        table.add_row(_name(layer.name), shape, f"{layer.kept:,}", f"{layer.density:.4f}")
+    table.add_section()
+    kept = sum(layer.kept for layer in file.layers)
+    count = f"all {len(file.layers)}"
+    table.add_row(count, "", f"{kept:,}", f"{file.density:.4f}", style="bold")
+    return table
+
+
+def masks_lines(file: MaskFile) -> list[Text]:
+    """Return what stands around the table of a mask file."""
+    held = ", ".join(file.weights) or "none"
+    head = f"{file.path}: {file.tool} ({file.container}), weights: {held}"
+    lines = [Text(printable(head), "bold")]
+    lines += [Text(printable(f"assumed: {words}"), "dim") for words in file.assumptions]
+    return lines + [Text(printable(f"refused: {file.refusal}"), "yellow")] * bool(file.refusal)
+
+
+def checkpoint_table(layers: Sequence[StoredLayer]) -> Table:
+    """Return a line per layer of a checkpoint, and one for all of them."""
+    table = _table("layer", ("shape", "blocks", "residual", "density", "multiplications"))
+    for layer in layers:
+        table.add_row(
+            _name(layer.name),
+            " × ".join(map(str, layer.shape)),
+            f"{layer.blocks:,}" if layer.stored < layer.size else "dense",
+            f"{layer.residual:,}",
+            f"{layer.density:.3f}",
+            f"{layer.multiplications_stored:,}",
+        )
+    table.add_section()
+    table.add_row(
+        f"all {len(layers)}",
+        "",
+        f"{sum(layer.blocks for layer in layers):,}",
+        f"{sum(layer.residual for layer in layers):,}",
+        f"{sum(layer.stored for layer in layers) / max(sum(x.size for x in layers), 1):.3f}",
+        f"{sum(layer.multiplications_stored for layer in layers):,}",
+        style="bold",
+    )
+    return table
+
+
+def checkpoint_lines(
+    path: Path, checkpoint: Checkpoint, layers: Sequence[StoredLayer]
+) -> list[Text]:
+    """Return what stands around the table of a checkpoint."""
+    graph = checkpoint.graph
+    ends = [
+        ", ".join(f"{v.name} {_shape(v.shape)}" for v in values)
+        for values in (graph.inputs, graph.outputs)
+    ]
+    head = f"{path}: checkpoint of {checkpoint.producer}, {len(graph.nodes)} nodes"
+    lines = [Text(printable(head), "bold"), Text(printable(f"{ends[0]} → {ends[1]}"), "dim")]
+    left = sum(layer.multiplications_stored for layer in layers)
+    if left:
+        limit = sum(layer.multiplications for layer in layers) / left
+        lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
+    return lines
+
+
+def _name(name: str) -> Text:
+    """Return a name out of a file: neither markup nor commands for the terminal."""
+    return Text(printable(name))
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("N" if n is None else str(n) for n in shape) + ")"
+
+
+def _table(first: str, others: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _cells(figures: Figures | LayerReport, counted: bool) -> list[str]:
+    cells = [
+        f"{figures.blocks:,}",
+        _change(figures.density_before, figures.density_after),
+        f"{figures.retained:.3f}",
+    ]
+    if counted:
+        before, after = (
+            figures.multiplication_density_before,
+            figures.multiplication_density_after,
+        )
+        cells.append(_change(before, after))
+    return cells
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f"{before:.3f} → {after:.3f}"

@@ -1,0 +1,1 @@
+"""A whole network's masks, converted in parallel under one budget."""

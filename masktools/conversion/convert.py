@@ -1,0 +1,273 @@
+"""Whole networks: every layer's mask turned into blocks or whole rows, within one budget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from masktools.checks import check_count, check_layers, check_share
+from masktools.conversion.methods import refill_layers, regroup_layers
+from masktools.conversion.report import LayerReport, Report, layer_report, total
+from masktools.conversion.result import Conversion as Conversion
+from masktools.conversion.result import check_place
+from masktools.conversion.resume import FOLDER, Finished
+from masktools.conversion.selection import Named, select
+from masktools.errors import MaskError
+from masktools.network.graph import Graph
+from masktools.network.layers import Layer, layers
+from masktools.partition.partitioners import candidates as partitioners
+from masktools.partition.row_groups import GROUP_ROWS
+from masktools.transform.refill import CRITERIA
+
+METHODS = ("regroup", "refill", "refill-plus")
+BY = ("weights", "multiplications")
+
+
+def convert(
+    masks: Mapping[str, ArrayLike],
+    weights: Mapping[str, ArrayLike] | None = None,
+    *,
+    method: str,
+    density: float | None = None,
+    by: str = "weights",
+    graph: Graph | str | os.PathLike[str] | None = None,
+    extra: float = 0.0,
+    criterion: str = "l1",
+    scores: Mapping[str, ArrayLike] | None = None,
+    skip: Iterable[str] = (),
+    include: Iterable[str] = (),
+    target: str = "cpu",
+    group_rows: int | None = None,
+    partitioner: str = "kahypar",
+    seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Conversion:
+    """Convert the masks of a whole network into dense blocks, or into whole rows.
+
+    The classifier, the first layer, depthwise convolutions and layers whose mask keeps every
+    weight stay dense unless named in `include`.
+
+    Parameters
+    ----------
+    masks : mapping of str to array_like of bool
+        Per layer, in the weight's own shape; True = keep. Not changed.
+    weights : mapping of str to array_like of float, default None
+        Of at least these layers, same shapes: what counts when weights have to go; or any
+        saliency per weight. Not changed. None takes the masks themselves.
+    method : {"regroup", "refill", "refill-plus"}
+        Dense blocks; whole rows; whole rows and `extra` of the others.
+    density : float, default None
+        Of all converted layers together, spread over them so that the retained saliency of the
+        whole is largest. None leaves each layer its own mask's density.
+    by : {"weights", "multiplications"}
+        What `density` is a share of, and what a layer's own density means.
+    graph : Graph or path of an ONNX file, default None
+        Says which layers are the first and the classifier, has convolution groups, and how often
+        each weight is multiplied inside the image. Needed for ``by="multiplications"``. Without
+        it, shapes tell the dense layers as far as they can and every layer has one group.
+    extra : float, default 0.0
+        refill-plus: share of the dropped rows of a layer that come back on top of the density.
+    criterion : str, default "l1"
+        How refill ranks rows; see `refill`.
+    scores : mapping of str to array_like of float, default None
+        The rows' scores per converted layer, for criteria that need them.
+    skip, include : iterable of str
+        Layers that stay dense in any case; layers that are converted in any case.
+    target : {"cpu", "cuda", "cuda-tensor"}
+        Where the network is to run: gives the height of row groups, 8, 32 or 64. The whole rows
+        of refill are the same for all three.
+    group_rows : int, default None
+        regroup: the height of row groups itself.
+    partitioner : {"kahypar", "mtkahypar", "spectral", "best"}
+        regroup: what divides the rows into groups.
+    seed : int, default 0
+    resume : path, default None
+        A result folder in which the row groups of each layer are kept as soon as they are found,
+        and looked for: a conversion that was interrupted goes on from there.
+        `Conversion.save` to the same folder removes them.
+    executor : concurrent.futures.Executor, default None
+        Works on layers side by side, and is not shut down. None starts a process per core.
+        Refill takes milliseconds a layer and needs none.
+    progress : bool, default True
+        Show a bar on standard error, where that is a terminal.
+
+    Returns
+    -------
+    Conversion
+        ``layouts``, ``masks``, ``report``. The same for the same arguments, whatever the
+        executor and the number of workers.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another kind, or two contradict each other.
+    MaskError, GraphError, FormatError, PartitionError
+        Naming the layer, or the file, and the value that is wrong.
+
+    Notes
+    -----
+    Regrouping is Algorithm 3 of Chen et al. (ICML 2022) in its budgeted form, refilling is
+    Algorithm 2. Layers without a density of their own are not in the paper: with `density`, the
+    (row group, column) pairs of all layers, or their rows, compete for one budget by the
+    saliency they retain per weight or multiplication, that is, at one Lagrange price.
+
+    Magnitudes of all layers compete as they are, so a layer of small weights may lose nearly
+    everything. Where that hurts, give each layer's weights divided by the sum of their magnitudes:
+    shares of the layers compete then. A ResNet-18 ticket for digits, regrouped to density 0.2 and
+    not retrained, kept an accuracy of 0.89 by shares and 0.66 by magnitudes (0.975 before).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = np.array([[1, 1, 0, 0], [0, 0, 1, 1]] * 4, bool)
+    >>> result = convert({"fc": mask}, method="regroup", include=["fc"], group_rows=4,
+    ...                  partitioner="spectral")
+    >>> result.layouts["fc"].blocks
+    (DenseBlock(4 rows x 2 columns), DenseBlock(4 rows x 2 columns))
+    >>> result.report[0].density_after
+    0.5
+    """
+    options = Options(method, density, by, extra, criterion, target, group_rows, partitioner, seed)
+    options.check(scores, graph)
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(f"expected an Executor, got {type(executor).__name__}")
+    check_layers("masks", masks)
+    if weights is not None:
+        check_layers("weights", weights)
+    known = _layers(graph, masks)
+    sources = select(masks, weights, known, named := Named.of(skip, include))
+    wanted = [source for source in sources if not source.dense_because]
+    if not wanted:
+        raise MaskError(
+            "nothing to convert, unless layers are named in include: "
+            + ", ".join(f"{s.name!r} ({s.dense_because})" for s in sources[:4])
+            + ", ..." * (len(sources) > 4)
+        )
+    finished = _finished(resume)
+    if method == "regroup":
+        converted = regroup_layers(
+            wanted, density, by, options.of_row_groups(), executor, finished, progress
+        )
+    else:
+        converted = refill_layers(wanted, density, by, extra, criterion, scores)
+    rows = {
+        source.name: replace(layer_report(source, one.layout, one.seconds), **one.details)
+        for source, one in zip(wanted, converted, strict=True)
+    }
+    reported = tuple(rows.get(source.name) or layer_report(source, None) for source in sources)
+    report = Report(
+        reported,
+        total(rows.values()),
+        total(reported, _unmasked(known, masks)),
+        _plain(asdict(options)) | {k: list(v) for k, v in asdict(named).items()},
+        tuple(_notes(finished, rows)),
+    )
+    layouts = {name: one.layout for name, one in zip(rows, converted, strict=True)}
+    return Conversion(layouts, report)
+
+
+def _notes(finished: Finished, rows: Mapping[str, LayerReport]) -> Iterator[str]:
+    for layer in finished.damaged:
+        yield f"layer {layer!r}: the file of its row groups was damaged; they were found again"
+    for layer, row in rows.items():
+        if row.kept and not row.stored:
+            yield f"layer {layer!r}: nothing of it is left within the density"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments that say what is wanted."""
+
+    method: str
+    density: float | None
+    by: str
+    extra: float
+    criterion: str
+    target: str
+    group_rows: int | None
+    partitioner: str
+    seed: int
+
+    def check(self, scores: object, graph: object) -> None:
+        """Raise unless they make sense together, before any work is done."""
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("by", self.by, BY),
+            ("criterion", self.criterion, CRITERIA),
+            ("target", self.target, tuple(GROUP_ROWS)),
+        ):
+            if value not in known:
+                raise MaskError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.density is not None:
+            check_share("density", self.density)
+        check_share("extra", self.extra)
+        check_count("seed", self.seed, 0)
+        if self.by == "multiplications" and graph is None:
+            raise TypeError("by='multiplications' needs a graph")
+        if self.extra and self.method != "refill-plus":
+            raise TypeError(f"extra belongs to method 'refill-plus', not to {self.method!r}")
+        if self.method == "regroup":
+            self._check_regroup(scores)
+        else:
+            for name, asked in (
+                ("group_rows", self.group_rows is not None),
+                ("partitioner", self.partitioner != "kahypar"),
+            ):
+                if asked:
+                    raise TypeError(f"{name} belongs to method 'regroup', not to {self.method!r}")
+
+    def _check_regroup(self, scores: object) -> None:
+        if self.criterion != "l1" or scores is not None:
+            raise TypeError("criterion and scores belong to refill: regroup picks no rows")
+        if self.group_rows is not None:
+            check_count("group_rows", self.group_rows, 1)
+        partitioners(self.partitioner)
+
+    def of_row_groups(self) -> dict[str, str | int]:
+        """Return the arguments of `row_groups` that are the same for every layer."""
+        return {
+            "group_rows": int(self.group_rows or GROUP_ROWS[self.target]),
+            "partitioner": self.partitioner,
+            "seed": int(self.seed),
+        }
+
+
+def _plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Return numpy's numbers as Python's, which JSON can hold."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+
+
+def _layers(
+    graph: Graph | str | os.PathLike[str] | None, masks: Mapping[str, ArrayLike]
+) -> dict[str, Layer] | None:
+    """Return the layers of the network; a mask tells the shape of a weight it does not hold."""
+    if graph is None:
+        return None
+    if not isinstance(graph, Graph):
+        from masktools.network.onnx.reader import read_onnx
+
+        graph = read_onnx(graph)
+    shapes = {f"{name}.weight": np.shape(mask) for name, mask in masks.items()}
+    return layers(graph, {k: v for k, v in shapes.items() if k not in graph.constants})
+
+
+def _finished(resume: str | os.PathLike[str] | None) -> Finished:
+    if resume is None:
+        return Finished(None)
+    check_place(Path(resume))
+    return Finished(Path(resume) / FOLDER)
+
+
+def _unmasked(known: Mapping[str, Layer] | None, masked: Collection[str]) -> int:
+    """Return the multiplications of the graph's layers that have no mask."""
+    return sum(
+        layer.multiplications() for name, layer in (known or {}).items() if name not in masked
+    )

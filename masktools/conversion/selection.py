@@ -1,0 +1,202 @@
+"""Which layers of a network are converted, and why the others stay dense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from masktools.checks import BoolArray, FloatArray, as_mask, as_saliency
+from masktools.errors import MaskError
+from masktools.network.layers import Layer
+
+_ROLES = {
+    "first": "the first layer",
+    "classifier": "the classifier",
+    "depthwise": "a depthwise convolution",
+}
+_IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A layer as it goes into a conversion.
+
+    Parameters
+    ----------
+    name : str
+    mask : ndarray of bool
+        In the weight's own shape.
+    saliency : ndarray of float32, shape (rows, columns)
+        |weight| under the mask, or the mask itself.
+    groups : int
+        Convolution groups; 1 where there is no graph that says otherwise.
+    column_cost : ndarray of int64, shape (columns,), or None
+        Multiplications that a weight of each column costs; None without a graph.
+    dense_because : str
+        Why the layer stays dense; empty where it is converted.
+    """
+
+    name: str
+    mask: BoolArray
+    saliency: NDArray[np.float32] = field(repr=False)
+    groups: int = 1
+    column_cost: NDArray[np.int64] | None = field(default=None, repr=False)
+    dense_because: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's own shape."""
+        return self.mask.shape
+
+    @property
+    def rows(self) -> int:
+        """Output channels."""
+        return self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Flattened (input channel within its group, y, x)."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def matrix(self) -> BoolArray:
+        """The mask as (rows, columns)."""
+        return self.mask.reshape(self.rows, self.columns)
+
+    def multiplications(self, mask: BoolArray) -> int | None:
+        """Return the multiplications under a mask (rows, columns), None without a graph."""
+        if self.column_cost is None:
+            return None
+        return int(np.count_nonzero(mask, axis=0) @ self.column_cost)
+
+
+@dataclass(frozen=True)
+class Named:
+    """The layers that a user named: those to leave dense, and those to convert in any case."""
+
+    skip: tuple[str, ...]
+    include: tuple[str, ...]
+
+    @classmethod
+    def of(cls, skip: Iterable[str], include: Iterable[str]) -> Named:
+        """Return the names, sorted; a single string is no collection of names."""
+        for argument, names in (("skip", skip), ("include", include)):
+            if isinstance(names, str):
+                raise TypeError(f"{argument} must hold layer names, got the one name {names!r}")
+        return cls(tuple(sorted(set(skip))), tuple(sorted(set(include))))
+
+    def check(self, layers: Collection[str]) -> None:
+        """Raise `MaskError` unless there are all these layers, and none is in both."""
+        for argument, names in (("skip", self.skip), ("include", self.include)):
+            for name in names:
+                if name not in layers:
+                    raise MaskError(f"{argument}: there is no layer {name!r}; {listed(layers)}")
+        for name in self.skip:
+            if name in self.include:
+                raise MaskError(f"layer {name!r} is in both skip and include")
+
+
+def select(
+    masks: Mapping[str, ArrayLike],
+    weights: Mapping[str, ArrayLike] | None,
+    known: Mapping[str, Layer] | None,
+    named: Named,
+) -> list[Source]:
+    """Return every layer that has a mask, checked, with the reason where it stays dense.
+
+    Parameters
+    ----------
+    masks : mapping of str to array_like of bool
+        Not changed.
+    weights : mapping of str to array_like of float, or None
+        Of at least the layers in `masks`; None takes the masks themselves. Not changed.
+    known : mapping of str to Layer, or None
+        The layers of the network's graph: they tell the first layer, the classifier, depthwise
+        convolutions and convolution groups.
+    named : Named
+
+    Returns
+    -------
+    list of Source
+        In the order of `masks`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another kind.
+    MaskError
+        Naming the layer that does not fit or is not there, and what there is.
+
+    Notes
+    -----
+    Without a graph, a convolution that reads at most three channels is taken for the first layer
+    or a depthwise convolution, and the last two-dimensional mask for the classifier.
+    """
+    if not masks:
+        raise MaskError("there are no masks")
+    named.check(masks)
+    shapes = {name: np.shape(mask) for name, mask in masks.items()}
+    classifier = next((name for name in reversed(shapes) if len(shapes[name]) == 2), None)
+    sources = []
+    for name, mask in masks.items():
+        layer = None if known is None else _fitting(name, shapes[name], known)
+        keep, saliency = _arrays(name, mask, weights)
+        if name in named.skip:
+            reason = "named in skip"
+        elif name in named.include:
+            reason = ""
+        else:
+            role = _ROLES.get(layer.role, "") if layer else _guess(shapes[name], name == classifier)
+            reason = role or ("the mask keeps every weight" if keep.all() else "")
+        groups = layer.groups if layer else 1
+        sources.append(
+            Source(name, keep, saliency, groups, layer.column_cost if layer else None, reason)
+        )
+    return sources
+
+
+def listed(names: Collection[str], most: int = 8) -> str:
+    """Return the layers there are, for an error: all of them, or the first few."""
+    if not names:
+        return "there are none"
+    first = ", ".join(map(repr, list(names)[:most]))
+    return f"there are {first}" + (f" and {len(names) - most} more" * (len(names) > most))
+
+
+def _fitting(name: str, shape: tuple[int, ...], known: Mapping[str, Layer]) -> Layer:
+    if name not in known:
+        raise MaskError(f"the graph has no layer {name!r}; {listed(known)}")
+    if known[name].shape != shape:
+        raise MaskError(
+            f"layer {name!r}: expected a mask of shape {known[name].shape}, got {shape}"
+        )
+    return known[name]
+
+
+def _arrays(
+    name: str, mask: ArrayLike, weights: Mapping[str, ArrayLike] | None
+) -> tuple[BoolArray, NDArray[np.float32]]:
+    """Return the mask, and the saliency that it leaves."""
+    if weights is not None and name not in weights:
+        raise MaskError(f"layer {name!r} has a mask but no weights; {listed(weights)}")
+    try:
+        keep = as_mask(mask)
+        saliency = as_saliency(keep if weights is None else weights[name], keep.shape)
+    except (TypeError, MaskError) as error:
+        raise type(error)(f"layer {name!r}: {error}") from error
+    masked: FloatArray = saliency * keep.reshape(saliency.shape)
+    return keep, masked
+
+
+def _guess(shape: tuple[int, ...], last_matrix: bool) -> str:
+    """Return why a layer stays dense as far as its shape tells."""
+    if last_matrix:
+        return "taken for the classifier: no graph says otherwise"
+    if len(shape) > 2 and shape[1] <= _IMAGE_CHANNELS:
+        which = "the first layer" if shape[1] > 1 else "the first layer or depthwise"
+        return f"taken for {which}: no graph says otherwise"
+    return ""

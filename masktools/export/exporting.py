@@ -1,0 +1,319 @@
+"""A network with its masks or layouts to a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from masktools.checkpoint import Checkpoint, write
+from masktools.checks import check_count, check_layers
+from masktools.errors import GraphError, MaskError
+from masktools.export.fold import fold
+from masktools.export.shrink.shrink import shrink
+from masktools.export.stored import BoolArray, Stored, check_wishes, select
+from masktools.files import check_target
+from masktools.layout import BlockLayout
+from masktools.network.graph import Graph
+from masktools.network.layers import layer_name, layers, names_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from onnx import ModelProto
+
+
+def from_onnx(
+    src: str | os.PathLike[str] | ModelProto,
+    dst: str | os.PathLike[str],
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    names: Mapping[str, str] | None = None,
+    residual: str = "error",
+    seed: int | None = None,
+) -> None:
+    """Write a network from ONNX as a checkpoint.
+
+    Parameters
+    ----------
+    src : path-like or onnx.ModelProto
+        Of operator set 9 or newer, weights included. Not changed.
+    dst : path-like
+        The checkpoint; replaced where it exists, written whole or not at all.
+    layouts : mapping of str to BlockLayout, default None
+        The blocks of the layers that it names; all others stay dense. None takes them from the
+        masks: rows that keep the same columns make a block if they are 4 or more, or keep all
+        columns; the weights of all other rows are the residual.
+    masks : mapping of str to array_like of bool, default None
+        The weights that count, in the shape of the layer's weight; layers without a mask stay
+        dense. None reads the zeros of the weights; then the first layer, the classifier and
+        depthwise convolutions stay dense, and so does a layer with less than 1 % zeros.
+    names : mapping of str to str, default None
+        Renames layers: the name in the ONNX file to the name that masks, layouts and the
+        checkpoint have.
+    residual : {"error", "keep", "drop"}
+        What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+    seed : int, default None
+        That of the conversion which made the layouts or masks, for the record:
+        ``result.report.options["seed"]``.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another kind.
+    FormatError
+        If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
+    GraphError
+        If the network has an operator, an attribute or a shape that is not supported.
+    MaskError
+        If a mask or layout matches no layer or has another shape, if weights are not finite, or
+        if there is a residual under ``residual="error"``: saying how many weights of which layers.
+
+    Notes
+    -----
+    Batch normalisation is folded into the layer before it. Channels that are constant, because
+    refilling dropped their row, are taken out of the network (see `masktools.export.shrink`).
+
+    The file is not run. The command ``masktools export`` writes the same file and keeps it only if
+    every backend that can run here computes what the source does.
+    """
+    check_target(Path(dst), [_path(src)])
+    checkpoint, _ = prepare(
+        src, layouts=layouts, masks=masks, names=names, residual=residual, seed=seed
+    )
+    write(dst, checkpoint)
+
+
+def prepare(
+    src: str | os.PathLike[str] | ModelProto,
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    names: Mapping[str, str] | None = None,
+    residual: str = "error",
+    seed: int | None = None,
+) -> tuple[Checkpoint, dict[str, BoolArray]]:
+    """Return the checkpoint that `from_onnx` writes, and the weights that are left in it.
+
+    Parameters
+    ----------
+    src, layouts, masks, names, residual, seed
+        As `from_onnx`.
+
+    Returns
+    -------
+    Checkpoint
+    dict of str to ndarray of bool
+        By layer, before anything is folded or taken out: which weights are stored and not zero.
+    """
+    from masktools.network.onnx.reader import read_onnx
+
+    check_wishes(layouts, masks, residual)
+    if names is not None:
+        check_layers("names", names)
+    seed = _as_seed(seed)
+    path = _path(src)
+    source = None if path is None else _hash(path)
+    graph = _renamed(read_onnx(src), names or {})
+    stored = _stored(graph, layouts, masks, residual)
+    kept = {name: layer.weight != 0 for name, layer in stored.items()}
+    return replace(assemble(graph, stored), source=source, seed=seed), kept
+
+
+def from_torch(
+    module: torch.nn.Module,
+    example_input: Any,  # noqa: ANN401 - a tensor, or a tuple of them
+    dst: str | os.PathLike[str],
+    *,
+    layouts: Mapping[str, BlockLayout] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    residual: str = "error",
+    seed: int | None = None,
+) -> None:
+    """Write a PyTorch module as a checkpoint, in the state of evaluation.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its training flags are as before afterwards; nothing else is touched.
+    example_input : torch.Tensor or tuple of torch.Tensor
+        Of the shapes that the network is to take; the batch size stays open where that is sound.
+    dst, layouts, masks, residual, seed
+        As `from_onnx`; layers have the names of their parameters, without ``.weight``.
+
+    Raises
+    ------
+    TypeError, FormatError, GraphError, MaskError
+        As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
+
+    Notes
+    -----
+    Through `torch.export` and PyTorch's own writer of ONNX, which needs onnxscript: both keep
+    the names of parameters. The file is not run, as in `from_onnx`.
+    """
+    from masktools.network.onnx.reader import read_onnx
+
+    check_wishes(layouts, masks, residual)
+    seed = _as_seed(seed)
+    check_target(Path(dst))
+    tied = _tied(module)
+    graph = read_onnx(_to_onnx(module, example_input))
+    graph = _renamed(graph, {name: tied[name] for name in layers(graph) if name in tied})
+    layouts, masks = _untied(layouts, tied), _untied(masks, tied)
+    stored = _stored(graph, layouts, masks, residual)
+    write(dst, replace(assemble(graph, stored), seed=seed))
+
+
+def _stored(
+    graph: Graph,
+    layouts: Mapping[str, BlockLayout] | None,
+    masks: Mapping[str, ArrayLike] | None,
+    residual: str,
+) -> dict[str, Stored]:
+    found = layers(graph)
+    weights = {name: graph.constants[f"{name}.weight"] for name in found}
+    return select(found, weights, layouts, masks, residual)
+
+
+def assemble(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
+    """Return the checkpoint of a network: folded, shrunk, and its weights as they are stored.
+
+    Parameters
+    ----------
+    graph : Graph
+        In the normal form. Not changed.
+    stored : mapping of str to Stored
+        What is stored of every layer; stands for the graph's own weights. Not changed.
+    """
+    graph, stored = shrink(*fold(graph, stored))
+    constants = dict(graph.constants)
+    sparse = {}
+    for name, layer in stored.items():
+        constants.pop(f"{name}.weight")
+        weight = layer.sparse()
+        if weight is None:
+            constants[f"{name}.weight"] = layer.weight
+        else:
+            sparse[name] = weight
+    return Checkpoint(replace(graph, constants=constants), sparse)
+
+
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """Return the graph with layers renamed, weights and biases with them."""
+    found = layers(graph)
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise MaskError(
+            f"names: {unknown[0]!r} is no layer of the network, which has {', '.join(found)}"
+        )
+    after = [names.get(name, name) for name in found]
+    twice = [name for name in after if after.count(name) > 1]
+    if twice:
+        raise MaskError(f"names: two layers would be called {twice[0]!r}")
+    new = {
+        f"{old}.{part}": f"{name}.{part}"
+        for old, name in names.items()
+        for part in ("weight", "bias")
+        if f"{old}.{part}" in graph.constants
+    }
+    nodes = tuple(
+        replace(node, inputs=tuple(new.get(name, name) for name in node.inputs))
+        for node in graph.nodes
+    )
+    constants = {new.get(name, name): array for name, array in graph.constants.items()}
+    if len(constants) < len(graph.constants):
+        raise MaskError(f"names: {', '.join(names.values())} are names of other constants too")
+    return replace(graph, nodes=nodes, constants=constants)
+
+
+def _as_seed(seed: int | None) -> int | None:
+    if seed is None:
+        return None
+    check_count("seed", seed, 0)
+    return int(seed)
+
+
+def _path(src: str | os.PathLike[str] | ModelProto) -> Path | None:
+    return Path(src) if isinstance(src, str | os.PathLike) else None
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _tied(module: torch.nn.Module) -> dict[str, str]:
+    """Return, of layers that share their weight with an earlier one, that one's name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if names_layer(name):
+            layer = layer_name(name, "")
+            if first.setdefault(id(parameter), layer) != layer:
+                tied[layer] = first[id(parameter)]
+    return tied
+
+
+def _untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what is given by layer under the name of the first that has its weight."""
+    if given is None:
+        return None
+    for name, first in tied.items():
+        if {name, first} <= given.keys() and not np.array_equal(given[name], given[first]):
+            raise MaskError(f"layers {first!r} and {name!r} share their weight, but differ here")
+    return {tied.get(name, name): value for name, value in given.items()}
+
+
+def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa: ANN401
+    import torch
+
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    with _evaluating(module), torch.no_grad(), _quiet():
+        try:
+            program = torch.export.export(module, inputs)
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+        except ImportError as error:
+            raise ImportError("from_torch needs: pip install 'masktools[torch,onnx]'") from error
+        except Exception as error:
+            raise GraphError(f"torch.export cannot capture the module: {error}") from error
+    assert exported is not None
+    return exported.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what the libraries have to say about each other."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training

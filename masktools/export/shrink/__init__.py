@@ -1,0 +1,1 @@
+"""Remove the channels that refill dropped: constant, removable, absorbed, cut."""

@@ -1,0 +1,122 @@
+"""Move what constant channels contribute into the layers that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.export.shrink.constant import Values, constant_channels, padded
+from masktools.export.shrink.edit import with_channel, without
+from masktools.export.shrink.removable import Network
+from masktools.export.stored import BoolArray, Stored
+from masktools.network.graph import Graph, Node
+
+
+def absorb(
+    network: Network, removable: BoolArray, standing: BoolArray
+) -> tuple[Graph, dict[str, Stored]]:
+    """Return the network in which nothing reads a removable channel, but some the standing ones.
+
+    Parameters
+    ----------
+    network : Network
+        Not changed.
+    removable, standing : ndarray of bool
+        As `Network.decide` returns them.
+
+    Returns
+    -------
+    Graph
+        Of the same shapes as before.
+    dict of str to Stored
+    """
+    stored = dict(network.stored)
+    graph, values = _standing_rows(network, standing)
+    constants = dict(graph.constants)
+    nodes = {node.name: node for node in graph.nodes}
+    for name, (rows, _) in network.made.items():
+        stored[name] = without(stored[name], rows=standing[rows])
+    for reader in network.readers:
+        taken = removable[reader.channels]
+        if not taken.any():
+            continue
+        weight = stored[reader.layer].weight
+        matrix = weight.reshape(*weight.shape[:2], -1)
+        value = np.where(taken, np.nan_to_num(network.values[reader.node.inputs[0]]), 0.0)
+        moved = np.einsum("rct,c->rt", matrix, value, dtype=np.float64)
+        moved[removable[reader.rows]] = 0
+        rest = without(stored[reader.layer], channels=taken)
+        if padded(reader.node) and moved.any():
+            able = taken & standing[reader.channels]
+            size = np.where(able, np.abs(np.nan_to_num(values[reader.node.inputs[0]])), 0.0)
+            channel = int(np.argmax(size))
+            moved /= values[reader.node.inputs[0]][channel]
+            stored[reader.layer] = with_channel(rest, channel, moved.astype(np.float32))
+            continue
+        stored[reader.layer] = rest
+        if moved.any():
+            node = nodes[reader.node.name]
+            bias = moved.sum(axis=1)
+            if len(node.inputs) > 2:
+                bias += constants[node.inputs[2]]
+            nodes[node.name] = _biased(network, node, bias, constants)
+    return replace(
+        graph, nodes=tuple(nodes[node.name] for node in graph.nodes), constants=constants
+    ), stored
+
+
+def _standing_rows(network: Network, standing: BoolArray) -> tuple[Graph, Mapping[str, Values]]:
+    """Return the network whose standing rows are constants by their bias alone.
+
+    The bias is 1 wherever that leaves something to read at every layer that reads it; else the
+    value that the row had.
+    """
+    weights = dict(network.stored)
+    for name, (rows, _) in network.made.items():
+        weights[name] = without(weights[name], rows=standing[rows])
+    ones = standing.copy()
+    while True:
+        graph = _with_bias(network, standing, ones)
+        values = constant_channels(graph, weights, network.shapes)
+        failed = np.zeros_like(ones)
+        for reader in network.readers:
+            value = values[reader.node.inputs[0]]
+            if padded(reader.node):
+                failed[reader.channels[np.isnan(value) | (value == 0)]] = True
+        if not (failed & ones).any():
+            return graph, values
+        ones &= ~failed
+
+
+def _with_bias(network: Network, standing: BoolArray, ones: BoolArray) -> Graph:
+    constants = dict(network.graph.constants)
+    nodes = []
+    for node in network.graph.nodes:
+        name = node.inputs[1].removesuffix(".weight") if len(node.inputs) > 1 else ""
+        if node.op in ("Conv", "Gemm") and name in network.made:
+            rows, output = network.made[name]
+            if standing[rows].any():
+                bias = np.zeros(len(rows), np.float32)
+                if len(node.inputs) > 2:
+                    bias = constants[node.inputs[2]].copy()
+                bias[standing[rows]] = network.values[output][standing[rows]]
+                bias[ones[rows]] = 1
+                node = _biased(network, node, bias, constants)
+        nodes.append(node)
+    return replace(network.graph, nodes=tuple(nodes), constants=constants)
+
+
+def _biased(
+    network: Network, node: Node, bias: NDArray[Any], constants: dict[str, NDArray[Any]]
+) -> Node:
+    """Return a layer's node with a bias of its own."""
+    wish = name = f"{node.inputs[1].removesuffix('.weight')}.bias"
+    number = 1
+    while name in constants and not (name in node.inputs and network.uses[name] == 1):
+        name, number = f"{wish}_{number}", number + 1
+    constants[name] = bias.astype(np.float32)
+    return replace(node, inputs=(*node.inputs[:2], name))

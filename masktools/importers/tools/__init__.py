@@ -1,0 +1,1 @@
+"""Pruning tools: how each one stores its masks and weights."""

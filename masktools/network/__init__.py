@@ -1,0 +1,1 @@
+"""A network as a graph: its operators, shapes, channels and layers."""

@@ -1,0 +1,330 @@
+"""One pass over the nodes of an ONNX graph: what is constant is folded, the rest rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.errors import GraphError
+from masktools.network.graph import Graph, Node, Value
+from masktools.network.layers import layer_name, names_layer
+from masktools.network.onnx.cost import Folding
+from masktools.network.onnx.node import Source
+from masktools.network.shapes import Shape, output_shapes
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+# What a network may compute of its constants and shapes while it is read.
+_FOLDED = """
+    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Equal
+    Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less LessOrEqual
+    Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt Squeeze Sub Sum
+    Tile Transpose Unsqueeze Where
+"""
+FOLDED = frozenset(_FOLDED.split())
+
+
+class Pass:
+    """The network at one batch size, and what rewriting an operator needs while it is made.
+
+    Parameters
+    ----------
+    proto : GraphProto
+        Not changed.
+    opset : int
+    weights : mapping of str to ndarray
+        The initializers.
+    inputs : mapping of str to tuple of int
+        The inputs' shapes.
+    batch : int or None
+        The batch size that the file itself fixes, which its constants may repeat.
+
+    Attributes
+    ----------
+    graph : Graph
+        In the normal form, with the shapes of this batch size.
+    shapes : dict of str to tuple of int
+        Of every tensor that depends on the inputs.
+    weights : dict of str to list of (str, bool)
+        By the weight's name in the graph: of the nodes in the file that read it the first output,
+        and whether they have it as (in, out).
+
+    Raises
+    ------
+    GraphError
+        If an operator, an attribute or a shape is not supported.
+    """
+
+    def __init__(
+        self,
+        proto: GraphProto,
+        opset: int,
+        weights: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Shape],
+        batch: int | None,
+    ) -> None:
+        self.opset = opset
+        self.shapes: dict[str, Shape] = dict(inputs)
+        self.weights: dict[str, list[tuple[str, bool]]] = {}
+        self._batches = {batch, *(shape[0] for shape in inputs.values())}
+        self._constants = dict(weights)  # All that is known while reading, integers too.
+        self._folding = Folding(weights)
+        self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
+        self._alias: dict[str, str] = {}
+        self._origin: dict[str, str] = {}
+        self._taken = {name for node in proto.node for name in node.output} | set(inputs)
+        self._read_names = {name for node in proto.node for name in node.input}
+        self._read_names |= {value.name for value in proto.output}
+        self._nodes: list[Node] = []
+        self._node_names: set[str] = set()
+        for node in proto.node:
+            self._read(node)
+        self.graph = self._finish([v.name for v in proto.output], inputs)
+
+    # --- what the rewriting of operators asks ---------------------------------------------------
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Return the value of a tensor that does not depend on the inputs, else None."""
+        return self._constants.get(name)
+
+    def constant_input(self, source: Source, index: int, what: str) -> NDArray[Any]:
+        """Return an input that must be a constant."""
+        value = self.constant(source.input(index))
+        if value is None:
+            raise source.refuse(f"{what}, input {index}, must be a constant")
+        return value
+
+    def integers(self, source: Source, name: str, index: int) -> tuple[int, ...] | None:
+        """Return an attribute that newer operator sets made an input; None if left out."""
+        if name in source.attributes:
+            return tuple(int(v) for v in source.take(name))
+        if not source.input(index):
+            return None
+        return tuple(int(v) for v in self.constant_input(source, index, name).ravel())
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of a tensor at this batch size."""
+        constant = self._constants.get(name)
+        return self.shapes[name] if constant is None else constant.shape
+
+    def is_batch(self, size: int) -> bool:
+        """Return whether a size that stands in the batch's place is the batch's."""
+        return size in self._batches
+
+    # --- and what it makes ----------------------------------------------------------------------
+
+    def fresh(self, wish: str) -> str:
+        """Return a tensor name that nothing has yet: `wish`, if that is free."""
+        name, number = wish, 1
+        while name in self._taken or name in self._kept or name in self._constants:
+            name, number = f"{wish}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def keep(self, array: NDArray[Any], wish: str) -> str:
+        """Store a constant in float32 for the nodes to read, and return its name."""
+        return self._store(array, wish, lambda name: name not in self.weights)
+
+    def keep_weight(self, source: Source, array: NDArray[Any], transposed: bool = False) -> str:
+        """Store the weight of a layer, (out, in / groups, ...), and return the layer's name.
+
+        Parameters
+        ----------
+        source : Source
+            Reads it as its second input.
+        array : ndarray
+        transposed : bool, default False
+            The file has the weight as (in, out).
+        """
+        read = source.inputs[1]
+        wish = layer_name(self._origin.get(read, read), source.given)
+        name = self._store(array, wish, lambda name: name in self.weights, ".weight")
+        self.weights.setdefault(name, []).append((source.outputs[0], transposed))
+        return name.removesuffix(".weight")
+
+    def _store(
+        self,
+        array: NDArray[Any],
+        wish: str,
+        may_share: Callable[[str], bool],
+        suffix: str = "",
+    ) -> str:
+        kept = np.asarray(array, np.float32, order="C")
+        name, number = wish + suffix, 1
+        while (name in self._taken and name not in self._constants) or (
+            name in self._kept and not (may_share(name) and np.array_equal(self._kept[name], kept))
+        ):
+            name, number = f"{wish}_{number}{suffix}", number + 1
+        self._kept[name] = kept
+        return name
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        outputs: str | Sequence[str],
+        name: str,
+        kept: Sequence[str] = (),
+        **attributes: Any,  # noqa: ANN401 - of several types
+    ) -> None:
+        """Append a node of the normal form, and derive the shapes of its outputs.
+
+        Parameters
+        ----------
+        op : str
+        inputs : sequence of str
+            As the file names them; constants among them are kept for the node.
+        outputs : str or sequence of str
+        name : str
+            A number is added where another node has it.
+        kept : sequence of str, default ()
+            Further inputs: constants, as `keep` named them.
+        **attributes
+            Of the normal form.
+        """
+        unique, number = name, 1
+        while unique in self._node_names:
+            unique, number = f"{name}_{number}", number + 1
+        self._node_names.add(unique)
+        values = [i if i in self.shapes else self.keep(self._constants[i], i) for i in inputs]
+        known = {
+            i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
+        }
+        made = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        node = Node(unique, op, (*values, *kept), made, attributes)
+        self._nodes.append(node)
+        self.shapes.update(zip(made, output_shapes(node, known), strict=True))
+
+    def remove(self, source: Source) -> None:
+        """Let a node's output be its first input."""
+        self._alias[source.outputs[0]] = source.inputs[0]
+
+    def define(self, source: Source, array: NDArray[Any]) -> None:
+        """Let a node's output be a constant."""
+        self._constants[source.outputs[0]] = array
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def _read(self, proto: NodeProto) -> None:
+        from masktools.network.onnx.rewrites import REWRITES
+
+        source = self._source(proto)
+        values = [self._constants.get(name) for name in source.inputs]
+        if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
+            # Only the shape is looked at: one zero, repeated, has it at no cost.
+            values = [np.broadcast_to(np.float32(0), self.shapes[source.inputs[0]])]
+        if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
+            self._fold(proto, source, values)
+        elif source.op in REWRITES:
+            REWRITES[source.op](self, source)
+            source.finish()
+        else:
+            raise GraphError(f"{source.where}: operator {source.op!r} is not supported")
+
+    def _source(self, proto: NodeProto) -> Source:
+        from onnx import helper
+
+        op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        name = proto.name or next((name for name in proto.output if name), "")
+        # Optional outputs that nothing reads, as Dropout's mask, are as good as left out.
+        outputs = [o if op == "Split" or o in self._read_names else "" for o in proto.output[1:]]
+        source = Source(name, op, proto.name, [], [*proto.output[:1], *outputs])
+        for given in proto.input:
+            found = self._alias.get(given, given)
+            if found and found not in self.shapes and found not in self._constants:
+                raise source.refuse(f"input {given!r} is made by nothing before it")
+            source.inputs.append(found)
+        for attribute in proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            if isinstance(value, list):
+                value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+            source.attributes[attribute.name] = (
+                value.decode() if isinstance(value, bytes) else value
+            )
+        return source
+
+    def _fold(
+        self, proto: NodeProto, source: Source, values: Sequence[NDArray[Any] | None]
+    ) -> None:
+        """Evaluate a node whose inputs are known."""
+        from onnx.reference import ReferenceEvaluator
+
+        if source.op not in FOLDED:
+            raise source.refuse(f"operator {source.op!r} on constants is not supported")
+        self._folding.check(source, values)
+        feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
+        try:
+            # A node alone would be taken for one of the newest operator set.
+            made = ReferenceEvaluator(_alone(proto, self.opset)).run(None, feeds)
+        except Exception as error:
+            raise source.refuse(f"its constants cannot be computed: {error}") from error
+        # A weight keeps its name through what is done to it: a mask, a norm, a transposition.
+        origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
+        origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
+        for name, value in zip(filter(None, proto.output), made, strict=True):
+            self._constants[name] = np.asarray(value)
+            if origin and source.op not in ("Shape", "Size"):
+                self._origin[name] = origin
+
+    def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
+        for name in outputs:
+            found = self._alias.get(name, name)
+            if found not in self.shapes:
+                raise GraphError(f"output {name!r} does not depend on the inputs")
+            if found != name:
+                self.emit("Identity", [found], name, f"Identity_{name}")
+        nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        read = {name for node in nodes for name in node.inputs}
+        return Graph(
+            tuple(Value(name, shape) for name, shape in inputs.items()),
+            tuple(Value(name, self.shapes[name]) for name in outputs),
+            tuple(nodes),
+            {name: array for name, array in self._kept.items() if name in read},
+        )
+
+
+def _alone(proto: NodeProto, opset: int) -> ModelProto:
+    """Return the model that is one node, of an operator set."""
+    from onnx import TensorProto, helper
+
+    inputs, outputs = (
+        [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in names if n]
+        for names in (proto.input, proto.output)
+    )
+    graph = helper.make_graph([proto], "alone", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def _live(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
+    """Return the nodes that an output depends on."""
+    wanted, live = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            live.append(node)
+    return live[::-1]
+
+
+def _without_copies(nodes: list[Node], border: set[str]) -> list[Node]:
+    """Let a node write an output itself where only an Identity stands between."""
+    for copy in [node for node in nodes if node.op == "Identity"]:
+        source, target = copy.inputs[0], copy.outputs[0]
+        if source in border:
+            continue
+        border.add(source)
+        nodes = [
+            replace(
+                node,
+                inputs=tuple(target if name == source else name for name in node.inputs),
+                outputs=tuple(target if name == source else name for name in node.outputs),
+            )
+            for node in nodes
+            if node is not copy
+        ]
+    return nodes

@@ -1,0 +1,237 @@
+"""How each ONNX operator, of any operator set from 9 on, is written in the normal form.
+
+A rewrite takes the attributes that it understands from the node; what is left over is refused by
+name afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from masktools.network.onnx.node import Source
+from masktools.network.onnx.reading import Pass
+from masktools.network.onnx.rewrites_windows import (
+    batch_norm,
+    conv,
+    gemm,
+    matmul,
+    pool,
+    reduce_mean,
+    resize,
+    upsample,
+)
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def _axis(ctx: Pass, source: Source, default: int) -> int:
+    axis, rank = source.take("axis", default), len(ctx.shape(source.inputs[0]))
+    return source.axes((axis,), rank)[0]
+
+
+# --- element by element -------------------------------------------------------------------------
+
+
+def _plain(**attributes: float) -> Callable[[Pass, Source], None]:
+    """Return the rewrite of an operator that only has attributes of type float."""
+
+    def rewrite(ctx: Pass, source: Source) -> None:
+        values: dict[str, Any] = {
+            name: float(source.take(name, default)) for name, default in attributes.items()
+        }
+        ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **values)
+
+    return rewrite
+
+
+def _arithmetic(ctx: Pass, source: Source) -> None:
+    ctx.emit(source.op, source.inputs, source.outputs[0], source.name)
+
+
+def _clip(ctx: Pass, source: Source) -> None:
+    bounds: dict[str, Any] = {}
+    for index, name in enumerate(("min", "max"), 1):
+        value = source.take(name)
+        if value is None and source.input(index):
+            value = ctx.constant_input(source, index, name).item()
+        if value is not None and abs(value) < LARGEST:
+            bounds[name] = float(value)
+    ctx.emit("Clip", source.inputs[:1], source.outputs[0], source.name, **bounds)
+
+
+def _softmax(ctx: Pass, source: Source) -> None:
+    x, y = source.inputs[0], source.outputs[0]
+    axis = _axis(ctx, source, -1 if ctx.opset >= 13 else 1)
+    shape = ctx.shape(x)
+    if ctx.opset >= 13 or math.prod(shape[axis + 1 :]) == 1:
+        ctx.emit("Softmax", [x], y, source.name, axis=axis)
+        return
+    # Before operator set 13 it was taken over all axes from this one on, as if they were one.
+    flat, soft = ctx.fresh(f"{x}_flat"), ctx.fresh(f"{y}_flat")
+    ctx.emit("Flatten", [x], flat, f"{source.name}_flatten", axis=axis)
+    ctx.emit("Softmax", [flat], soft, source.name, axis=1)
+    ctx.emit("Reshape", [soft], y, f"{source.name}_reshape", shape=(-1, *shape[1:]))
+
+
+def _removed(ctx: Pass, source: Source) -> None:
+    for name in ("ratio", "seed"):
+        source.take(name)
+    training = ctx.constant(source.input(2)) if source.input(2) else np.array(False)
+    if training is None or training.any():
+        raise source.refuse("input training_mode must be false")
+    source.check_one_output()
+    ctx.remove(source)
+
+
+def _cast(ctx: Pass, source: Source) -> None:
+    source.take_only("to", 1, 1)  # TensorProto.FLOAT, which every value already is.
+    source.take("saturate")
+    ctx.remove(source)
+
+
+def _cast_like(ctx: Pass, source: Source) -> None:
+    source.take("saturate")
+    value, like = (ctx.constant(name) for name in source.inputs)
+    if value is not None:
+        ctx.define(source, value.astype(np.float32))
+    elif like is None or like.dtype == np.float32:
+        ctx.remove(source)
+    else:
+        raise source.refuse(f"a value cannot become {like.dtype}, only float32")
+
+
+# --- moving data --------------------------------------------------------------------------------
+
+
+def _concat(ctx: Pass, source: Source) -> None:
+    axis = _axis(ctx, source, 1)
+    ctx.emit("Concat", source.inputs, source.outputs[0], source.name, axis=axis)
+
+
+def _split(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    axis = _axis(ctx, source, 0)
+    size, count = ctx.shape(x)[axis], source.take("num_outputs", len(source.outputs))
+    sizes = ctx.integers(source, "split", 1)
+    if sizes is None:
+        part = math.ceil(size / count)
+        sizes = (*(part,) * (count - 1), size - part * (count - 1))
+    outputs = [name or ctx.fresh(f"{source.name}_unused") for name in source.outputs]
+    if len(sizes) != len(outputs):
+        raise source.refuse(f"attribute split={sizes} for {len(outputs)} outputs")
+    ctx.emit("Split", [x], outputs, source.name, axis=axis, split=sizes)
+
+
+def _slice(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    starts = ctx.integers(source, "starts", 1) or ()
+    ends = ctx.integers(source, "ends", 2) or ()
+    axes = ctx.integers(source, "axes", 3)
+    steps = ctx.integers(source, "steps", 4)
+    axes = source.axes(tuple(range(len(starts))) if axes is None else axes, len(ctx.shape(x)))
+    steps = (1,) * len(starts) if steps is None else steps
+    ctx.emit(
+        "Slice", [x], source.outputs[0], source.name,
+        starts=starts, ends=ends, axes=axes, steps=steps,
+    )  # fmt: skip
+
+
+def _pad(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    rank = len(ctx.shape(x))
+    pads = ctx.integers(source, "pads", 1) or ()
+    given = ctx.integers(source, "axes", 3)
+    axes = tuple(range(rank)) if given is None else source.axes(given, rank)
+    if len(pads) != 2 * len(axes):
+        raise source.refuse(f"attribute pads={pads} for {len(axes)} axes")
+    whole = [0] * 2 * rank
+    for i, axis in enumerate(axes):
+        whole[axis], whole[axis + rank] = pads[i], pads[i + len(axes)]
+    mode, value = source.take("mode", "constant"), source.take("value", 0.0)
+    if source.input(2):
+        value = ctx.constant_input(source, 2, "value").item()
+    value = float(value) if mode == "constant" else 0.0
+    ctx.emit("Pad", [x], source.outputs[0], source.name, mode=mode, pads=tuple(whole), value=value)
+
+
+def _flatten(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    axis, rank = source.take("axis", 1), len(ctx.shape(x))
+    axis = axis + rank if axis < 0 else axis
+    ctx.emit("Flatten", [x], source.outputs[0], source.name, axis=axis)
+
+
+def _reshape(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    shape = ctx.integers(source, "shape", 1) or ()
+    if source.take("allowzero", 0) and 0 in shape:
+        raise source.refuse("attribute allowzero=1 is not supported with a size of 0")
+    if shape and ctx.is_batch(shape[0]) and ctx.is_batch(ctx.shape(x)[0]):
+        shape = (0, *shape[1:])  # A batch size that was exported into a constant.
+    ctx.emit("Reshape", [x], source.outputs[0], source.name, shape=shape)
+
+
+def _squeeze(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    given, shape = ctx.integers(source, "axes", 1), ctx.shape(x)
+    axes = tuple(i for i, n in enumerate(shape) if n == 1) if given is None else given
+    axes = tuple(sorted(source.axes(axes, len(shape))))
+    if axes:
+        ctx.emit("Squeeze", [x], source.outputs[0], source.name, axes=axes)
+    else:
+        ctx.remove(source)
+
+
+def _unsqueeze(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    axes = ctx.integers(source, "axes", 1) or ()
+    axes = tuple(sorted(source.axes(axes, len(ctx.shape(x)) + len(axes))))
+    ctx.emit("Unsqueeze", [x], source.outputs[0], source.name, axes=axes)
+
+
+def _transpose(ctx: Pass, source: Source) -> None:
+    x = source.inputs[0]
+    perm = tuple(source.take("perm", range(len(ctx.shape(x)))[::-1]))
+    ctx.emit("Transpose", [x], source.outputs[0], source.name, perm=perm)
+
+
+REWRITES: Mapping[str, Callable[[Pass, Source], None]] = {
+    "Add": _arithmetic,
+    "AveragePool": pool,
+    "BatchNormalization": batch_norm,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Conv": conv,
+    "Div": _arithmetic,
+    "Dropout": _removed,
+    "Flatten": _flatten,
+    "Gemm": gemm,
+    "GlobalAveragePool": _plain(),
+    "HardSigmoid": _plain(alpha=0.2, beta=0.5),
+    "HardSwish": _plain(),
+    "Identity": _removed,
+    "LeakyRelu": _plain(alpha=0.01),
+    "MatMul": matmul,
+    "MaxPool": pool,
+    "Mul": _arithmetic,
+    "Pad": _pad,
+    "ReduceMean": reduce_mean,
+    "Relu": _plain(),
+    "Reshape": _reshape,
+    "Resize": resize,
+    "Sigmoid": _plain(),
+    "Slice": _slice,
+    "Softmax": _softmax,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Sub": _arithmetic,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Upsample": upsample,
+}

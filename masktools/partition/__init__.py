@@ -1,0 +1,1 @@
+"""Which rows of a mask share columns: partitioners, refinement and budgets."""

@@ -1,0 +1,1 @@
+"""The CPU backend: drives the compiled kernels of ``cpu/``."""

@@ -1,0 +1,177 @@
+"""The CPU backend: drives the compiled kernels of `cpu/`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+# What np.unique imports when it is first called: a child forked meanwhile would hang in its import.
+import numpy.ma
+from numpy.typing import NDArray
+
+from masktools.forks import lock_of
+from runtime.backend import Availability
+from runtime.cpu import native
+from runtime.cpu.kernels.bfloat16 import pack_tiles, product_kernel
+from runtime.cpu.kernels.winograd import transformed
+from runtime.cpu.machine import Configure, Machine
+from runtime.cpu.steps import assemble
+from runtime.cpu.tuning import chooser
+from runtime.cpu.weights.nonzeros import PackedRows, compressed, pack_panels
+from runtime.cpu.weights.pack import pack
+from runtime.cpu.weights.row_groups import Float32, Packed, Scheme
+from runtime.cpu.weights.row_groups import Shape as LayerShape
+from runtime.errors import BackendUnavailable, PlanError
+from runtime.plan import steps as s
+from runtime.plan.plan import Plan
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+DTYPES = ("float32", "bfloat16")
+MOST_THREADS = 256
+# Set to 1, ways to cut a layer are timed where no choice is remembered, and the choice is kept.
+TUNE = "MASKTOOLS_CPU_TUNE"
+
+
+class CpuBackend:
+    """Native kernels on the processor's cores.
+
+    Parameters
+    ----------
+    tuned : bool, default None
+        Time the ways to cut each layer, once for each machine and shape, and remember the fastest.
+        None asks the environment: `MASKTOOLS_CPU_TUNE=1`.
+    """
+
+    name = "cpu"
+
+    def __init__(self, tuned: bool | None = None) -> None:
+        self.tuned = os.environ.get(TUNE) == "1" if tuned is None else tuned
+        self._packed: WeakKeyDictionary[Plan, dict[str, PackedWeights]] = WeakKeyDictionary()
+
+    def available(self) -> Availability:
+        """Return which variant runs here, or why none does."""
+        try:
+            module = native.load()
+        except BackendUnavailable as error:
+            return Availability(False, str(error))
+        return Availability(True, f"{module.isa} kernels, {default_threads()} processors")
+
+    def compile(
+        self, plan: Plan, input_shapes: Mapping[str, Shape], dtype: str, threads: int | None
+    ) -> CpuExecutable:
+        """Return the plan, packed and placed for inputs of the given shapes.
+
+        Raises
+        ------
+        PlanError
+            If the processor does not compute in `dtype`, or there are more than `MOST_THREADS`
+            threads.
+        """
+        if dtype not in DTYPES:
+            raise PlanError(f"backend 'cpu' computes in {' or '.join(DTYPES)}, not {dtype}")
+        module = native.load()
+        threads = threads or default_threads()
+        if threads > MOST_THREADS:
+            raise PlanError(f"backend 'cpu' takes at most {MOST_THREADS} threads, not {threads}")
+        product = product_kernel(module) if dtype == "bfloat16" else ""
+        machine = Machine(module.lanes, threads, product=product)
+        made = self._packed.setdefault(plan, {})
+        packed = made.setdefault(dtype, PackedWeights(pack_tiles if product else pack))
+
+        def program(plan: Plan, shapes: Mapping[str, Shape], configure: Configure) -> Any:  # noqa: ANN401
+            made = assemble(plan, shapes, machine, packed, configure)
+            return made.program(lambda elements: module.Program(elements, threads, dtype))
+
+        def make(shapes: Mapping[str, Shape]) -> Any:  # noqa: ANN401
+            configure = chooser(plan, shapes, machine, module, program, self.tuned)
+            return program(plan, shapes, configure)
+
+        return CpuExecutable(plan, plan.batch(input_shapes), make)
+
+    def upload(self, array: Any) -> Array:  # noqa: ANN401
+        """Return the array itself, in C order."""
+        return np.ascontiguousarray(array)
+
+    def download(self, array: Array) -> Array:
+        """Return the array itself."""
+        return array
+
+    def synchronize(self) -> None:
+        """Do nothing: a run waits by itself."""
+
+
+class PackedWeights:
+    """The groups of a plan's weights: each weight is packed once, for all shapes of inputs."""
+
+    def __init__(self, pack: Callable[[s.Weight, Scheme, LayerShape], Packed]) -> None:
+        self._pack = pack
+        self._made: dict[tuple[int, Scheme, LayerShape], tuple[s.Weight, Packed]] = {}
+        self._transformed: dict[int, tuple[s.Weight, Float32]] = {}
+        self._panels: dict[tuple[int, LayerShape, int], tuple[s.Weight, PackedRows]] = {}
+
+    def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
+        """Return the groups of a weight."""
+        key = (id(weight), scheme, shape)
+        if key not in self._made:
+            self._made[key] = (weight, self._pack(weight, scheme, shape))
+        return self._made[key][1]
+
+    def winograd(self, weight: s.Weight) -> Float32:
+        """Return a weight as the minimal filtering algorithm multiplies by it."""
+        if id(weight) not in self._transformed:
+            dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
+            self._transformed[id(weight)] = (weight, transformed(dense))
+        return self._transformed[id(weight)][1]
+
+    def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
+        """Return the rows of nonzeros of a weight, by panels of channels."""
+        key = (id(weight), shape, channels)
+        if key not in self._panels:
+            self._panels[key] = (weight, pack_panels(compressed(weight), shape, channels))
+        return self._panels[key][1]
+
+
+class CpuExecutable:
+    """A program of the compiled kernels, made when it first runs; threads may share it."""
+
+    def __init__(self, plan: Plan, batch: int, make: Callable[[Mapping[str, Shape]], Any]) -> None:
+        self._shapes = {name: plan.shape(name, batch) for name in plan.shapes}
+        self._inputs = tuple(value.name for value in plan.inputs)
+        self._outputs = [(v.name, self._shapes[plan.results[v.name]]) for v in plan.outputs]
+        self._steps = len(plan.steps)
+        self._make = make
+        self._lock = lock_of(self)
+        self._made: Any = None
+
+    @property
+    def program(self) -> Any:  # noqa: ANN401 - of the compiled module
+        """The program of the kernels."""
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._make(self._shapes)
+        return self._made
+
+    def run(
+        self, inputs: Mapping[str, Array], seconds: list[float] | None = None
+    ) -> dict[str, Array]:
+        """Run every step; see `runtime.backend.Executable`."""
+        outputs = {name: np.empty(shape, np.float32) for name, shape in self._outputs}
+        elapsed = None if seconds is None else np.zeros(self._steps)
+        self.program.run([inputs[n] for n in self._inputs], list(outputs.values()), elapsed)
+        if seconds is not None and elapsed is not None:
+            seconds.extend(elapsed.tolist())
+        return outputs
+
+
+def default_threads() -> int:
+    """Return how many threads are used unless the caller says: the processors this process has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,201 @@
+"""Rows of nonzeros over windows that the first level of the cache holds: how a layer is tiled.
+
+A row shares nothing with the next but its inputs, so each multiplication loads one: it is the cache
+that bounds it. What a tile of outputs reads is packed, a panel of channels at a time, and all rows
+go over it. A pure function chooses the tile, by a cost in cycles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from runtime.cpu.kernels.runs import Window
+from runtime.cpu.memory.layout import round_up
+from runtime.cpu.weights.row_groups import Shape
+
+# How a window is packed: shared by all taps, or a copy for each column of taps, or for each tap.
+SHARED, COLUMNS, TAPS = 0, 1, 2
+
+# Of a window: what leaves room for sums and weights in a first level of 48 KiB.
+WINDOW_BYTES = 36 << 10
+# Vectors of a tile, by the elements of one: half of the registers (kRowVectors of the kernels).
+VECTORS = {16: 16}
+FEW_VECTORS = 8
+
+# Cycles, measured. A load, of which a nonzero takes one for each vector and two for itself; a load
+# that crosses a cache line counts twice. An address, of which it takes one for each row. The sums
+# of a panel, for each vector, and what a row costs at least: they come from the second level. What
+# a vector of outputs costs to finish, and lanes that lie side by side to write; such a piece of a
+# window to find, and a vector of it to copy.
+LOAD, ADDRESS = 0.55, 0.5
+SUM, ROW = 5.0, 10.0
+FINISH, STRETCH = 4.0, 20.0
+PIECE, COPY = 5.0, 3.0
+# Multiplications of a lane that a core begins in a cycle.
+MULTIPLICATIONS = 2
+
+
+class Tiling(NamedTuple):
+    """How a layer is cut into tiles.
+
+    Parameters
+    ----------
+    rows, pixels, samples : int
+        Of a tile of outputs.
+    copies : int
+        `SHARED`, `COLUMNS` or `TAPS`.
+    channels : int
+        Of a panel.
+    parts : int
+        Items that share the rows of a tile's weights.
+    """
+
+    rows: int
+    pixels: int
+    samples: int
+    copies: int
+    channels: int
+    parts: int = 1
+
+
+class Outputs(NamedTuple):
+    """What a layer writes: rows and pixels, the elements of a pixel, and pooling windows."""
+
+    height: int
+    width: int
+    lanes: int
+    pool: tuple[int, int] = (1, 1)
+
+
+@lru_cache(maxsize=256)
+def choose_tiling(
+    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, vector: int, threads: int
+) -> tuple[Tiling | None, float]:
+    """Return the tiles that take least time, and how long, or None and infinity.
+
+    Parameters
+    ----------
+    shape : Shape
+    window : Window
+    outputs : Outputs
+        Of the convolution, before pooling.
+    nonzeros : int
+        Of the weight.
+    vector : int
+        Elements of a vector.
+    threads : int
+
+    Returns
+    -------
+    Tiling or None
+        None where no window is small enough, or the layer has convolution groups.
+    float
+        Multiplications at peak that take as long, for one lane.
+
+    Examples
+    --------
+    >>> shape, window = Shape(256, 256, 9), Window((3, 3), pads=(1, 1))
+    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, 16, 2)[0]
+    Tiling(rows=2, pixels=8, samples=16, copies=0, channels=14, parts=1)
+    """
+    best, least = None, float("inf")
+    if shape.groups > 1 or nonzeros == 0:
+        return best, least
+    for tile in _tiles(window, outputs, vector):
+        for tiling, time in _times(tile, shape, window, outputs, nonzeros, vector, threads):
+            if time < least:
+                best, least = tiling, time
+    return best, least * threads * MULTIPLICATIONS * vector / outputs.lanes
+
+
+def _tiles(window: Window, outputs: Outputs, vector: int) -> Iterator[Tiling]:
+    """Yield tiles without their panels and parts."""
+    ways = [TAPS] if window.taps == 1 else [SHARED, TAPS]
+    if window.taps > 1 and window.strides[0] == 1:
+        ways.append(COLUMNS)
+    for samples in sorted({min(vector, outputs.lanes), outputs.lanes}):
+        for rows in _even(outputs.height, outputs.pool[0]):
+            for pixels in _even(outputs.width, outputs.pool[1]):
+                yield from (Tiling(rows, pixels, samples, copies, 0) for copies in ways)
+
+
+def _even(size: int, unit: int) -> list[int]:
+    """Return lengths of parts that differ little, the longest of each way to cut `size`.
+
+    Examples
+    --------
+    >>> _even(14, 1)
+    [14, 7, 5, 4, 3, 2, 1]
+    """
+    units = size // unit
+    return sorted({-(-units // parts) * unit for parts in range(1, units + 1)}, reverse=True)
+
+
+def _times(
+    tiling: Tiling,
+    shape: Shape,
+    window: Window,
+    outputs: Outputs,
+    nonzeros: int,
+    vector: int,
+    threads: int,
+) -> Iterator[tuple[Tiling, float]]:
+    """Yield a tiling for each number of parts, and its cycles."""
+    vectors, elements, pieces = _window(tiling, window, outputs, vector)
+    most = WINDOW_BYTES // 4 // elements
+    if most < 1 or vectors > VECTORS.get(vector, FEW_VECTORS):
+        return
+    panels = -(-shape.channels // most)
+    channels = -(-shape.channels // panels)
+    a_row = nonzeros / shape.rows
+    loads = 2 + vectors * (1 + _crossing(tiling, window, vector))
+    stretches = tiling.rows * (1 if tiling.samples == outputs.lanes else tiling.pixels)
+    addresses = tiling.rows if tiling.copies == SHARED else 1
+    row = a_row * (loads * LOAD + addresses * ADDRESS) + panels * (ROW + SUM * vectors)
+    row += FINISH * vectors + STRETCH * stretches
+    packing = shape.channels * (pieces * PIECE + elements / vector * COPY)
+    tiles = (
+        -(-outputs.height // tiling.rows)
+        * -(-outputs.width // tiling.pixels)
+        * -(-outputs.lanes // tiling.samples)
+    )
+    for parts in range(1, min(shape.rows, 4 * threads) + 1):
+        of_item = -(-shape.rows // parts) * row + packing
+        time = -(-tiles * parts // threads) * of_item
+        yield tiling._replace(channels=channels, parts=parts), time
+
+
+def _window(tiling: Tiling, window: Window, outputs: Outputs, vector: int) -> tuple[int, int, int]:
+    """Return the vectors of a tile, and of one channel's window the elements and the pieces."""
+    lanes = tiling.pixels * tiling.samples
+    reach = [(k - 1) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
+    together = tiling.samples == outputs.lanes
+    if tiling.copies == SHARED:
+        pixels = tiling.pixels + reach[1] // window.strides[1]
+        rows = (tiling.rows - 1) * window.strides[0] + reach[0] + 1
+        phases = len({k * window.dilations[1] % window.strides[1] for k in range(window.kernel[1])})
+        elements = phases * rows * round_up(pixels * tiling.samples, vector)
+        vectors = tiling.rows * -(-lanes // vector)
+        return vectors, elements, phases * rows * (1 if together else pixels)
+    copies, rows = (
+        (window.kernel[1], tiling.rows + reach[0])
+        if tiling.copies == COLUMNS
+        else (window.taps, tiling.rows)
+    )
+    elements = copies * round_up(rows * lanes, vector)
+    pieces = copies * rows * (1 if together else tiling.pixels)
+    return -(-tiling.rows * lanes // vector), elements, pieces
+
+
+def _crossing(tiling: Tiling, window: Window, vector: int) -> float:
+    """Return the share of loads that cross a cache line."""
+    if tiling.copies == TAPS:
+        return 0.0
+    if tiling.copies == COLUMNS:
+        shifts = [k * window.dilations[0] * tiling.pixels for k in range(window.kernel[0])]
+    else:
+        shifts = [k * window.dilations[1] // window.strides[1] for k in range(window.kernel[1])]
+    crossing = [shift * tiling.samples % vector != 0 for shift in shifts]
+    return sum(crossing) / len(crossing)

@@ -1,0 +1,103 @@
+"""Slices of a batch: the first steps of a network, for some samples after the others.
+
+A pixel of many samples is too wide for large maps: three rows of all channels leave the second
+level of the cache before the next row reads them again. Slices keep them there, and what they pass
+from step to step takes the memory of one slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+from runtime.cpu.kernels.winograd import POSITIONS
+from runtime.cpu.machine import Machine, Method
+from runtime.cpu.memory.layout import LINE, Shape
+from runtime.plan import steps as s
+from runtime.plan.plan import Plan
+
+# Slices of a batch that are worth joining again: narrower pixels do not leave the cache.
+LEAST_SLICES = 4
+# Pixels of a map from which its pixels need not be wide: rows of them fill the kernels.
+LEAST_PIXELS = 64
+# Vectors of a map that each thread needs: with fewer they would wait for each other.
+LEAST_VECTORS = 16
+# Bytes of a layer's weights, at most: every slice reads them again.
+MOST_WEIGHTS = 4 << 20
+
+
+class Slices(NamedTuple):
+    """Which steps are executed slice by slice: all of them for one slice before the next.
+
+    Parameters
+    ----------
+    steps : int
+        The first so many.
+    samples : int
+        Of a slice.
+    parts : int
+        Slices of the batch.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    parts: int = 0
+
+    def made(self, plan: Plan) -> set[str]:
+        """Return the values that the sliced steps make."""
+        return {step.output for step in plan.steps[: self.steps]}
+
+
+WHOLE = Slices()  # nothing is sliced
+
+
+def slices_of(
+    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, methods: Mapping[int, Method]
+) -> Slices:
+    """Return the slices of a plan, a pure function of its shapes and the machine.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    machine : Machine
+    methods : mapping of int to Method
+        How each step with weights is computed, by its index.
+    """
+    samples = max(LINE, machine.vector)
+    batch = shapes[plan.inputs[0].name][0] if shapes[plan.inputs[0].name] else 1
+    # Products of bfloat16 take more lanes at a time than a slice has.
+    if machine.product or batch % samples or batch < LEAST_SLICES * samples:
+        return WHOLE
+    count = 0
+    for at, step in enumerate(plan.steps):
+        values = [shapes[name] for name in (*step.inputs, step.output)]
+        if not _sliceable(step) or any(len(v) != 4 or v[0] != batch for v in values):
+            break
+        if isinstance(step, s.Weighted) and _weight_bytes(step, methods[at]) > MOST_WEIGHTS:
+            break
+        pixels = values[-1][2] * values[-1][3]
+        least = LEAST_VECTORS * machine.threads * machine.vector
+        if pixels < LEAST_PIXELS or pixels * samples < least:
+            break
+        count += 1
+    return Slices(count, samples, batch // samples) if count > 1 else WHOLE
+
+
+def _weight_bytes(step: s.Weighted, method: Method) -> float:
+    """Return the memory of a layer's weights as they are multiplied by."""
+    if method.winograd:
+        return 4 * POSITIONS * prod(step.weight_shape[:2])
+    return 4 * (prod(step.weight_shape) if method.scheme.form == "dense" else step.stored)
+
+
+def _sliceable(step: s.Step) -> bool:
+    """Return whether a step computes each sample from that sample alone."""
+    if isinstance(step, s.Arithmetic):
+        constant = step.constant
+        return constant is None or constant.ndim < 4 or constant.shape[0] == 1
+    if isinstance(step, s.Concat):
+        return step.axis == 1
+    return isinstance(step, s.Convolution | s.ScaleShift | s.Activate | s.Pool)

@@ -1,0 +1,188 @@
+"""A program while it is made: first all calls, then the arena, then the calls are placed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime.cpu import poison
+from runtime.cpu.calls import Calls
+from runtime.cpu.choice.pooling import pooled_steps
+from runtime.cpu.choice.problems import methods_of
+from runtime.cpu.kernels.runs import Pooling
+from runtime.cpu.machine import Configure, Machine
+from runtime.cpu.memory.layout import Image, Shape, View, as_image
+from runtime.cpu.memory.placement import Placement
+from runtime.cpu.memory.slices import slices_of
+from runtime.cpu.weights.nonzeros import PackedRows
+from runtime.cpu.weights.row_groups import Float32, Packed, Scheme
+from runtime.cpu.weights.row_groups import Shape as LayerShape
+from runtime.plan import steps as s
+from runtime.plan.plan import Plan
+
+
+class Packer(Protocol):
+    """Packs weights, and remembers them."""
+
+    def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
+        """Return the groups of a weight."""
+
+    def winograd(self, weight: s.Weight) -> Float32:
+        """Return a weight as the minimal filtering algorithm multiplies by it."""
+
+    def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
+        """Return the rows of nonzeros of a weight, by panels of channels."""
+
+
+class Assembly:
+    """The calls of a plan for one batch.
+
+    Parameters
+    ----------
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
+    machine : Machine
+    packer : Packer
+    configure : callable
+        Returns how the work of a layer is cut.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        shapes: Mapping[str, Shape],
+        machine: Machine,
+        packer: Packer,
+        configure: Configure,
+    ) -> None:
+        self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
+        self.configure = configure
+        self.methods = methods_of(plan, shapes, machine)
+        self._pooled = pooled_steps(plan, shapes, machine, self.methods)
+        fused = {at: pool for at, (pool, _) in self._pooled.items()}
+        self.taken = set(fused.values())
+        self.slices = slices_of(plan, shapes, machine, self.methods)
+        narrow = {at for at, method in self.methods.items() if method.narrow}
+        self.placement = Placement(plan, shapes, machine.vector, fused, self.slices, narrow)
+        self.calls = Calls(self.placement)
+
+    @property
+    def slice(self) -> int | None:
+        """The slice of the batch that calls are made for; None: for all samples."""
+        return self.calls.part
+
+    def call(self, method: str, step: int, *arguments: object) -> None:
+        """Add a call."""
+        self.calls.add(method, step, *arguments)
+
+    def view(self, name: str) -> View:
+        """Return where a value lies: its slice, while calls are made for one."""
+        view = self.placement.views[name]
+        if self.slice is None:
+            return self.placement.wholes.get(name, view)
+        return view if view.shape[0] == self.slices.samples else self._part(view)
+
+    def _part(self, view: View) -> View:
+        """Return the samples of the present slice."""
+        assert self.slice is not None
+        first = self.slice * self.slices.samples
+        return view.sliced(0, first, first + self.slices.samples)
+
+    def keep_slice(self, at: int) -> None:
+        """Add the call that copies what a step has made of a slice to where others read it."""
+        name = self.plan.steps[at].output
+        if self.slice is not None and name in self.placement.wholes:
+            self.call("copy", at, self.view(name), self._part(self.placement.wholes[name]))
+
+    def image(self, view: View) -> Image:
+        """Return a view that is known to be planes, as such."""
+        image = as_image(view)
+        assert image is not None, view
+        return image
+
+    def in_planes(self, at: int, view: View) -> Image:
+        """Return a view as planes; copied where its samples are no neighbours."""
+        image = as_image(view)
+        wanted = self.placement.form((view.shape[0], 1)).lanes
+        if image is not None and image.lanes == wanted:
+            return image
+        return self.image(self.copied(at, view))
+
+    def copied(self, at: int, view: View) -> View:
+        """Return a copy of a view in a buffer that this step alone uses."""
+        made = self.placement.memory(view.shape, at)
+        self.call("copy", at, view, made)
+        return made
+
+    def like(self, at: int, view: View, y: Image) -> Image:
+        """Return a view whose rows and pixels lie as those of `y`; copied where they do not."""
+        image = as_image(view)
+        if image and (image.row, image.pixel, image.lanes) == (y.row, y.pixel, y.lanes):
+            return image
+        copied = self.placement.memory(view.shape, at, y.pitch - y.width)
+        self.call("copy", at, view, copied)
+        return self.image(copied)
+
+    def pooling(self, at: int) -> tuple[Pooling | None, str]:
+        """Return the pooling that a convolution takes in, and the value that it writes."""
+        if at not in self._pooled:
+            return None, self.plan.steps[at].output
+        pool, pooling = self._pooled[at]
+        return pooling, self.plan.steps[pool].output
+
+    def activation(self, activation: s.Activation | None) -> tuple[str, float, float]:
+        """Return an activation as the kernels take it."""
+        if activation is None:
+            return ("", 0.0, 0.0)
+        return (activation.op, activation.alpha, activation.beta)
+
+    def bias(self, bias: s.Array | None) -> Float32:
+        """Return a bias as the kernels take it."""
+        return np.empty(0, np.float32) if bias is None else bias.astype(np.float32)
+
+    def as_rank_4(self, view: View) -> View:
+        """Return (N, C) or (N, C, L) as (N, C, 1, 1) or (N, C, 1, L)."""
+        missing = 4 - len(view.shape)
+        if missing <= 0:
+            return view
+        shape, strides = list(view.shape), list(view.strides)
+        for _ in range(missing):
+            shape.insert(2, 1)
+            strides.insert(2, 0)
+        return replace(view, shape=tuple(shape), strides=tuple(strides))
+
+    def program(self, make: Callable[[int], Any]) -> Any:  # noqa: ANN401 - of the compiled module
+        """Return the program of all calls.
+
+        Parameters
+        ----------
+        make : callable
+            Makes an empty program, given the elements of its arena.
+        """
+        offsets, elements = self.placement.buffers.arranged()
+        made = make(elements)
+        calls = self.calls.made
+        if poison.enabled():
+            made.poison()
+            calls = poison.poisoned(calls, self.placement)
+        for call in calls:
+            arguments = [_placed(argument, offsets) for argument in call.arguments]
+            getattr(made, call.method)(call.step, *arguments)
+        return made
+
+
+def _placed(argument: object, offsets: list[int]) -> object:
+    """Return a view or an image as the kernels take it: with its place in the arena."""
+    if isinstance(argument, View):
+        at = offsets[argument.buffer] + argument.offset
+        return (at, argument.shape, argument.strides)
+    if isinstance(argument, Image):
+        at = offsets[argument.buffer] + argument.offset
+        return (at, argument.channels, argument.plane)
+    if isinstance(argument, list):
+        return [_placed(item, offsets) for item in argument]
+    return argument

@@ -1,0 +1,1 @@
+"""The CUDA backend: drives the kernels of ``cuda/``."""

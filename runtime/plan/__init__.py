@@ -1,0 +1,1 @@
+"""A checkpoint as a plan: device-neutral steps in the order of execution."""

@@ -1,0 +1,126 @@
+"""Nodes that move numbers and change none, to steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import numpy as np
+
+from masktools.network.graph import Node
+from masktools.network.shapes import slices
+from runtime.plan.lowering_context import Context, border, integer, ints, real
+from runtime.plan.positions import is_whole, padded_positions, resized_positions
+from runtime.plan.steps import Concat, Gather, Pad, Reshape, Slice, Step, Transpose
+
+
+def _concat(context: Context, node: Node) -> list[Step]:
+    if len(node.inputs) == 1:
+        return []
+    return [
+        Concat(
+            name=node.name, inputs=node.inputs, output=node.outputs[0], axis=integer(node, "axis")
+        )
+    ]
+
+
+def _split(context: Context, node: Node) -> list[Step]:
+    axis, start = integer(node, "axis"), 0
+    context.sizes(node, (axis,))
+    if len(node.outputs) == 1:
+        return []
+    parts: list[Step] = []
+    for output, size in zip(node.outputs, ints(node, "split"), strict=True):
+        cut = {"axes": (axis,), "starts": (start,), "ends": (start + size,), "steps": (1,)}
+        parts.append(Slice(name=node.name, inputs=node.inputs, output=output, **cut))
+        start += size
+    return parts
+
+
+def _slice(context: Context, node: Node) -> list[Step]:
+    axes = ints(node, "axes")
+    shape = context.sizes(node, axes)
+    cuts = slices(node, shape)
+    ranges = {axis: range(*cuts[axis].indices(shape[axis])) for axis in axes}
+    ranges = {axis: r for axis, r in ranges.items() if r != range(shape[axis])}
+    if not ranges:
+        return []
+    if any(r.step < 0 for r in ranges.values()):
+        context.pick(node, tuple(map(len, ranges.values())))
+        indices = tuple(np.arange(r.start, r.stop, r.step, dtype=np.int32) for r in ranges.values())
+        return [Gather(**border(node), axes=tuple(ranges), indices=indices)]
+    return [
+        Slice(
+            **border(node),
+            axes=tuple(ranges),
+            starts=tuple(r.start for r in ranges.values()),
+            ends=tuple(min(r.stop, r[-1] + 1) for r in ranges.values()),
+            steps=tuple(r.step for r in ranges.values()),
+        )
+    ]
+
+
+def _pad(context: Context, node: Node) -> list[Step]:
+    pads = ints(node, "pads")
+    rank = len(pads) // 2
+    axes = tuple(a for a in range(rank) if pads[a] or pads[a + rank])
+    if not axes:
+        return []
+    shape = context.sizes(node, axes)
+    mode = str(node.attributes["mode"])
+    if mode == "constant":
+        return [Pad(**border(node), pads=pads, value=real(node, "value"))]
+    context.pick(node, tuple(shape[a] + pads[a] + pads[a + rank] for a in axes))
+    indices = tuple(padded_positions(mode, shape[a], pads[a], pads[a + rank]) for a in axes)
+    return [Gather(**border(node), axes=axes, indices=indices)]
+
+
+def _resize(context: Context, node: Node) -> list[Step]:
+    axes = ints(node, "axes")
+    ins, outs = context.sizes(node, axes), context.shapes[node.outputs[0]]
+    scales = cast("tuple[float, ...] | None", node.attributes.get("scales"))
+    roi = cast("tuple[float, ...]", node.attributes.get("roi", (0.0, 1.0) * len(axes)))
+    modes = (
+        str(node.attributes["coordinate_transformation_mode"]),
+        str(node.attributes["nearest_mode"]),
+    )
+    context.pick(node, tuple(cast("int", outs[axis]) for axis in axes))
+    indices = tuple(
+        resized_positions(
+            modes,
+            ins[axis],
+            cast("int", outs[axis]),
+            None if scales is None else scales[i],
+            (roi[i], roi[i + len(axes)]),
+        )
+        for i, axis in enumerate(axes)
+    )
+    if all(is_whole(at, ins[a]) for at, a in zip(indices, axes, strict=True)):
+        return []
+    fill = real(node, "extrapolation_value")
+    return [Gather(**border(node), axes=axes, indices=indices, fill=fill)]
+
+
+def _transpose(context: Context, node: Node) -> list[Step]:
+    perm = ints(node, "perm")
+    if perm == tuple(range(len(perm))):
+        return []
+    return [Transpose(**border(node), perm=perm)]
+
+
+def _reshape(context: Context, node: Node) -> list[Step]:
+    if context.shapes[node.inputs[0]] == context.shapes[node.outputs[0]]:
+        return []
+    return [Reshape(**border(node))]
+
+
+MOVES: Mapping[str, Callable[[Context, Node], list[Step]]] = {
+    "Concat": _concat,
+    "Split": _split,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Transpose": _transpose,
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _reshape),
+    "Identity": lambda context, node: [],
+}

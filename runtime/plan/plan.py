@@ -1,0 +1,267 @@
+"""A checkpoint to a plan: which steps, in which order, and how long each value lives."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from masktools import limits
+from masktools.checkpoint import Checkpoint
+from masktools.errors import GraphError
+from masktools.forks import unlocked_property
+from masktools.network.graph import Value
+from masktools.network.shapes import infer_shapes
+from runtime.errors import PlanError
+from runtime.plan.bounds import check_cost
+from runtime.plan.lowering import lower
+from runtime.plan.lowering_context import Context
+from runtime.plan.steps import (
+    Activate,
+    Activation,
+    Arithmetic,
+    Convolution,
+    Product,
+    Reshape,
+    ScaleShift,
+    Step,
+    Weighted,
+)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An immutable program that knows nothing of a device.
+
+    Parameters
+    ----------
+    inputs, outputs : tuple of Value
+        The network's border.
+    results : mapping of str to str
+        The value that each output is.
+    steps : tuple of Step
+        In the order of execution.
+    shapes : mapping of str to tuple of int or None
+        Of every value; None, on axis 0 alone, is the batch.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    results: Mapping[str, str]
+    steps: tuple[Step, ...]
+    shapes: Mapping[str, tuple[int | None, ...]]
+
+    def shape(self, value: str, batch: int) -> Shape:
+        """Return the shape of a value when `batch` samples are run."""
+        return tuple(batch if n is None else n for n in self.shapes[value])
+
+    def batch(self, shapes: Mapping[str, Shape]) -> int:
+        """Return how many samples inputs of these shapes hold; 1 where none leaves it open."""
+        open_ = [shapes[value.name][0] for value in self.inputs if value.shape[0] is None]
+        return open_[0] if open_ else 1
+
+    @unlocked_property
+    def readers(self) -> Mapping[str, Sequence[int]]:
+        """For each value, the steps that read it, once for each time that they do."""
+        readers: defaultdict[str, list[int]] = defaultdict(list)
+        for at, step in enumerate(self.steps):
+            for name in step.inputs:
+                readers[name].append(at)
+        return readers
+
+    @unlocked_property
+    def dead_after(self) -> tuple[tuple[str, ...], ...]:
+        """For each step, the values that nothing reads after it."""
+        last: dict[str, int] = {value.name: 0 for value in self.inputs}
+        for index, step in enumerate(self.steps):
+            last.update(dict.fromkeys((*step.inputs, step.output), index))
+        kept = set(self.results.values())
+        dead: list[list[str]] = [[] for _ in self.steps]
+        for value, index in last.items():
+            if value not in kept and self.steps:
+                dead[index].append(value)
+        return tuple(tuple(values) for values in dead)
+
+    def peak_bytes(self, batch: int, itemsize: int = 4) -> int:
+        """Return the most memory that values take at once, inputs and outputs included.
+
+        Parameters
+        ----------
+        batch : int
+        itemsize : int, default 4
+            Bytes of a number.
+
+        Returns
+        -------
+        int
+            Bytes; a Reshape shares the memory of what it reads.
+        """
+        owner: dict[str, str] = {}
+        users: Counter[str] = Counter()
+        live = peak = 0
+
+        def size(value: str) -> int:
+            return prod(self.shape(value, batch)) * itemsize
+
+        for given in self.inputs:
+            owner[given.name] = given.name
+            users[given.name] += 1
+            live += size(given.name)
+        peak = live
+        for step, dead in zip(self.steps, self.dead_after, strict=True):
+            shares = isinstance(step, Reshape)
+            owner[step.output] = owner[step.inputs[0]] if shares else step.output
+            users[owner[step.output]] += 1
+            live += 0 if shares else size(step.output)
+            peak = max(peak, live)
+            for value in dead:
+                users[owner[value]] -= 1
+                live -= 0 if users[owner[value]] else size(owner[value])
+        return peak
+
+
+def build(checkpoint: Checkpoint) -> Plan:
+    """Return the plan of a checkpoint.
+
+    Nodes that change nothing are left out. A convolution or product takes in the skip add and the
+    activation that follow it, where nothing else reads what lies between; a scale takes in the
+    shift after it.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        As `masktools.checkpoint.read` returns it. Not changed; the plan shares its arrays.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    PlanError
+        If shapes do not fit, a node mixes the samples of a batch, or the network costs more than
+        `masktools.limits` allows.
+    """
+    graph = checkpoint.graph
+    shapes = _shapes(checkpoint)
+    same: dict[str, str] = {}
+    steps: list[Step] = []
+    context = Context(checkpoint, shapes)
+    for node in graph.nodes:
+        made = lower(context, node)
+        if not made:
+            same[node.outputs[0]] = same.get(node.inputs[0], node.inputs[0])
+        steps += [replace(s, inputs=tuple(same.get(v, v) for v in s.inputs)) for s in made]
+    results = {value.name: same.get(value.name, value.name) for value in graph.outputs}
+    kept = _fused(_used(steps, set(results.values())), set(results.values()), shapes)
+    values = {v.name for v in graph.inputs} | {step.output for step in kept}
+    plan = Plan(
+        graph.inputs,
+        graph.outputs,
+        results,
+        tuple(kept),
+        {name: shape for name, shape in shapes.items() if name in values},
+    )
+    check_cost(plan)
+    return plan
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
+    """Return the shape of every value, with None where it follows the batch.
+
+    Two batches are tried: an axis that differs between them is the batch, and must be the first.
+    """
+    graph = checkpoint.graph
+    weights = {f"{layer}.weight": w.layout.shape for layer, w in checkpoint.sparse.items()}
+    tried: list[Mapping[str, Shape]] = []
+    for batch in (2, 3):
+        given = {
+            value.name: tuple(batch if n is None else n for n in value.shape)
+            for value in graph.inputs
+        }
+        try:
+            tried.append(infer_shapes(graph, given, weights))
+        except GraphError as error:
+            raise PlanError(str(error)) from error
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for name, shape in tried[0].items():
+        other = tried[1][name]
+        if shape[1:] != other[1:] or shape[:1] not in (other[:1], (2,)):
+            raise PlanError(f"value {name!r} mixes the samples of a batch: {shape}, {other}")
+        shapes[name] = shape if shape == other else (None, *shape[1:])
+        # Of one sample: the size at the batch 3 less that at 2, or all where the batch is fixed.
+        numbers = prod(other) - prod(shape) or prod(shape)
+        if numbers > limits.VALUE:
+            raise PlanError(
+                f"value {name!r} of shape {shapes[name]} has {numbers} numbers in a sample; "
+                f"{limits.VALUE} are supported"
+            )
+    for value in graph.outputs:
+        if value.shape != shapes[value.name]:
+            raise PlanError(
+                f"output {value.name!r}: expected shape {value.shape}, got {shapes[value.name]}"
+            )
+    return shapes
+
+
+def _used(steps: list[Step], results: set[str]) -> list[Step]:
+    """Leave out steps whose output nothing reads."""
+    needed = set(results)
+    kept = []
+    for step in reversed(steps):
+        if step.output in needed:
+            needed.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]
+
+
+def _fused(
+    steps: list[Step], results: set[str], shapes: Mapping[str, tuple[int | None, ...]]
+) -> list[Step]:
+    """Merge each step into the one that makes its input, where it alone reads that."""
+    readers = Counter(value for step in steps for value in step.inputs)
+    readers.update(results)
+    made_by: dict[str, int] = {}
+    merged: list[Step | None] = []
+    for step in steps:
+        # The merged step stands where the later one stood: everything it reads is made by then.
+        at = sorted(made_by[v] for v in step.inputs if v in made_by and readers[v] == 1)
+        new = step
+        for index in reversed(at):
+            before = merged[index]
+            both = _merge(before, step, shapes) if before is not None else None
+            if both is not None:
+                merged[index] = None
+                new = both
+                break
+        made_by[new.output] = len(merged)
+        merged.append(new)
+    return [step for step in merged if step is not None]
+
+
+def _merge(before: Step, step: Step, shapes: Mapping[str, tuple[int | None, ...]]) -> Step | None:
+    """Return one step that does `before`, then `step`; None where there is none."""
+    if isinstance(step, Activate):
+        return _activated(before, step.activation, step.output)
+    if isinstance(step, ScaleShift) and isinstance(before, ScaleShift):
+        apart = before.shift is None and before.activation is None and step.scale is None
+        return replace(before, shift=step.shift, output=step.output) if apart else None
+    if not (isinstance(step, Arithmetic) and step.op == "Add" and len(step.inputs) == 2):
+        return None
+    if not isinstance(before, Weighted) or before.activation or len(before.inputs) == 2:
+        return None
+    skip = step.inputs[1 if step.inputs[0] == before.output else 0]
+    if shapes[skip] != shapes[before.output]:
+        return None  # A skip that broadcasts is an addition of its own.
+    return replace(
+        before, inputs=(*before.inputs, skip), output=step.output, activation=step.activation
+    )
+
+
+def _activated(step: Step, activation: Activation, output: str) -> Step | None:
+    if isinstance(step, Convolution | Product | ScaleShift | Arithmetic) and not step.activation:
+        return replace(step, activation=activation, output=output)
+    return None

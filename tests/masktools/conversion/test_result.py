@@ -1,0 +1,167 @@
+"""The result folder: what it holds, what it replaces, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from masktools import BlockLayout, convert
+from masktools.conversion.result import Conversion, is_result, load_layouts
+from masktools.conversion.resume import FOLDER
+from masktools.errors import FormatError
+
+
+def converted(density=None):
+    """Return a result of three layers, one of them left dense."""
+    rng = np.random.default_rng(0)
+    masks = {name: rng.random((12, 6)) < 0.5 for name in ("wide", "conv1", "fc")}
+    return convert(masks, method="refill", density=density)
+
+
+def test_a_saved_result_comes_back(tmp_path):
+    result = converted()
+    result.save(tmp_path / "new" / "result")
+    again = Conversion.load(tmp_path / "new" / "result")
+    assert again.report == result.report
+    assert again.layouts == result.layouts
+    assert list(again.layouts) == list(result.layouts)
+    assert all(np.array_equal(again.masks[name], mask) for name, mask in result.masks.items())
+    assert load_layouts(tmp_path / "new" / "result") == result.layouts
+    assert load_layouts(tmp_path / "new" / "result" / "layouts.safetensors") == result.layouts
+
+
+def test_a_result_shows_itself_in_a_line():
+    masks = {"conv": np.eye(4), "fc": np.ones((2, 4))}
+    assert repr(convert(masks, method="refill", density=0.5)) == (
+        "Conversion(Report(1 of 2 layers converted, density 0.500 -> 0.667, retained 0.833))"
+    )
+
+
+def test_a_result_replaces_a_result_and_nothing_else(tmp_path):
+    first = converted()
+    second = converted(0.2)
+    first.save(tmp_path / "result")
+    (tmp_path / "result" / "diary.txt").write_text("kept")
+    second.save(tmp_path / "result")
+    assert Conversion.load(tmp_path / "result").report == second.report
+    assert sorted(p.name for p in (tmp_path / "result").iterdir()) == [
+        "diary.txt",
+        "layouts.safetensors",
+        "masks.safetensors",
+        "report.json",
+    ]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "masks.safetensors").write_text("mine")
+    for place in (tmp_path / "other", tmp_path / "other" / "masks.safetensors"):
+        with pytest.raises(FormatError, match=r"not a result of masktools|is a file"):
+            first.save(place)
+        with pytest.raises(FormatError, match=r"not a result of masktools|is a file"):
+            convert({"a": np.eye(4)}, method="regroup", include=["a"], resume=place)
+    assert (tmp_path / "other" / "masks.safetensors").read_text() == "mine"
+
+
+def test_a_failing_save_leaves_the_earlier_result(tmp_path, monkeypatch):
+    first = converted()
+    first.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("masktools.conversion.result._render_report", full)
+    with pytest.raises(OSError, match="No space"):
+        converted(0.1).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_result_that_was_tampered_with_is_refused(tmp_path):
+    converted().save(tmp_path / "a")
+    converted(0.1).save(tmp_path / "b")
+    layouts = (tmp_path / "b" / "layouts.safetensors").read_bytes()
+    (tmp_path / "a" / "layouts.safetensors").write_bytes(layouts)
+    with pytest.raises(FormatError, match=r"layouts.safetensors is not the file"):
+        Conversion.load(tmp_path / "a")
+    (tmp_path / "a" / "layouts.safetensors").unlink()
+    with pytest.raises(FormatError, match="No such file"):
+        Conversion.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda data: data.update(format="other"), "not a report of masktools"),
+        (lambda data: data.update(version=2), "version 2, but 1 is read"),
+        (lambda data: data.pop("files"), "is not the file that"),
+        (lambda data: data.update(files=3), "is not the file that"),
+        (lambda data: data.pop("total"), "KeyError"),
+        (lambda data: data["layers"][1].update(kept="many"), "kept is 'many'"),
+        (lambda data: data["layers"][1].update(layer="else"), "differ about layer 'conv1'"),
+        (lambda data: data["layers"].append(3), "not one of masktools"),
+    ],
+)
+def test_a_report_that_is_not_one_is_refused(tmp_path, change, match):
+    converted().save(tmp_path)
+    data = json.loads((tmp_path / "report.json").read_text())
+    change(data)
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    with pytest.raises(FormatError, match=match):
+        Conversion.load(tmp_path)
+
+
+def test_a_folder_with_finished_layers_alone_may_become_a_result(tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / ("0" * 64 + ".safetensors")).write_bytes(b"of an earlier run")
+    (tmp_path / FOLDER / (".12.0." + "1" * 64 + ".safetensors")).write_bytes(b"half of one")
+    (tmp_path / FOLDER / "notes.txt").write_text("kept")
+    assert is_result(tmp_path)
+    converted().save(tmp_path)
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["notes.txt"]
+    assert is_result(tmp_path)
+    assert not is_result(tmp_path / FOLDER)
+
+
+def test_what_a_killed_process_left_of_a_result_is_no_hindrance(tmp_path):
+    for name in (".12.0.report.json", ".12.1.layouts.safetensors", ".12.2.masks.safetensors"):
+        (tmp_path / name).write_bytes(b"half of it")
+    assert not is_result(tmp_path)
+    converted().save(tmp_path)
+    assert is_result(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".12.0.notes.txt").write_text("of somebody else")
+    with pytest.raises(FormatError, match="not a result of masktools"):
+        converted().save(other)
+
+
+def test_a_report_that_nests_without_end_is_refused(tmp_path):
+    (tmp_path / "report.json").write_text("[" * 100_000)
+    with pytest.raises(FormatError, match=r"report\.json"):
+        Conversion.load(tmp_path)
+
+
+def test_layouts_that_are_none_are_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    layout = BlockLayout.from_mask(np.eye(3)).to_arrays()
+    file = tmp_path / "layouts.safetensors"
+    head = {"format": "masktools-layouts", "version": 1, "groups": {"a": 1}}
+    for header, arrays, match in (
+        (None, layout, "it holds no layouts"),
+        ({**head, "version": 9}, layout, "version 9"),
+        ({**head, "groups": ["a"]}, layout, "names no convolution groups"),
+        (head, {"b.shape": layout["shape"]}, "'b.shape' belongs to no layer"),
+        (head, {"a.shape": layout["shape"]}, "layer 'a': array 'row_indices' is missing"),
+        ("[" * 100_000, layout, r"layouts\.safetensors"),
+    ):
+        text = header if isinstance(header, str) else json.dumps(header)
+        metadata = None if header is None else {"masktools": text}
+        save_file(arrays, file, metadata)
+        with pytest.raises(FormatError, match=match):
+            load_layouts(file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(FormatError, match=r"layouts\.safetensors"):
+        load_layouts(file)
+    with pytest.raises(FormatError, match="no such file"):
+        load_layouts(tmp_path / "none")

@@ -1,0 +1,313 @@
+"""Exporting: names, what is stored and how, residual policies, folding."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import small_network
+import torch
+import zoo
+from small_network import CONV, IMAGES, LAST, SIZE, close, expected, mask, run
+from torch import nn
+from torch.nn.utils import prune
+
+from masktools import BlockLayout, DenseBlock, GraphError, MaskError
+from masktools.checkpoint import read
+from masktools.export import from_onnx, from_torch
+from masktools.export.exporting import prepare
+
+
+@pytest.fixture
+def module():
+    return small_network.make()
+
+
+@pytest.fixture
+def net(module, tmp_path):
+    """The network as a file."""
+    return small_network.saved(module, tmp_path)
+
+
+def blocks(shape, *parts):
+    return BlockLayout(shape, [DenseBlock(rows, columns) for rows, columns in parts])
+
+
+# --- what is stored ------------------------------------------------------------------------------
+
+
+def test_a_network_without_zeros_is_stored_densely(net, module, tmp_path):
+    from_onnx(net, tmp_path / "out.safetensors")
+    written = read(tmp_path / "out.safetensors")
+    assert not written.sparse
+    assert set(written.graph.constants) >= {"stem.weight", "conv.0.weight", "head.bias"}
+    close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES))
+
+
+def test_zeros_of_the_weights_are_masks_where_layers_have_no_role(net, module, tmp_path):
+    keep = np.ones(CONV, bool)
+    keep[:8, ::2] = False
+    keep[8:, 1::2] = False
+    with torch.no_grad():
+        module.conv[0].weight *= torch.from_numpy(keep)
+        module.stem.weight[:, 0, 0] = 0
+        module.head.weight[::2, ::3] = 0
+    onnx.save(zoo.to_onnx(module, SIZE), net)
+    from_onnx(net, tmp_path / "out.safetensors")
+    written = read(tmp_path / "out.safetensors")
+    assert list(written.sparse) == ["conv.0"]
+    assert [b.size for b in written.sparse["conv.0"].layout.blocks] == [8 * 36] * 2
+    close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES))
+
+
+def test_a_zero_by_chance_leaves_a_layer_dense(module):
+    with torch.no_grad():
+        module.conv[0].weight[3, 3, 1, 1] = 0
+    assert not prepare(zoo.to_onnx(module, SIZE))[0].sparse
+
+
+def test_named_layers_are_stored_in_blocks_whatever_their_role(net, module):
+    masks = {"stem": np.ones((8, 3, 3, 3), bool), "head": np.ones((5, 12), bool)}
+    masks["stem"][::2, 0] = masks["stem"][1::2, 1] = False
+    masks["head"][:4, ::2] = masks["head"][4:, 1::2] = False
+    written, kept = prepare(net, masks=masks, residual="drop")
+    assert sorted(written.sparse) == ["head", "stem"]
+    assert (kept["head"] == (masks["head"] & [[True]] * 4 + [[False]])).all()
+
+
+def test_rows_that_keep_all_columns_are_a_block_however_few(net, module, tmp_path):
+    keep = np.zeros(LAST, bool)
+    keep[[2, 9]] = True
+    from_onnx(net, tmp_path / "out.safetensors", masks={"last.0": keep})
+    written = read(tmp_path / "out.safetensors")
+    assert written.graph.constants["head.weight"].shape == (5, 2)  # No padding: into its bias.
+    assert written.graph.constants["last.0.weight"].shape == (2, 16, 3, 3)
+    close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES, **{"last.0": keep}))
+
+
+def test_layouts_fix_the_blocks(net, module, tmp_path):
+    layout = blocks(CONV, (range(8), range(0, 72, 2)), (range(8, 16), range(20)))
+    path = tmp_path / "out.safetensors"
+    from_onnx(net, path, layouts={"conv.0": layout}, masks={"conv.0": layout.to_mask()})
+    assert read(path).sparse["conv.0"].layout.blocks == layout.blocks
+    close(run(path, IMAGES), expected(module, IMAGES, **{"conv.0": layout.to_mask()}))
+
+
+def test_names_rename_layers(net, tmp_path):
+    path = tmp_path / "out.safetensors"
+    keep = np.ones(CONV, bool)
+    keep[::2, ::2] = keep[1::2, 1::2] = False
+    from_onnx(net, path, masks={"body": keep}, names={"conv.0": "body"})
+    assert list(read(path).sparse) == ["body"]
+    with pytest.raises(MaskError, match="names: 'nobody' is no layer of the network, which has st"):
+        from_onnx(net, path, names={"nobody": "a"})
+    with pytest.raises(MaskError, match="two layers would be called 'stem'"):
+        from_onnx(net, path, names={"conv.0": "stem"})
+
+
+def test_the_file_is_the_same_every_time_and_names_its_source(net, tmp_path):
+    import hashlib
+
+    for name in ("a", "b"):
+        from_onnx(net, tmp_path / name, masks={"conv.0": mask(CONV)}, residual="keep")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    source = read(tmp_path / "a").source
+    assert source == "sha256:" + hashlib.sha256(net.read_bytes()).hexdigest()
+
+
+def test_the_file_is_as_large_as_values_and_indices(net, tmp_path):
+    keep = np.zeros(CONV, bool)
+    keep[:8, :4], keep[8:, 2:] = True, True
+    from_onnx(zoo.to_onnx(zoo.make("resnet18-cifar"), 8), tmp_path / "dense")
+    module = zoo.make("resnet18-cifar")
+    needed = 4 * sum(p.numel() for n, p in module.named_parameters() if "0.weight" in n)
+    assert (tmp_path / "dense").stat().st_size < 1.03 * needed
+
+
+# --- residual policies ---------------------------------------------------------------------------
+
+
+def test_a_residual_is_refused_and_counted(net, tmp_path):
+    path = tmp_path / "out.safetensors"
+    masks = {"conv.0": mask(CONV), "last.0": mask(LAST)}
+    with pytest.raises(MaskError) as caught:
+        from_onnx(net, path, masks=masks)
+    total = sum(m.sum() for m in masks.values())
+    assert f"{total} kept weights lie outside the dense blocks" in str(caught.value)
+    assert f"'conv.0' {masks['conv.0'].sum()} (100.0% of its saliency)" in str(caught.value)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop"])
+def test_a_residual_is_kept_or_dropped(net, module, tmp_path, policy):
+    path = tmp_path / "out.safetensors"
+    keep = mask(CONV)
+    keep[:6] = keep[0]  # One block, the rest beside it.
+    from_onnx(net, path, masks={"conv.0": keep}, residual=policy)
+    if policy == "drop":
+        keep[6:] = False
+    else:
+        assert read(path).sparse["conv.0"].residual.values.size == keep[6:].sum()
+    close(run(path, IMAGES), expected(module, IMAGES, **{"conv.0": keep}))
+
+
+# --- refused -------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused(net, tmp_path):
+    path = tmp_path / "out.safetensors"
+    for arguments, message in (
+        ({"masks": {"conv9": mask(CONV)}}, "mask 'conv9' matches no layer of the network, which"),
+        ({"layouts": {"x": blocks(CONV)}}, "layout 'x' matches no layer .* has stem, conv.0, last"),
+        ({"masks": {"conv.0": mask(LAST)}}, r"layer 'conv.0': expected a mask of shape \(16, 8, 3"),
+        ({"layouts": {"conv.0": blocks(LAST)}}, "layer 'conv.0': expected a layout of shape"),
+        ({"masks": {"conv.0": np.full(CONV, 0.5)}}, "layer 'conv.0': expected a mask of 0 and 1"),
+    ):
+        with pytest.raises(MaskError, match=message):
+            from_onnx(net, path, **arguments)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"masks": 3}, TypeError, "masks must be a mapping by layer, got int"),
+        ({"layouts": [3]}, TypeError, "layouts must be a mapping by layer, got list"),
+        ({"layouts": {"fc": 3}}, TypeError, "layouts: layer 'fc': expected a BlockLayout, got int"),
+        ({"masks": {"conv.0": "x"}}, TypeError, "layer 'conv.0': expected a mask of bool"),
+        ({"residual": "most"}, MaskError, "residual must be one of error, keep, drop, got 'most'"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
+        ({"seed": -1}, MaskError, "seed must be at least 0, got -1"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(net, module, tmp_path, arguments, error, message):
+    path = tmp_path / "out.safetensors"
+    with pytest.raises(error, match=message):
+        from_onnx(net, path, **arguments)
+    with pytest.raises(error, match=message):
+        from_torch(module, torch.from_numpy(IMAGES), path, **arguments)
+    with pytest.raises(TypeError, match="names must be a mapping by layer, got str"):
+        from_onnx(net, path, names="x")
+    assert not path.exists()
+
+
+def test_weights_that_are_not_finite_are_refused(net, module, tmp_path):
+    with torch.no_grad():
+        module.conv[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(MaskError, match=r"'conv.0.*finite"):
+        from_onnx(zoo.to_onnx(module, SIZE), tmp_path / "out.safetensors")
+    assert not list(tmp_path.glob("*out*"))
+
+
+# --- folding -------------------------------------------------------------------------------------
+
+
+def test_normalisation_is_folded_or_left_as_scale_and_shift(net):
+    written = prepare(net)[0]
+    assert [node.op for node in written.graph.nodes] == [
+        "Conv", "Relu", "Conv", "Relu", "Conv", "Relu", "Mul", "Add", "ReduceMean", "Gemm",
+    ]  # fmt: skip
+    assert "conv.0.bias" in written.graph.constants
+
+
+def test_a_shared_weight_is_stored_once_and_its_normalisations_stay(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.second.weight = self.first.weight
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.norm(self.first(x))))
+
+    module = Shared().eval()
+    zoo.randomise(module)
+    path = tmp_path / "out.safetensors"
+    x = torch.zeros(1, 3, SIZE, SIZE)
+    keep, other = mask((3, 3, 3, 3)), mask((3, 3, 3, 3), seed=1)
+    with pytest.raises(MaskError, match="'first' and 'second' share their weight, but differ"):
+        from_torch(module, x, path, masks={"first": keep, "second": other}, residual="keep")
+    from_torch(module, x, path, masks={"second": keep, "first": keep}, residual="keep")
+    assert list(read(path).sparse) == ["first"]
+    from_torch(module, x, path)
+    constants = read(path).graph.constants
+    assert [name for name, array in constants.items() if array.shape == (3, 3, 3, 3)] == [
+        "first.weight"
+    ]
+    close(run(path, IMAGES), expected(module, IMAGES))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_one_dimension_and_convolution_groups(tmp_path, groups):
+    module = nn.Sequential(
+        nn.Conv1d(4, 16, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Conv1d(16, 32, 3, padding=1, groups=groups), nn.LeakyReLU(), nn.Flatten(),
+        nn.Linear(32 * 6, 5),
+    ).eval()  # fmt: skip
+    keep = mask((32, 16 // groups, 3))
+    for first in range(0, 32, 4):
+        keep[first : first + 4] = keep[first]
+    path = tmp_path / "out.safetensors"
+    x = np.random.default_rng(0).standard_normal((3, 4, 12), np.float32)
+    from_torch(module, torch.from_numpy(x), path, masks={"2": keep})
+    layout = read(path).sparse["2"].layout
+    assert layout.groups == groups
+    assert len(layout.blocks) == 8
+    close(run(path, x), zoo.under(module, {"2": keep}, x))
+
+
+def test_a_layout_converted_without_the_graph_says_what_it_lacks(tmp_path):
+    module = nn.Sequential(nn.Conv1d(16, 32, 3, groups=4)).eval()
+    layouts = {"0": blocks((32, 4, 3), ([5, 31], [0, 1]))}
+    out = tmp_path / "out.safetensors"
+    message = r"layer '0': .*rows 5 and 31 lie in different .*groups: 1, the layer: 4; .*graph="
+    with pytest.raises(MaskError, match=message):
+        from_torch(module, torch.ones(1, 16, 9), out, layouts=layouts, residual="drop")
+    assert not out.exists()
+
+
+# --- PyTorch -------------------------------------------------------------------------------------
+
+
+def test_modules_keep_their_names_and_their_state(module, tmp_path):
+    module.train()
+    module.conv.eval()
+    keep = {"conv.0": np.ones(CONV, bool), "last.0": np.ones(LAST, bool)}
+    keep["conv.0"][::2, ::2] = keep["conv.0"][1::2, 1::2] = keep["last.0"][[0, 5, 7]] = False
+    path = tmp_path / "out.safetensors"
+    from_torch(module, torch.zeros(1, 3, SIZE, SIZE), path, masks=keep)
+    assert module.training
+    assert not module.conv.training
+    written = read(path)
+    assert written.graph.inputs[0].shape == (None, 3, SIZE, SIZE)
+    assert written.source is None
+    assert set(written.sparse) == {"conv.0"}  # The other shrank to what it keeps.
+    close(run(path, IMAGES), expected(module.eval(), IMAGES, **keep))
+
+
+@pytest.mark.parametrize("name", ["mobilenet-v3", "inception"])
+def test_modules_of_the_zoo(name, tmp_path):
+    module, size = zoo.make(name), zoo.ZOO[name][1]
+    masks = zoo.random_masks(module, 0.5, refilled=True)
+    path = tmp_path / "out.safetensors"
+    from_torch(module, torch.zeros(2, 3, size, size), path, masks=masks)
+    x = zoo.images(name, size)
+    close(run(path, x), zoo.under(module, masks, x))
+
+
+def test_modules_under_pruning_are_exported_as_they_run(module, tmp_path):
+    prune.ln_structured(module.conv[0], "weight", 0.5, n=1, dim=0)
+    path = tmp_path / "out.safetensors"
+    from_torch(module, torch.zeros(1, 3, SIZE, SIZE), path)
+    assert read(path).graph.constants["conv.0.weight"].shape[0] < 16
+    close(run(path, IMAGES), expected(module, IMAGES))
+
+
+def test_what_torch_cannot_capture_is_one_error(tmp_path):
+    class Loop(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(GraphError, match=r"torch\.export cannot capture the module"):
+        from_torch(Loop(), torch.zeros(1, 3), tmp_path / "out.safetensors")

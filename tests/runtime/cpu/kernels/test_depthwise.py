@@ -1,0 +1,338 @@
+"""Depthwise convolutions: the kernels by their definition, and when a plan is computed by them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from builder import Builder
+from cpu_native import NO_ACTIVATION, module, variants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_reference import convolved
+
+from masktools.checkpoint import Checkpoint
+from runtime.cpu import native
+from runtime.cpu.backend import CpuBackend
+from runtime.cpu.kernels import depthwise
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Form, View, as_image
+from runtime.model import Model
+from runtime.plan import plan
+from runtime.reference import ReferenceBackend
+
+SLACK = 64  # elements that kernels may read beside an arena
+ACTIVATIONS = {
+    NO_ACTIVATION: lambda x: x,
+    ("Relu", 0.0, 0.0): lambda x: np.maximum(x, 0),
+    ("Clip", -0.5, 0.75): lambda x: np.clip(x, -0.5, 0.75),
+    ("LeakyRelu", 0.1, 0.0): lambda x: np.where(x < 0, 0.1 * x, x),
+    ("Sigmoid", 0.0, 0.0): lambda x: 1 / (1 + np.exp(-x)),
+    ("HardSwish", 0.0, 0.0): lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+}
+
+
+class Arena:
+    """Values side by side in an arena of NaN, laid out as plans lay them out.
+
+    Parameters
+    ----------
+    seed : int
+    """
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.elements = SLACK
+        self.values = []
+
+    def add(self, lanes, channels, height, width, halo):
+        """Return a view, (lanes, channels, height, width), of rows with `halo` pixels beside."""
+        form = Form(lanes, channels, height, width, lanes, halo)
+        view = View.of_form(0, form, (lanes, channels, height, width))
+        view = (self.elements + view.offset, view.shape, view.strides)
+        self.elements += form.elements
+        return view
+
+    def give(self, view, halo):
+        """Fill a view with numbers, and what lies beside its rows with zeros."""
+        lanes, channels, height, width = view[1]
+        offset, shape, strides = view
+        numbers = self.random.standard_normal(shape).astype(np.float32)
+        beside = (channels, height, halo * lanes)
+        self.values.append(((offset + width * lanes, beside, (*strides[1:3], 1)), 0))
+        beside = (channels, halo * lanes)
+        self.values.append(((offset - halo * lanes, beside, (strides[1], 1)), 0))
+        self.values.append((view, numbers))
+        return numbers
+
+    def array(self):
+        """Return the arena."""
+        made = np.full(self.elements + SLACK, np.nan, np.float32)
+        for view, numbers in self.values:
+            seen(made, view)[...] = numbers
+        return made
+
+
+def seen(arena, view):
+    offset, shape, strides = view
+    return np.lib.stride_tricks.as_strided(arena[offset:], shape, [4 * s for s in strides])
+
+
+def executed(native, arena, add, threads, dtype):
+    program = native.Program(arena.size, threads, dtype)
+    whole = (0, (arena.size,), (1,))
+    program.copy_in(-1, 0, whole)
+    add(program)
+    program.copy_out(-1, whole, 0)
+    out = np.empty_like(arena)
+    program.run([arena], [out], None)
+    return out
+
+
+def rounded(values):
+    """Return the nearest numbers of bfloat16."""
+    words = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((words + 0x7FFF + ((words >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def sizes(case, lanes, vector):
+    """Return the size of the output and the halo that x needs, or None where there is no such."""
+    (kh, kw), (sy, sx), (dy, dx), (top, left) = (
+        case[n] for n in ("kernel", "strides", "dilations", "pads")
+    )
+    height = (case["height"] + top + case["below"] - dy * (kh - 1) - 1) // sy + 1
+    width = (case["width"] + left + case["right"] - dx * (kw - 1) - 1) // sx + 1
+    if height < 1 or width < 1:
+        return None
+    reach = max(left, (width - 1) * sx + (kw - 1) * dx - left - (case["width"] - 1), 0)
+    step = SimpleNamespace(strides=(sy, sx))
+    if not depthwise.in_place(step, lanes, vector):
+        return None
+    return height, width, 0 if lanes % vector == 0 else reach
+
+
+PAIR = st.tuples(st.integers(1, 3), st.integers(1, 2))
+DEPTHWISE = st.fixed_dictionaries(
+    {
+        "lanes": st.sampled_from([1, 1, 2, 3, 4, 5, 7, 8, 8, 9, 16, 17, 32, 48]),
+        "channels": st.integers(1, 5),
+        "multiplier": st.sampled_from([1, 1, 2]),
+        "height": st.integers(1, 19),
+        "width": st.integers(1, 37),
+        "kernel": st.sampled_from([(3, 3), (3, 3), (5, 5), (1, 1), (3, 1), (1, 4), (2, 3)]),
+        "strides": st.sampled_from([(1, 1), (1, 1), (2, 2), (2, 2), (1, 2), (2, 1), (3, 3)]),
+        "dilations": st.sampled_from([(1, 1), (1, 1), (1, 2), (2, 1), (2, 2)]),
+        "pads": st.sampled_from([(1, 1), (1, 1), (0, 0), (2, 2), (0, 1), (3, 2)]),
+        "below": st.integers(0, 3),
+        "right": st.integers(0, 2),
+        "halo": st.integers(0, 2),
+        "skip": st.booleans(),
+        "activation": st.sampled_from(list(ACTIVATIONS)),
+        "strips": st.integers(1, 3),
+        "parts": st.integers(1, 3),
+        "seed": st.integers(0, 1 << 16),
+    }
+)
+
+
+@pytest.mark.parametrize("variant", variants())
+@settings(max_examples=150)
+@given(case=DEPTHWISE, bfloat16=st.booleans())
+def test_kernels_are_convolutions_by_definition(variant, case, bfloat16):
+    native, lanes = module(variant), case["lanes"]
+    fits = sizes(case, lanes, native.lanes)
+    if fits is None:
+        return
+    height, width, reach = fits
+    halo = 0 if lanes % native.lanes == 0 else case["halo"]
+    rows = case["channels"] * case["multiplier"]
+    arena = Arena(case["seed"])
+    x = arena.add(lanes, case["channels"], case["height"], case["width"], reach)
+    y = arena.add(lanes, rows, height, width, halo)
+    skip = arena.add(lanes, rows, height, width, halo) if case["skip"] else None
+    exact = rounded if bfloat16 else np.asarray
+    image = exact(arena.give(x, reach))
+    added = exact(arena.give(skip, halo)) if skip else 0
+    weights = exact(arena.random.standard_normal((rows, *case["kernel"])).astype(np.float32))
+    bias = arena.random.standard_normal(rows).astype(np.float32)
+    before = exact(arena.array())
+    window = [case[name] for name in ("kernel", "strides", "dilations", "pads")]
+    after = executed(
+        native,
+        before,
+        lambda program: program.depthwise(
+            0, x, y, halo, skip, window,
+            {"weights": weights.reshape(rows, -1), "bias": bias},
+            case["activation"], {"strips": case["strips"], "parts": case["parts"]},
+        ),
+        2,
+        "bfloat16" if bfloat16 else "float32",
+    )  # fmt: skip
+    attributes = {
+        "strides": case["strides"], "dilations": case["dilations"], "group": case["channels"],
+        "pads": (*case["pads"], case["below"], case["right"]),
+    }  # fmt: skip
+    wanted = convolved(image, weights[:, None], attributes) + bias.reshape(-1, 1, 1) + added
+    wanted = ACTIVATIONS[case["activation"]](wanted)
+    tolerance = 5e-3 if bfloat16 else 2e-5
+    np.testing.assert_allclose(seen(after, y), wanted, rtol=tolerance, atol=tolerance)
+    # Zeros beside its rows, and all else as it was.
+    expected = before.copy()
+    mirror = Arena(0)
+    mirror.give(y, halo)
+    for view, _ in mirror.values:
+        seen(expected, view)[...] = 0
+    seen(after, y)[...] = 0
+    np.testing.assert_array_equal(after, expected)
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_a_wrong_weight_is_seen(variant):
+    arena = Arena(0)
+    x, y = arena.add(1, 2, 5, 5, 1), arena.add(1, 2, 5, 5, 1)
+    image = arena.give(x, 1)
+    weights = np.ones((2, 9), np.float32)
+    arrays = {"weights": weights.copy(), "bias": np.empty(0, np.float32)}
+    arrays["weights"][1, 4] += 1
+    window = [(3, 3), (1, 1), (1, 1), (1, 1)]
+    after = executed(
+        module(variant),
+        arena.array(),
+        lambda p: p.depthwise(0, x, y, 1, None, window, arrays, NO_ACTIVATION, {}),
+        1,
+        "float32",
+    )
+    attributes = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "group": 2}
+    right = convolved(image, weights.reshape(2, 1, 3, 3), attributes)
+    near = np.isclose(seen(after, y), right, atol=1e-4)
+    assert near[:, 0].all()
+    assert not near[:, 1].all()
+
+
+GOOD = {
+    "x": (8, (1, 2, 4, 4), (1, 32, 5, 1)),
+    "y": (80, (1, 2, 4, 4), (1, 32, 5, 1)),
+    "halo": 1,
+    "skip": None,
+    "window": [(3, 3), (1, 1), (1, 1), (1, 1)],
+    "arrays": {"weights": np.ones((2, 9), np.float32), "bias": np.ones(2, np.float32)},
+    "activation": NO_ACTIVATION,
+    "configuration": {},
+}
+BAD = {
+    "x outside": ({"x": (120, (1, 2, 4, 4), (1, 32, 5, 1))}, "of an arena of"),
+    "x far from zeros": ({"x": (8, (1, 2, 4, 1 << 23), (1, 0, 0, 1))}, "of an arena of"),
+    "y outside": ({"y": (130, (1, 2, 4, 4), (1, 32, 5, 1))}, "of an arena of"),
+    "y overlaps itself": ({"y": (80, (1, 2, 4, 4), (1, 4, 5, 1))}, "several indices"),
+    "skip outside": ({"skip": (120, (1, 2, 4, 4), (1, 32, 5, 1))}, "of an arena of"),
+    "skip of another shape": ({"skip": (80, (1, 2, 4, 3), (1, 32, 5, 1))}, "differ"),
+    "no room for the halo": ({"halo": 2}, "no room"),
+    "no room before": ({"y": (0, (1, 2, 4, 4), (1, 32, 5, 1))}, "no room"),
+    "channels": ({"y": (80, (1, 1, 4, 4), (1, 32, 5, 1))}, "do not fit"),
+    "rank": ({"x": (8, (1, 2, 4), (1, 32, 5))}, "rank 4"),
+    "lanes apart": ({"x": (8, (2, 2, 2, 2), (16, 32, 5, 1))}, "do not fit"),
+    "pixels apart": ({"x": (8, (1, 2, 4, 4), (1, 32, 8, 2))}, "side by side"),
+    "stride": ({"window": [(3, 3), (1, 3), (1, 1), (1, 1)]}, "stride of 1 or 2"),
+    "no stride": ({"window": [(3, 3), (0, 1), (1, 1), (1, 1)]}, "impossible window"),
+    "negative pad": ({"window": [(3, 3), (1, 1), (1, 1), (-1, 1)]}, "impossible window"),
+    "huge dilation": ({"window": [(3, 3), (1, 1), (1, 1 << 40), (1, 1)]}, "impossible size"),
+    "reads beyond the slack": ({"window": [(3, 3), (1, 1), (1, 200), (1, 1)]}, "no zeros"),
+    "reads before the slack": ({"window": [(3, 3), (1, 1), (1, 1), (1, 99)]}, "no zeros"),
+    "weights": ({"window": [(3, 2), (1, 1), (1, 1), (1, 1)]}, "weights of every tap"),
+    "bias": (
+        {"arrays": {"weights": np.ones((2, 9), np.float32), "bias": np.ones(3, np.float32)}},
+        "bias and y",
+    ),
+    "strips": ({"configuration": {"strips": 0}}, "strips"),
+    "parts": ({"configuration": {"parts": -1}}, "parts"),
+}
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_a_layer_that_fits_is_taken(variant):
+    module(variant).Program(160, 1, "float32").depthwise(0, *GOOD.values())
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("case", BAD)
+def test_a_layer_that_does_not_fit_is_refused(variant, case):
+    changes, message = BAD[case]
+    program = module(variant).Program(160, 1, "float32")
+    with pytest.raises(ValueError, match=message):
+        program.depthwise(0, *{**GOOD, **changes}.values())
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+def separable(b):
+    """Return a network of depthwise layers of every kind that the kernels take, and some they do
+    not.
+    """
+
+    def depthwise(x, k, stride, pad, multiplier=1, dilation=1):
+        rows = b.channels[x] * multiplier
+        name = f"d{len(b.nodes)}"
+        inputs = [x, b.constant(f"{name}.w", rows, 1, k, k), b.constant(f"{name}.b", rows)]
+        size = (b.size[x] + 2 * pad - dilation * (k - 1) - 1) // stride + 1
+        return b.add(
+            "Conv", inputs, rows, size, strides=(stride, stride), dilations=(dilation,) * 2,
+            pads=(pad,) * 4, group=b.channels[x],
+        )  # fmt: skip
+
+    a = b.act("Relu", depthwise("x", 3, 1, 1))
+    c = b.act("HardSwish", b.add_skip(depthwise(a, 3, 1, 1), a))
+    d = depthwise(c, 5, 1, 2, multiplier=2)
+    e = b.act("Relu", depthwise(b.conv(d, 4, 1), 3, 2, 1))
+    f = depthwise(b.concat(e, e), 3, 2, 1)
+    return b.fc(e, 5), f, depthwise(d, 3, 1, 2, dilation=2), depthwise(a, 2, 3, 0)
+
+
+@pytest.fixture(scope="module")
+def network():
+    b = Builder()
+    return plan.build(Checkpoint(b.graph(*separable(b))))
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("threads", [1, 2])
+def test_networks_at_every_batch(variant, threads, network, monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, variant)
+    ours = Model(network, CpuBackend(), threads=threads)
+    exact = Model(network, ReferenceBackend(), "float64")
+    for batch in (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 64, 65):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 6, 6)).astype(np.float32)
+        for a, b in zip(ours(x).values(), exact(x).values(), strict=True):
+            assert np.abs(a - b).max() <= 1e-5 * max(np.abs(b).max(), 1)
+
+
+def test_one_input_channel_of_all_rows_is_no_depthwise_layer():
+    def kind(groups, shape):
+        return depthwise.is_depthwise(SimpleNamespace(groups=groups, weight_shape=shape))
+
+    assert kind(4, (4, 1, 3, 3))
+    assert kind(4, (8, 1, 3))
+    assert not kind(1, (4, 1, 3, 3))
+    assert not kind(2, (4, 2, 3, 3))
+
+
+def test_weights_are_rounded_where_values_are():
+    weight = np.array([1.0, 1.00390625, 1.01171875], np.float32).reshape(3, 1, 1, 1)
+    step = SimpleNamespace(weight=weight)
+    assert depthwise.weights_of(step, Machine(16, 1)).ravel().tolist() == weight.ravel().tolist()
+    rounded_ = depthwise.weights_of(step, Machine(16, 1, product="amx"))
+    assert rounded_.ravel().tolist() == [1.0, 1.0, 1.015625]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("height", [1, 7, 112])
+def test_every_thread_has_work_and_none_of_it_is_small(threads, height):
+    view = View.of_form(0, Form(8, 64, height, 56, 8), (8, 64, height, 56))
+    image = as_image(view)
+    assert image is not None
+    made = depthwise.configured(image, Machine(16, threads))
+    assert made["strips"] <= min(threads, -(-height // 4))
+    assert 1 <= made["strips"] * made["parts"] <= max(4 * threads, 1)
+    if height == 112:
+        assert made["strips"] == threads

@@ -1,0 +1,172 @@
+"""The minimal filtering algorithm: its weights, its cut, and layers of every size and batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cpu_backend import VARIANTS
+
+from runtime.cpu import native
+from runtime.cpu.kernels.winograd import POSITIONS, ROWS, _filter_transform, configured, transformed
+
+# How far from exact sums, as a share of the largest output: what tests of whole networks allow.
+TOLERANCE = 1e-5
+
+
+def direct(x, w, pads, out):
+    """Convolve (C, H, W, N) in float64, by definition."""
+    top, left = pads
+    wide = np.pad(x.astype(np.float64), ((0, 0), (top, 9), (left, 9), (0, 0)))
+    taps = [
+        np.einsum("rc,cyxn->ryxn", w[:, :, i, j].astype(np.float64), wide[:, i:, j:][:, :h, :v])
+        for i, j in np.ndindex(3, 3)
+        for h, v in [out]
+    ]
+    return np.sum(taps, axis=0)
+
+
+def run(module, x, w, pads, out, halo=0, bias=None, skip=None, activation="", **configuration):
+    """Run one layer in an arena of NaN; return its output, and all that lies around it."""
+    channels, height, width, batch = x.shape
+    rows = len(w)
+    pitch = out[1] + halo
+    area = out[0] * pitch * batch
+    x_plane, y_plane = height * width * batch + 3, area + halo * batch + 5
+    y_at = channels * x_plane + halo * batch
+    skip_at = y_at + rows * y_plane
+    program = module.Program(skip_at + rows * y_plane, 2)
+    x_view = (0, x.shape, (x_plane, width * batch, batch, 1))
+    y_strides = (y_plane, pitch * batch, batch, 1)
+    whole = np.full((rows, y_plane), np.nan, np.float32)
+    every = (y_at - halo * batch, whole.shape, (y_plane, 1))
+    given = [x, whole] + ([] if skip is None else [skip])
+    program.copy_in(-1, 0, x_view)
+    program.copy_in(-1, 1, every)
+    if skip is not None:
+        program.copy_in(-1, 2, (skip_at, skip.shape, y_strides))
+    program.winograd(
+        0,
+        (0, channels, x_plane),
+        (height, width, width),
+        (y_at, rows, y_plane),
+        (*out, pitch, halo),
+        None if skip is None else (skip_at, rows, y_plane),
+        batch,
+        pads,
+        {
+            "weights": transformed(w),
+            "bias": np.empty(0, np.float32) if bias is None else bias,
+        },
+        (activation, 0.0, 0.0),
+        configuration,
+    )
+    program.copy_out(-1, every, 0)
+    found = np.empty_like(whole)
+    program.run(given, [found], None)
+    before, body, after = np.split(found, [halo * batch, halo * batch + area], axis=1)
+    body = body.reshape(rows, out[0], pitch, batch)
+    assert not before.any()
+    assert not body[:, :, out[1] :].any()
+    assert np.isnan(after).all()
+    return body[:, :, : out[1]]
+
+
+def close(got, wanted):
+    return np.abs(got - wanted).max() <= TOLERANCE * max(np.abs(wanted).max(), 1)
+
+
+@pytest.fixture(params=VARIANTS)
+def module(request, monkeypatch):
+    monkeypatch.setenv(native.VARIABLE, request.param)
+    return native.load()
+
+
+def drawn(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 16, 17, 33, 64, 65])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (4, 4), (7, 7), (9, 6)])
+def test_a_layer_is_close_to_its_definition(module, batch, size):
+    rng = np.random.default_rng(batch)
+    x, w = drawn(rng, 5, *size, batch), drawn(rng, 18, 5, 3, 3) / 7
+    assert close(run(module, x, w, (1, 1), size), direct(x, w, (1, 1), size))
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 4])
+@pytest.mark.parametrize("row_blocks", [1, 2])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_every_cut_of_the_work_gives_the_same(module, vectors, row_blocks, parts):
+    rng = np.random.default_rng(0)
+    x, w = drawn(rng, 4, 10, 13, 3), drawn(rng, 50, 4, 3, 3) / 6
+    bias, skip = drawn(rng, 50), drawn(rng, 50, 10, 12, 3)
+    pads, out = (1, 0), (10, 12)
+    cut = {"vectors": vectors, "row_blocks": row_blocks, "parts": parts}
+    got = run(module, x, w, pads, out, 2, bias, skip, "Relu", **cut)
+    wanted = direct(x, w, pads, out) + bias[:, None, None, None] + skip
+    assert close(got, np.maximum(wanted, 0))
+
+
+@pytest.mark.parametrize("pads", [(0, 0), (2, 2), (0, 3), (5, 1)])
+def test_any_padding(module, pads):
+    rng = np.random.default_rng(0)
+    x, w = drawn(rng, 3, 6, 5, 4), drawn(rng, 16, 3, 3, 3) / 5
+    out = (6, 6)
+    assert close(run(module, x, w, pads, out, 1), direct(x, w, pads, out))
+
+
+def test_errors_stay_small_with_many_channels(module):
+    rng = np.random.default_rng(0)
+    x = np.maximum(drawn(rng, 512, 4, 4, 16), 0)
+    w = drawn(rng, 16, 512, 3, 3) / 70
+    got, wanted = run(module, x, w, (1, 1), (4, 4)), direct(x, w, (1, 1), (4, 4))
+    assert np.abs(got - wanted).max() < TOLERANCE / 2 * np.abs(wanted).max()
+
+
+def test_a_wrong_weight_is_seen(module):
+    rng = np.random.default_rng(0)
+    x, w = drawn(rng, 5, 8, 8, 2), drawn(rng, 16, 5, 3, 3) / 7
+    wanted = direct(x, w, (1, 1), (8, 8))
+    w[3, 2, 1, 1] += 0.01
+    assert not close(run(module, x, w, (1, 1), (8, 8)), wanted)
+
+
+@pytest.mark.parametrize("change", ["weights", "plane", "parts", "vectors", "halo"])
+def test_what_does_not_fit_is_refused(module, change):
+    x, w = np.zeros((2, 4, 4, 1), np.float32), np.zeros((16, 2, 3, 3), np.float32)
+    program = module.Program(2 * 16 + 16 * 16, 1)
+    arguments = {
+        "weights": transformed(w[:, :1] if change == "weights" else w),
+        "bias": np.empty(0, np.float32),
+    }
+    cut = {change: 5} if change in ("parts", "vectors") else {}
+    with pytest.raises(ValueError, match="winograd"):
+        program.winograd(
+            0, (0, 2, 16), (4, 4, 4), (32, 16, 17 if change == "plane" else 16),
+            (4, 4, 4, 1 if change == "halo" else 0), None, x.shape[3], (1, 1), arguments,
+            ("", 0.0, 0.0), cut,
+        )  # fmt: skip
+
+
+@given(rows=st.integers(1, 40), channels=st.integers(1, 5), seed=st.integers(0, 9))
+def test_transformed_weights_hold_the_filters(rows, channels, seed):
+    w = drawn(np.random.default_rng(seed), rows, channels, 3, 3)
+    made = transformed(w)
+    assert made.shape == (-(-rows // ROWS), POSITIONS, channels, ROWS)
+    g = _filter_transform()
+    flat = made.transpose(0, 3, 2, 1).reshape(-1, channels, 6, 6)
+    np.testing.assert_allclose(flat[:rows], g @ w.astype(np.float64) @ g.T, rtol=1e-6, atol=1e-6)
+    assert not flat[rows:].any()
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 600)] * 2, *[st.integers(1, 60)] * 2, st.integers(1, 70)),
+    vector=st.sampled_from([4, 8, 16]),
+    threads=st.integers(1, 9),
+)
+def test_the_work_is_cut_as_the_kernels_allow(sizes, vector, threads):
+    made = configured(*sizes, vector, threads)
+    assert made["vectors"] in (1, 2)
+    assert 1 <= made["parts"] <= -(-sizes[1] // ROWS)

@@ -1,0 +1,87 @@
+"""Where values lie: which are written over the skip branch that is added to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builder import SIZE, Builder
+from cpu_native import variants
+
+from masktools.checkpoint import Checkpoint
+from runtime.cpu.backend import CpuBackend
+from runtime.cpu.memory.placement import Placement
+from runtime.model import Model
+from runtime.plan import plan
+from runtime.reference import ReferenceBackend
+
+
+def residual(b):
+    """The branch is read by the layers before, and by nothing after."""
+    x = b.act("Relu", b.conv("x", 6))
+    return b.act("Relu", b.add_skip(b.conv(b.act("Relu", b.conv(x, 6)), 6, 1), x)), True
+
+
+def read_later(b):
+    x = b.act("Relu", b.conv("x", 6))
+    return b.add_skip(b.conv(b.add_skip(b.conv(x, 6), x), 6), x), True
+
+
+def of_itself(b):
+    """The layer reads neighbours of what it would write over."""
+    x = b.act("Relu", b.conv("x", 6))
+    return b.add_skip(b.conv(x, 6), x), False
+
+
+def given(b):
+    """Inputs are copied into the arena: the caller's array is never written."""
+    return b.add_skip(b.conv(b.act("Relu", b.conv("x", 6)), 3, 1), "x"), True
+
+
+def returned(b):
+    x = b.act("Relu", b.conv("x", 6))
+    return (x, b.add_skip(b.conv(b.act("Relu", b.conv(x, 6)), 6), x)), False
+
+
+def part_of_a_whole(b):
+    """What is added is one channel range of a value that is read later."""
+    x = b.act("Relu", b.conv("x", 6))
+    y = b.act("Relu", b.conv("x", 6))
+    added = b.add_skip(b.conv(y, 6, 1), x)
+    return b.conv(b.concat(b.concat(x, y), added), 5), False
+
+
+NETWORKS = [residual, read_later, of_itself, given, returned, part_of_a_whole]
+
+
+def planned(network):
+    b = Builder()
+    made, over = network(b)
+    return plan.build(Checkpoint(b.graph(*(made if isinstance(made, tuple) else (made,))))), over
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_skip_branch_is_written_over_where_nothing_reads_it_again(network, batch):
+    made, over = planned(network)
+    placement = Placement(made, {name: made.shape(name, batch) for name in made.shapes}, 16)
+    adding = [step for step in made.steps if len(step.inputs) == 2 and hasattr(step, "weight")]
+    assert adding
+    views = placement.views
+    assert (views[adding[-1].inputs[1]] == views[adding[-1].output]) is over
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("network", NETWORKS)
+def test_values_are_those_of_the_reference(variant, network, monkeypatch):
+    monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
+    made, _ = planned(network)
+    ours = Model(made, CpuBackend(), threads=2)
+    exact = Model(made, ReferenceBackend(), "float64")
+    for batch in (1, 3, 16):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, SIZE, SIZE), np.float32)
+        for _ in range(2):
+            got, want = ours(x), exact(x)
+            pairs = zip(*(r.values() if isinstance(r, dict) else [r] for r in (got, want)),
+                        strict=True)  # fmt: skip
+            for a, b in pairs:
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,333 @@
+"""Each operation of the compiled CPU backend, in every variant, against NumPy on the same arena."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from cpu_native import NO_ACTIVATION, Layouts, View, assert_written, executed, module, variants
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import reference
+from runtime.plan import steps as s
+
+EPS = float(np.finfo(np.float32).eps)
+
+pytestmark = pytest.mark.parametrize("variant", variants())
+
+shapes = st.lists(st.sampled_from([1, 2, 3, 5, 16, 17, 33]), min_size=1, max_size=4).map(tuple)
+seeds = st.integers(0, 1 << 20)
+threads = st.integers(1, 3)
+
+
+# --- moving ------------------------------------------------------------------------------------
+
+
+@given(shape=shapes, seed=seeds, threads=threads)
+def test_copies_between_any_two_layouts(variant, shape, seed, threads):
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape)
+    arena = layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.copy(0, x, y), threads)
+    assert_written(out, arena, y, x.of(arena))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("shape", [(64, 33, 48), (1, 100, 257), (3, 1, 40000), (70, 2, 1)])
+def test_copies_of_many_items(variant, shape, order):
+    layouts = Layouts(0)
+    x, y = layouts.add(*shape, order=(0, 1, 2)), layouts.add(*shape, order=order)
+    arena = layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.copy(0, x, y), 3)
+    assert_written(out, arena, y, x.of(arena))
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 32, 32), (1, 3, 30, 31), (5, 7), (33, 2, 19), ()])
+def test_inputs_and_outputs_in_any_layout(variant, shape):
+    for order in itertools.islice(itertools.permutations(range(len(shape))), 0, None, 3):
+        layouts = Layouts(1)
+        view = layouts.add(*shape, order=order)
+        program = module(variant).Program(layouts.elements + 1, 2)
+        program.copy_in(-1, 0, view)
+        program.copy_out(-1, view, 0)
+        x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        x = np.asarray(x, np.float32)
+        out = np.empty(shape, np.float32)
+        program.run([x], [out])
+        np.testing.assert_array_equal(out, x)
+
+
+@given(shape=shapes, seed=seeds, threads=threads)
+def test_fills_any_layout(variant, shape, seed, threads):
+    layouts = Layouts(seed)
+    y = layouts.add(*shape)
+    arena = layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.fill(0, y, 2.5), threads)
+    assert_written(out, arena, y, np.full(shape, 2.5))
+
+
+@given(shape=shapes, seed=seeds, threads=threads, data=st.data())
+def test_gathers_along_any_axes(variant, shape, seed, threads, data):
+    random = np.random.default_rng(seed)
+    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True, min_size=1))
+    out_shape, indices = list(shape), []
+    for axis in axes:
+        out_shape[axis] = data.draw(st.sampled_from([1, 4, 19]))
+        indices.append(random.integers(-1, shape[axis], out_shape[axis]).astype(np.int32))
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*out_shape)
+    arena = layouts.arena()
+    out = executed(
+        module(variant), arena, lambda p: p.gather(0, x, y, axes, indices, -7.0), threads
+    )
+    expected = x.of(arena).copy()
+    for axis, chosen in zip(axes, indices, strict=True):
+        expected = np.take(expected, np.maximum(chosen, 0), axis=axis)
+        expected[(slice(None),) * axis + (chosen < 0,)] = -7.0
+    assert_written(out, arena, y, expected)
+
+
+# --- element by element ------------------------------------------------------------------------
+
+
+@given(
+    op=st.sampled_from(["Add", "Sub", "Mul", "Div"]),
+    shape=shapes,
+    seed=seeds,
+    threads=threads,
+    data=st.data(),
+)
+def test_arithmetic_broadcasts_as_numpy(variant, op, shape, seed, threads, data):
+    def operand():
+        kept = data.draw(st.integers(0, len(shape)))
+        return tuple(n if data.draw(st.booleans()) else 1 for n in shape[kept:])
+
+    layouts = Layouts(seed)
+    first, second = layouts.add(*operand()), layouts.add(*operand())
+    y = layouts.add(*shape)
+    arena = layouts.arena()
+    operands = [first, second]
+    values = [v.of(arena) for v in operands]
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, 1))
+        operands[at] = values[at] = np.ascontiguousarray(values[at]).reshape(operands[at].shape)
+    out = executed(
+        module(variant), arena, lambda p: p.elementwise(0, op, operands, y, NO_ACTIVATION), threads
+    )
+    with np.errstate(all="ignore"):
+        expected = reference._ARITHMETIC[op](*values)
+    assert_written(out, arena, y, np.broadcast_to(expected, shape))
+
+
+ACTIVATIONS = [
+    s.Activation("Relu"),
+    s.Activation("Clip", 0.0, 6.0),
+    s.Activation("Clip", -0.5, 0.25),
+    s.Activation("LeakyRelu", 0.1),
+    s.Activation("Sigmoid"),
+    s.Activation("HardSigmoid", 0.2, 0.5),
+    s.Activation("HardSwish"),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("gap", [0, 1])
+def test_activations(variant, activation, gap):
+    x = np.concatenate(
+        [
+            np.linspace(-120, 120, 4001),
+            [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-38, -1e-38, 3e38, -3e38],
+        ]
+    ).astype(np.float32)
+    stride = 1 + gap
+    y = View(x.size * stride, x.shape, (stride,))
+    arena = np.full(2 * x.size * stride, 5.0, np.float32)
+    View(0, x.shape, (stride,)).of(arena)[...] = x
+    given = (activation.op, activation.alpha, activation.beta)
+    view = View(0, x.shape, (stride,))
+    out = executed(module(variant), arena, lambda p: p.elementwise(0, "Identity", [view], y, given))
+    with np.errstate(all="ignore"):
+        expected = reference._activated(activation, x)
+    assert_written(out, arena, y, expected, tolerance=4 * EPS)
+
+
+def test_operations_in_place(variant):
+    layouts = Layouts(2)
+    x = layouts.add(40, 300)
+    arena = layouts.arena()
+    out = executed(
+        module(variant), arena, lambda p: p.elementwise(0, "Add", [x, x], x, ("Relu", 0, 0))
+    )
+    assert_written(out, arena, x, np.maximum(2 * x.of(arena), 0))
+
+
+@pytest.mark.parametrize("given", list(itertools.product([True, False], repeat=2)))
+@pytest.mark.parametrize("order", [(1, 2, 3, 0), (0, 1, 2, 3), (0, 2, 3, 1)])
+def test_scale_and_shift_along_axis_1(variant, given, order):
+    layouts = Layouts(3)
+    x, y = (layouts.add(5, 19, 6, 7, order=order) for _ in range(2))
+    arena = layouts.arena()
+    random = np.random.default_rng(0)
+    scale, shift = (random.standard_normal(19).astype(np.float32) if g else None for g in given)
+    out = executed(
+        module(variant), arena, lambda p: p.scale_shift(0, x, scale, shift, y, ("Relu", 0, 0))
+    )
+    expected = x.of(arena).astype(np.float64)
+    if scale is not None:
+        expected = expected * scale[:, None, None]
+    if shift is not None:
+        expected = expected + shift[:, None, None]
+    assert_written(out, arena, y, np.maximum(expected, 0), tolerance=4 * EPS)
+
+
+# --- pooling and sums --------------------------------------------------------------------------
+
+
+@st.composite
+def pools(draw):
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    strides, dilations = draw(pair), draw(pair)
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = tuple(draw(st.integers(0, 2)) for _ in range(4))
+    counted = tuple(draw(st.integers(0, pad)) for pad in pads)
+    sizes = [
+        draw(st.integers(max(1, r - pads[i] - pads[i + 2]), r + 12)) for i, r in enumerate(reach)
+    ]
+    step = s.Pool(
+        name="p",
+        inputs=("x",),
+        output="y",
+        op=draw(st.sampled_from(["MaxPool", "AveragePool"])),
+        kernel=kernel,
+        strides=strides,
+        dilations=dilations,
+        pads=pads,
+        counted=counted,
+    )
+    x = (draw(st.sampled_from([1, 2, 4, 8, 16, 33])), draw(st.integers(1, 4)), *sizes)
+    out = [(n + pads[i] + pads[i + 2] - reach[i]) // strides[i] + 1 for i, n in enumerate(sizes)]
+    return step, x, (*x[:2], *out)
+
+
+@given(
+    pool=pools(),
+    order=st.sampled_from([(1, 2, 3, 0), (0, 1, 2, 3), (0, 2, 3, 1)]),
+    seed=seeds,
+    threads=threads,
+)
+def test_pools(variant, pool, order, seed, threads):
+    step, x_shape, y_shape = pool
+    layouts = Layouts(seed)
+    x, y = layouts.add(*x_shape, order=order), layouts.add(*y_shape, order=order)
+    arena = layouts.arena()
+    arena[np.random.default_rng(seed).random(arena.size) < 0.02] = np.nan
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.pool(
+            0, step.op, x, y, step.kernel, step.strides, step.dilations, step.pads, step.counted
+        ),
+        threads,
+    )
+    with np.errstate(all="ignore"):
+        expected = reference._pool(step, y_shape, [x.of(arena)])
+    assert_written(out, arena, y, expected, tolerance=16 * EPS)
+
+
+@given(
+    shape=st.tuples(
+        st.sampled_from([1, 3, 8, 16, 70]),
+        st.integers(1, 20),
+        st.integers(1, 9),
+        st.integers(1, 70),
+    ),
+    rank=st.integers(2, 4),
+    seed=seeds,
+    threads=threads,
+)
+def test_means(variant, shape, rank, seed, threads):
+    shape = shape[:rank]
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape[:2], *(1,) * (rank - 2))
+    arena = layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.mean(0, x, y), threads)
+    expected = x.of(arena).astype(np.float64).mean(axis=tuple(range(2, rank)), keepdims=True)
+    assert_written(out, arena, y, expected, tolerance=80 * EPS)
+
+
+@given(shape=shapes, seed=seeds, threads=threads, data=st.data())
+def test_softmax_along_any_axis(variant, shape, seed, threads, data):
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape)
+    arena = 10 * layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.softmax(0, x, y, axis), threads)
+    powers = np.exp(x.of(arena).astype(np.float64) - x.of(arena).max(axis=axis, keepdims=True))
+    assert_written(out, arena, y, powers / powers.sum(axis=axis, keepdims=True), 40 * EPS)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_softmax_of_a_nan_is_nan_and_of_others_is_not(variant, axis):
+    layouts = Layouts(0)
+    x = layouts.add(40, 41, order=(0, 1), gap=0)
+    arena = layouts.arena()
+    x.of(arena)[3, 5] = np.nan
+    out = x.of(executed(module(variant), arena, lambda p: p.softmax(0, x, x, axis)))
+    along = [3, 5][1 - axis]
+    assert np.isnan(np.take(out, along, axis=1 - axis)).all()
+    assert np.isfinite(np.delete(out, along, axis=1 - axis)).all()
+
+
+# --- bfloat16 ----------------------------------------------------------------------------------
+
+
+def rounded(x):
+    """Return float32 numbers rounded to bfloat16, ties to even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@given(shape=shapes, seed=seeds)
+def test_bfloat16_values_are_rounded_once(variant, shape, seed):
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape)
+    arena = layouts.arena()
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, "Add", [x, x], y, ("HardSwish", 0, 0)),
+        dtype="bfloat16",
+    )
+    kept = rounded(arena)
+    exact = reference._activated(s.Activation("HardSwish"), 2 * x.of(kept))
+    np.testing.assert_allclose(y.of(out), rounded(exact), rtol=2**-7, atol=2**-20)
+    rest = out.copy()
+    y.of(rest)[...] = y.of(kept)
+    np.testing.assert_array_equal(rest, kept)
+
+
+@pytest.mark.parametrize("kind", ["copy", "gather", "fill", "pool", "mean", "softmax"])
+def test_bfloat16_operations_agree_with_float32(variant, kind):
+    def add(p):
+        if kind == "copy":
+            p.copy(0, x, y)
+        elif kind == "gather":
+            p.gather(0, x, y, [1], [np.arange(6, -1, -1, dtype=np.int32)], 0.0)
+        elif kind == "fill":
+            p.fill(0, y, 0.5)
+        elif kind == "pool":
+            p.pool(0, "AveragePool", x, y, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), (0, 0, 0, 0))
+        elif kind == "mean":
+            p.mean(0, x, View(y.offset, (5, 7, 1, 1), y.strides))
+        else:
+            p.softmax(0, x, y, 1)
+
+    layouts = Layouts(4)
+    x, y = layouts.add(5, 7, 9, 8), layouts.add(5, 7, 9, 8)
+    arena = rounded(layouts.arena())
+    native = module(variant)
+    wide, narrow = executed(native, arena, add), executed(native, arena, add, dtype="bfloat16")
+    np.testing.assert_array_equal(narrow, rounded(wide))
