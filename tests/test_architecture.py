@@ -1,82 +1,49 @@
-"""The house keeps its order: who may import whom, and what an import loads."""
+"""The house keeps its order: which folder may import which, and what an import loads."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
+from graphlib import TopologicalSorter
 
 import pytest
+from paths import ROOT, TESTS
 
-ROOT = Path(__file__).parent.parent
-
-# Each floor: its modules, and the floors that they may import besides their own.
-FLOORS = {
-    "errors": (
-        [
-            "masktools.errors",
-            "masktools.arguments",
-            "masktools.files",
-            "masktools.limits",
-            "masktools.forks",
-            "masktools.version",
-        ],
-        [],
-    ),
-    "layout": (["masktools.arrays", "masktools.layout"], ["errors"]),
-    "refill": (["masktools.refill"], ["layout"]),
-    "hypergraph": (["masktools.hypergraph"], ["layout"]),
-    "partition": (
-        ["masktools.partition", "masktools.spectral", "masktools.search", "masktools.budget"],
-        ["hypergraph"],
-    ),
-    "regroup": (["masktools.regroup", "masktools.grouping", "masktools.thresholds"], ["partition"]),
-    "graph": (
-        [
-            "masktools.graph",
-            "masktools.operators",
-            "masktools.normal_form",
-            "masktools.shapes",
-        ],
-        ["errors"],
-    ),
-    "network": (
-        ["masktools.layers", "masktools.channels", "masktools.onnx_"],
-        ["graph", "layout"],
-    ),
-    "importers": (["masktools.importers"], ["layout", "network"]),
-    "convert": (
-        [
-            "masktools.convert",
-            "masktools.methods",
-            "masktools.selection",
-            "masktools.rows",
-            "masktools.pool",
-            "masktools.finished",
-            "masktools.summary",
-            "masktools.result",
-        ],
-        ["network", "refill", "regroup", "importers"],
-    ),
-    "checkpoint": (["masktools.checkpoint", "masktools.sparse"], ["layout", "graph"]),
-    "export": (["masktools.export"], ["checkpoint", "network"]),
-    "runtime": (["runtime"], ["checkpoint"]),
+# Each folder, or module beside the folders, and those that it may import besides its own modules.
+# What these may import, it may too.
+FOLDERS = {
+    # masktools: a mask in, a checkpoint out
+    "masktools.errors": [],
+    "masktools.version": [],
+    "masktools.limits": [],
+    "masktools.forks": [],
+    "masktools.files": ["masktools.errors", "masktools.limits"],
+    "masktools.checks": ["masktools.errors"],
+    "masktools.layout": ["masktools.checks", "masktools.files", "masktools.forks"],
+    "masktools.network": ["masktools.layout"],
+    "masktools.importers": ["masktools.network"],
+    "masktools.partition": ["masktools.layout"],
+    "masktools.transform": ["masktools.partition"],
+    "masktools.conversion": ["masktools.transform", "masktools.importers", "masktools.version"],
+    "masktools.checkpoint": ["masktools.network", "masktools.version"],
+    "masktools.export": ["masktools.checkpoint"],
+    "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
+    "masktools.__main__": ["masktools.cli"],
+    # runtime: a checkpoint in, outputs out
+    "runtime.errors": ["masktools.errors", "masktools.forks"],
+    "runtime.plan": ["runtime.errors", "masktools.checkpoint"],
+    "runtime.backend": ["runtime.plan"],
+    "runtime.tuning": ["runtime.plan"],
+    "runtime.reference": ["runtime.backend"],
     # Backends do not know each other, and the rest of the runtime loads them by name alone.
-    "reference": (["runtime.reference"], ["runtime"]),
-    "cpu": (["runtime.cpu_"], ["runtime"]),
-    "cuda": (["runtime.cuda_"], ["runtime"]),
-    "commands": (
-        [
-            "masktools.__main__",
-            "masktools.tables",
-            "masktools.inventory",
-            "masktools.export.command",
-            "masktools.export.verification",
-        ],
-        ["convert", "export", "runtime"],
-    ),
+    "runtime.cpu": ["runtime.backend", "runtime.tuning"],
+    "runtime.cuda": ["runtime.backend", "runtime.tuning"],
+    "runtime.model": ["runtime.backend"],
+    "runtime.__main__": ["runtime.model", "masktools.version"],
 }
+# The faces of the packages: names that are loaded when they are first used.
+FACES = ("masktools", "runtime")
 HEAVY = ("scipy", "networkx", "kahypar", "mtkahypar", "loky", "threadpoolctl", "torch", "onnx")
 HEAVY += (
     "onnxruntime",
@@ -91,30 +58,23 @@ HEAVY += (
 
 def sources():
     """Yield the name and the syntax tree of every module."""
-    for package in ("masktools", "runtime"):
+    for package in FACES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def floor_of(module):
-    """Return the floor of a module: the one whose entry is the longest beginning of its name."""
-    entries = [(entry, floor) for floor, (modules, _) in FLOORS.items() for entry in modules]
-    fitting = [
-        (entry, floor)
-        for entry, floor in entries
-        if module == entry
-        or module.startswith(f"{entry}.")
-        or (entry.endswith("_") and module.startswith(entry))
-    ]
-    return max(fitting, key=lambda pair: len(pair[0]))[1] if fitting else None
+def folder_of(module):
+    """Return the entry of FOLDERS that a module belongs to, the longest that fits."""
+    fitting = [name for name in FOLDERS if module == name or module.startswith(f"{name}.")]
+    return max(fitting, key=len, default=None)
 
 
-def reachable(floor):
-    """Return the floors that a floor may import, by way of others too."""
-    found = {floor}
-    for below in FLOORS[floor][1]:
+def reachable(folder):
+    """Return the folders that a folder may import, by way of others too."""
+    found = {folder}
+    for below in FOLDERS[folder]:
         found |= reachable(below)
     return found
 
@@ -130,35 +90,60 @@ def imported(tree, known):
             names = [name if name in known else node.module for name in inner]
         else:
             names = []
-        found |= {name for name in names if name.split(".")[0] in ("masktools", "runtime")}
-    return found - {"masktools"}
+        found |= {name for name in names if name.split(".")[0] in FACES}
+    return found - set(FACES)
 
 
-def test_every_module_imports_from_its_own_floor_or_below():
+def imported_at_once(tree, known):
+    """Return which of our modules are imported with a module, not inside its functions."""
+    top = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    return imported(top, known)
+
+
+def test_every_module_imports_from_its_own_folder_or_below():
     trees = dict(sources())
     wrong = []
     for name, tree in trees.items():
-        if name == "masktools":
+        if name in FACES:
             continue
-        floor = floor_of(name)
-        assert floor, f"{name} stands on no floor: place it in FLOORS, and in the design"
+        folder = folder_of(name)
+        assert folder, f"{name} is in no folder of FOLDERS: place it there, and in the documents"
         wrong += [
             f"{name} imports {target}"
             for target in sorted(imported(tree, trees))
-            if floor_of(target) not in reachable(floor)
+            if folder_of(target) not in reachable(folder)
         ]
     assert wrong == []
 
 
-def test_the_rule_sees_an_import_that_breaks_it():
+def test_no_folder_imports_in_a_circle():
+    assert list(TopologicalSorter(FOLDERS).static_order())
+
+
+def test_no_module_imports_in_a_circle():
+    """Also inside functions: a late import only hides a circle."""
+    trees = dict(sources())
+    arrows = {
+        name: imported(tree, trees) - {name} for name, tree in trees.items() if name not in FACES
+    }
+    assert list(TopologicalSorter(arrows).static_order())
+
+
+def test_the_rules_see_an_import_that_breaks_them():
     known = dict(sources())
-    tree = ast.parse("def f():\n    from masktools import convert\n    import runtime.model\n")
-    assert imported(tree, known) == {"masktools.convert", "runtime.model"}
-    assert floor_of("masktools.convert") not in reachable("refill")
-    assert floor_of("masktools.partition") not in reachable("runtime")
-    assert floor_of("masktools.onnx_reader") == "network"
-    assert floor_of("masktools.unheard_of") is None
-    assert floor_of("runtime.cpu_backend") not in reachable("cuda") | reachable("runtime")
+    tree = ast.parse("def f():\n    from masktools import export\n    import runtime.model\n")
+    assert imported(tree, known) == {"masktools.export", "runtime.model"}
+    assert folder_of("masktools.export.fold") not in reachable("masktools.transform")
+    assert folder_of("masktools.partition.search") not in reachable("runtime.model")
+    assert folder_of("runtime.cpu.backend") not in reachable("runtime.cuda")
+    assert folder_of("runtime.cpu.backend") not in reachable("runtime.model")
+    assert folder_of("masktools.unheard_of") is None
+    assert folder_of("masktools.export") == "masktools.export"
+
+
+def test_every_folder_is_there():
+    known = dict(sources())
+    assert [name for name in FOLDERS if name not in known] == []
 
 
 def python(code):
@@ -177,14 +162,12 @@ def test_importing_loads_nothing_heavy():
     assert [name for name in HEAVY if name in loaded] == []
 
 
-@pytest.mark.parametrize("first", ["masktools.convert", "masktools.refill", "masktools.regroup"])
-def test_functions_keep_the_names_of_their_modules(first):
-    code = f"""
-import sys, masktools, {first}
-print(*(callable(getattr(masktools, name)) for name in ("refill", "regroup", "convert")))
-print(sys.modules[{first!r}].__name__)
-"""
-    assert python(code) == ["True", "True", "True", first]
+def test_no_module_bears_the_name_of_a_public_function():
+    """Importing a module binds its name on the package, and would hide the function."""
+    import masktools
+
+    functions = {n for n in masktools.__all__ if not n.startswith("_")} - {"export"}
+    assert not functions & {name.split(".")[1] for name, _ in sources() if "." in name}
 
 
 def test_every_public_name_is_there():
@@ -199,7 +182,7 @@ def test_every_public_name_is_there():
 
 def test_no_test_measures_time():
     clocks = {"time", "timeit", "pytest_benchmark"}
-    for path in sorted((ROOT / "tests").glob("*.py")):
+    for path in sorted(TESTS.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         named = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         named |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -1,12 +1,12 @@
 """The parts of the benchmarks that compute what is reported."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import BENCHMARKS
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(BENCHMARKS))
 
 import cpu_report
 from cpu_engines import FEWEST, MOST, TURN, Times, runs_in_turn

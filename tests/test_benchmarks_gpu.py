@@ -12,8 +12,10 @@ import fake_cupy
 import numpy as np
 import pytest
 import torch
+from paths import BENCHMARKS, TESTS
+from paths import GOLDEN as DATA
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(BENCHMARKS))
 
 import gpu
 import gpu_cases
@@ -23,7 +25,7 @@ import gpu_report
 from runtime.cuda import tuning
 from runtime.cuda.driver import current_device
 
-GOLDEN = Path(__file__).parent / "golden" / "minimal.safetensors"
+GOLDEN = DATA / "minimal.safetensors"
 PASSED = "..\n12 passed in 3.00s\n"
 
 
@@ -179,7 +181,7 @@ def test_what_is_quick_needs_no_ticket(cupy):
 
 
 def test_the_sanitized_tests_exist():
-    text = (Path(__file__).parent / "test_cuda_steps.py").read_text(encoding="utf-8")
+    text = (TESTS / "runtime" / "cuda" / "test_steps.py").read_text(encoding="utf-8")
     for chosen in gpu.SANITIZED.split(" or "):
         assert any(chosen in line for line in text.splitlines() if line.startswith("def test_"))
 

@@ -1,8 +1,8 @@
 """What the kernel of a layer is, and how a layer is cut for it.
 
 Nothing here knows the kernels' source or how they are launched: `runtime.cuda.candidates` makes
-configurations, `runtime.cuda.kernel_source` writes them as C++ types, the backend packs and launches by
-them.
+configurations, `runtime.cuda.kernel_source` writes them as C++ types, the backend packs and
+launches by them.
 """
 
 from __future__ import annotations

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import fake_cupy
 import pytest
-
-ROOT = Path(__file__).parent.parent
+from paths import ROOT, SUPPORT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -67,7 +65,7 @@ inputs = {n: np.random.default_rng(n).standard_normal((n, 3, 6, 6), np.float32)
 
 
 def python(*parts: str) -> None:
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     warning = [] if sys.version_info < (3, 12) else ["-W", "ignore::DeprecationWarning"]
     subprocess.run(
         [sys.executable, *warning, "-c", "\n".join((PRELUDE, *parts))],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import GOLDEN
 
 import masktools
 from masktools.checkpoint import Checkpoint, write
@@ -17,7 +17,6 @@ from runtime import backend
 from runtime.__main__ import main
 from runtime.cpu import native
 
-GOLDEN = Path(__file__).parent / "golden"
 NET = str(GOLDEN / "minimal.safetensors")
 X = np.array([[1, 2, 3, 4], [0, 0, 0, 1]], np.float32)
 

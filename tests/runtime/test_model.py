@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from paths import GOLDEN
 
 import runtime
 from masktools.checkpoint import Checkpoint, read, write
@@ -22,8 +22,6 @@ from runtime.errors import BackendUnavailable, InputError, PlanError
 from runtime.model import KEPT_SHAPES, Model
 from runtime.plan import plan
 from runtime.reference import ReferenceBackend
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(params=["reference", "cpu"])

@@ -42,9 +42,9 @@ def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
     -------
     Graph
         In the normal form of docs/format.md. The weight of a layer is named ``<layer>.weight``,
-        its bias ``<layer>.bias`` (see `masktools.network.layers.layer_name`). The first axis of every
-        input is open (None) where the network means the same for any batch size, even if the file
-        was exported with a fixed one.
+        its bias ``<layer>.bias`` (see `masktools.network.layers.layer_name`). The first axis of
+        every input is open (None) where the network means the same for any batch size, even if
+        the file was exported with a fixed one.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from runtime.cpu.kernels import depthwise
+from runtime.cpu.kernels import depthwise as depthwise_kernel
 from runtime.cpu.kernels.inputs import in_rows, with_halo
 from runtime.cpu.kernels.runs import ADD, MAX, STORE, Pooling, Window
 from runtime.cpu.kernels.windows import Outputs, choose_tiling
@@ -24,7 +24,7 @@ def depthwise_input(
 ) -> Image | None:
     """Return what the kernels of depthwise convolutions read, or None where they cannot."""
     vector = assembly.machine.vector
-    if not depthwise.in_place(step, y.lanes, vector):
+    if not depthwise_kernel.in_place(step, y.lanes, vector):
         return None
     x = assembly.in_planes(at, view)
     if y.lanes % vector == 0:
@@ -51,11 +51,11 @@ def depthwise(
         None if skip is None else assembly.like(at, skip, y).view,
         [window.kernel, window.strides, window.dilations, window.pads],
         {
-            "weights": depthwise.weights_of(step, assembly.machine),
+            "weights": depthwise_kernel.weights_of(step, assembly.machine),
             "bias": assembly.bias(step.bias),
         },
         assembly.activation(step.activation),
-        depthwise.configured(y, assembly.machine),
+        depthwise_kernel.configured(y, assembly.machine),
     )
 
 

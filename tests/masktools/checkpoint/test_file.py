@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-import runpy
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from golden import MAKERS, network
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import GOLDEN, ROOT
 
 from masktools.checkpoint import Checkpoint, Residual, SparseWeight, read, write
 from masktools.errors import FormatError, GraphError, MaskError
 from masktools.layout import BlockLayout, DenseBlock
-from masktools.network.graph import Graph, Node, Value
-
-GOLDEN = Path(__file__).parent / "golden"
-MAKERS = runpy.run_path(str(GOLDEN / "make_golden.py"))["GOLDEN"]
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -70,7 +67,7 @@ def test_golden_weights():
 
 def test_the_document_shows_the_golden_bytes():
     """A reader written from docs/format.md alone can be tried on its example."""
-    text = (GOLDEN.parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     example = text[text.index("## 6.") :]
     shown = re.search(r"```text\n(.*?)```", example, re.DOTALL)
     assert shown
@@ -103,16 +100,6 @@ def test_sparse_weight_round_trip(rows, columns, density, min_rows, dtype, seed)
     again = SparseWeight.from_arrays(sparse.to_arrays())
     assert equal(again.to_arrays(), sparse.to_arrays())
     assert np.array_equal(again.to_dense(), weight * mask)
-
-
-def network(sparse: dict[str, SparseWeight], group: int = 1) -> Checkpoint:
-    window = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "group": group}
-    nodes, value = [], "x"
-    for layer in sparse:
-        nodes.append(Node(layer, "Conv", (value, f"{layer}.weight"), (f"{layer}.y",), window))
-        value = f"{layer}.y"
-    shape = (None, 4, 8, 8)
-    return Checkpoint(Graph((Value("x", shape),), (Value(value, shape),), tuple(nodes)), sparse)
 
 
 def test_layers_without_blocks_and_without_residual(tmp_path):

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden import MAKERS, network
+from paths import GOLDEN
 from safetensors import safe_open
 from safetensors.numpy import save
-from test_checkpoint import GOLDEN, MAKERS, network
 
 from masktools.checkpoint import Checkpoint, SparseWeight, _object, read, write
 from masktools.errors import FormatError, MaskError

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import small_network
 import torch
+from command_lines import invoke
 from small_network import CONV, IMAGES, Net, close, expected, mask, run
-from typer.testing import CliRunner
 
 import masktools
 from masktools import FormatError
 from masktools.checkpoint import read
-from masktools.cli import app
 from masktools.cli.verification import TOLERANCE
 from masktools.export import from_onnx, from_torch
 from masktools.export.exporting import prepare
@@ -31,12 +30,6 @@ def module():
 def net(module, tmp_path):
     """The network as a file."""
     return small_network.saved(module, tmp_path)
-
-
-def invoke(*arguments, status=0):
-    done = CliRunner().invoke(app.app, ["export", *map(str, arguments)])
-    assert done.exit_code == status, (done.output, done.stderr)
-    return done.stdout, done.stderr
 
 
 def test_the_command_writes_and_verifies(net, tmp_path):

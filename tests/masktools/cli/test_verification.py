@@ -11,7 +11,7 @@ import pytest
 import small_network
 import torch
 import zoo
-from test_export_command import invoke
+from command_lines import invoke
 
 from masktools.cli import verification
 from masktools.cli.verification import BATCHES, FULL_BATCH, LOUDER

@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hostile_files import WEIGHT, onnx_file, onnx_tensor
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
-from test_importers_hostile import WEIGHT, onnx_file, onnx_tensor
 
 from masktools import limits
 from masktools.errors import FormatError

@@ -9,7 +9,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from test_importers_hostile import WEIGHT
+from hostile_files import WEIGHT
 
 from masktools import limits
 from masktools.errors import FormatError

@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from hostile_files import WEIGHT, onnx_file, onnx_tensor
+from onnx import helper
 from safetensors.numpy import save_file
 
 from masktools.errors import FormatError, MaskError, MasktoolsError
 from masktools.importers import load_masks, load_weights
 
-WEIGHT = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]], np.float32)
 RAW = WEIGHT.tobytes()
 
 
@@ -184,21 +184,6 @@ def test_bitmasks_that_contradict_themselves(tmp_path, changed, message):
     bitmask_file(tmp_path / "a.safetensors", **changed)
     with pytest.raises(FormatError, match=rf"layer 'fc'.*{message}"):
         load_masks(tmp_path / "a.safetensors")
-
-
-def onnx_file(path, *, dense=(), sparse=()):
-    nodes = [
-        helper.make_node("Gemm", ["x", t.name], [f"y{i}"], name=f"n{i}", transB=1)
-        for i, t in enumerate([*dense, *(s.values for s in sparse)])
-    ]
-    graph = helper.make_graph(nodes, "net", [], [], list(dense), sparse_initializer=list(sparse))
-    path.write_bytes(helper.make_model(graph).SerializeToString())
-
-
-def onnx_tensor(dims, raw=RAW):
-    tensor = TensorProto(name="fc.weight", data_type=TensorProto.FLOAT, raw_data=raw)
-    tensor.dims.extend(dims)
-    return tensor
 
 
 def sound_files(folder):

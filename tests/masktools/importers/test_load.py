@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from small_masks import DENSE, MASK
 from torch import nn
 from torch.nn.utils import prune
 
@@ -17,9 +18,7 @@ import masktools
 from masktools.errors import FormatError, MaskError
 from masktools.importers import inspect_masks, load_masks, load_weights, save_masks
 
-MASK = np.array([[True, False, True], [False, True, False]])
 WEIGHT = (MASK * np.arange(1, 7).reshape(2, 3)).astype(np.float32)
-DENSE = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
 
 
 def pt(path, **arrays):

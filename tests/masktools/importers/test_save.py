@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
-from test_importers import DENSE, MASK
+from small_masks import DENSE, MASK
 from torch import nn
 from torch.nn.utils import prune
 

@@ -61,6 +61,7 @@ from mask_writers import (
     torchprune,
 )
 from onnx import TensorProto, helper, numpy_helper
+from paths import MASK_FILES
 from safetensors.numpy import save_file
 
 from masktools.errors import FormatError
@@ -316,7 +317,7 @@ def test_structure_lth_before_the_first_pruning_is_dense(tmp_path):
 
 TOOL_FILES = sorted(
     file
-    for file in (Path(__file__).parent / "mask_files").iterdir()
+    for file in MASK_FILES.iterdir()
     if file.with_name(f"{file.name}.expected.safetensors").exists()
 )
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from masktools import BlockLayout, regroup
 from masktools.errors import MaskError, PartitionError
-from masktools.partition import row_groups
 from masktools.partition.budget import choose
 from masktools.partition.row_groups import row_groups
 from masktools.transform.algorithm3 import even_heights

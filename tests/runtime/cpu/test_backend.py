@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,75 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import zoo
-from builder import Builder
+from cpu_variants import REASONS, VARIANTS
+from drawn_layers import CASES, drawn, layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cpu_steps import NETWORKS, window
-from test_reference import CASES, drawn, layer
+from network_cases import BATCHES, NETWORKS, compare, images, outputs, planned, window
+from paths import GOLDEN
 
 from masktools.checkpoint import Checkpoint
 from masktools.export.exporting import prepare
 from masktools.network.graph import Graph, Node, Value
 from runtime.cpu import native
 from runtime.cpu.backend import CpuBackend
-from runtime.errors import BackendUnavailable, PlanError
+from runtime.errors import PlanError
 from runtime.model import Model
 from runtime.plan import plan
 from runtime.reference import ReferenceBackend
-
-BATCHES = (1, 2, 3, 7, 8, 16, 17, 64, 65)
-
-
-def usable(variant):
-    """Return why a variant cannot be tested here, or an empty text."""
-    before = os.environ.get(native.VARIABLE)
-    os.environ[native.VARIABLE] = variant
-    try:
-        native.load()
-    except BackendUnavailable as error:
-        return str(error)
-    finally:
-        os.environ.pop(native.VARIABLE)
-        if before is not None:
-            os.environ[native.VARIABLE] = before
-    return ""
-
-
-REASONS = {variant: usable(variant) for variant in native.VARIANTS}
-VARIANTS = [
-    pytest.param(variant, marks=pytest.mark.skipif(bool(reason), reason=reason))
-    for variant, reason in REASONS.items()
-]
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request, monkeypatch):
     monkeypatch.setenv(native.VARIABLE, request.param)
     return request.param
-
-
-def outputs(model, x):
-    found = model(x)
-    return list(found.values()) if isinstance(found, dict) else [found]
-
-
-def compare(network, x, threads=2):
-    """Run a plan on both backends; values differ by rounding alone."""
-    ours = Model(network, CpuBackend(), threads=threads)
-    exact = Model(network, ReferenceBackend(), "float64")
-    for a, b in zip(outputs(ours, x), outputs(exact, x), strict=True):
-        assert np.abs(a - b).max() <= 1e-5 * max(np.abs(b).max(), 1)
-
-
-def planned(network):
-    b = Builder()
-    made = network(b)
-    return plan.build(Checkpoint(b.graph(*(made if isinstance(made, tuple) else (made,)))))
-
-
-def images(batch, channels=3, size=6, seed=0):
-    random = np.random.default_rng(seed)
-    return random.standard_normal((batch, channels, size, size)).astype(np.float32)
 
 
 def test_some_variant_is_tested():
@@ -253,12 +205,13 @@ def test_what_the_backend_does_not_offer_is_refused():
 
 
 def test_running_a_network_imports_neither_scipy_nor_the_toolkit():
-    golden = zoo.__file__.replace("zoo.py", "golden/halves.safetensors")
+    golden = str(GOLDEN / "halves.safetensors")
     script = f"""
 import sys, numpy, runtime
 model = runtime.load({golden!r}, backend="cpu")
 model(numpy.ones((2, 4, 5), "float32"))
-print(*(m for m in ("scipy", "torch", "networkx", "masktools.conversion.convert") if m in sys.modules))
+heavy = ("scipy", "torch", "networkx", "masktools.conversion.convert")
+print(*(m for m in heavy if m in sys.modules))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cpu_native import NO_ACTIVATION, module, variants
-
-ROOT = Path(__file__).parent.parent
+from paths import ROOT, SUPPORT
+from programs import called, chain
 
 pytestmark = pytest.mark.parametrize("variant", variants())
 
@@ -222,28 +221,6 @@ def test_constants_may_be_gone_when_the_program_runs(program):
 
 # --- threads -----------------------------------------------------------------------------------
 
-SIZE = 1 << 18
-
-
-def chain(native, threads, steps=40):
-    """Return a program that adds 1 to its input so many times, each time in another layout."""
-    program = native.Program(2 * SIZE, threads)
-    views = [(0, (512, 512), (512, 1)), (SIZE, (512, 512), (1, 512))]
-    program.copy_in(-1, 0, views[0])
-    one = np.ones(1, np.float32)
-    for step in range(steps):
-        x, y = views[step % 2], views[(step + 1) % 2]
-        program.elementwise(step, "Add", [x, one], y, NO_ACTIVATION)
-    program.copy_out(-1, views[steps % 2], 0)
-    return program
-
-
-def called(program, value):
-    x = np.full((512, 512), value, np.float32)
-    out = np.empty_like(x)
-    program.run([x], [out])
-    return out
-
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_any_number_of_threads_gives_the_same(variant, threads):
@@ -263,7 +240,8 @@ def test_callers_in_several_threads_share_a_program(variant):
 def test_a_forked_process_starts_threads_of_its_own(variant):
     code = f"""
 import os
-from test_cpu_program import called, chain, module
+from programs import called, chain
+from cpu_native import module
 program = chain(module({variant!r}), 2)
 assert (called(program, 0) == 40).all()
 child = os.fork()
@@ -274,7 +252,7 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 assert (called(program, 2) == 42).all()
 """
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     warning = [] if sys.version_info < (3, 12) else ["-W", "ignore::DeprecationWarning"]
     subprocess.run(
         [sys.executable, *warning, "-c", code],

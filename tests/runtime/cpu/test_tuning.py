@@ -7,8 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
-from test_cpu_backend import images, planned
-from test_cpu_steps import NETWORKS
+from network_cases import NETWORKS, images, planned
+from paths import GOLDEN
 
 import runtime
 from runtime.cpu import tuning
@@ -125,7 +125,7 @@ def test_every_candidate_computes_the_same():
 
 
 def test_tuning_is_asked_for_by_argument_or_environment(monkeypatch, tmp_path):
-    golden = __file__.replace("test_cpu_tuning.py", "golden/minimal.safetensors")
+    golden = str(GOLDEN / "minimal.safetensors")
     assert runtime.load(golden, "cpu", tune=True).backend.tuned
     assert not runtime.load(golden, "cpu").backend.tuned
     monkeypatch.setenv(TUNE, "1")

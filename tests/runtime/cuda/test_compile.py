@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import nvrtc
 import pytest
+from paths import BENCHMARKS
 
 from runtime.cuda import kernel_source
 from runtime.cuda.candidates import NEEDED, candidates
@@ -152,7 +152,7 @@ def test_files_of_kernels_compile(version, capability):
     texts = [
         kernel_source.expand(path.name) for path in sorted(kernel_source.folder().glob("*.cu"))
     ]
-    ceilings = Path(__file__).parents[1] / "benchmarks" / "gpu_ceilings.cu"
+    ceilings = BENCHMARKS / "gpu_ceilings.cu"
     texts.append(kernel_source.expand("device.cuh") + ceilings.read_text(encoding="utf-8"))
     for text in texts:
         module = used.compiled(text, nvrtc.options(capability))

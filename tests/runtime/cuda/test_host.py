@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import fake_cupy
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from builder import Builder
 from cuda_plans import failing, layered, normal, pointwise
+from paths import GOLDEN
 
 import runtime
 from masktools.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ def test_nothing_is_compiled_or_allocated_before_the_first_run(cupy):
 @pytest.mark.parametrize("name", ["minimal", "halves"])
 def test_a_checkpoint_runs_from_its_file(cupy, name):
     """`halves`: two convolution groups along one axis, shared float16 weights, a clip between."""
-    path = Path(__file__).parent / "golden" / f"{name}.safetensors"
+    path = GOLDEN / f"{name}.safetensors"
     reference = runtime.load(path, "reference")
     x = normal(9, *reference.inputs[0].shape[1:])
     wanted = reference(x)

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from cuda_convolutions import (
 from cuda_emulation import COMPILER, FLAGS, SCHEDULES, build, render
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from runtime.cuda.candidates import candidates
 from runtime.cuda.configuration import Problem
@@ -304,7 +304,7 @@ module.launch("touch", (1,), (1,), (AT,), shared_mem=20)
 def test_a_sanitizer_sees_the_first_byte_beyond_shared_memory(at):
     done = subprocess.run(
         [sys.executable, "-c", BEYOND.replace("AT", str(at))],
-        cwd=Path(__file__).parent,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from runtime.cuda import kernel_source
 from runtime.cuda.candidates import candidates
@@ -67,18 +67,20 @@ def test_a_digest_depends_on_all_of_its_parts():
 
 
 def test_kernels_are_found_inside_the_package_first(tmp_path, monkeypatch):
-    installed = tmp_path / "site-packages" / "runtime" / "cuda_source.py"
-    shutil.copytree(kernel_source.folder(), installed.parent / "cuda")
+    installed = tmp_path / "site-packages" / "runtime" / "cuda" / "kernel_source.py"
+    shutil.copytree(kernel_source.folder(), installed.parent / "kernels")
     monkeypatch.setattr(kernel_source, "__file__", str(installed))
-    assert kernel_source.folder() == installed.parent / "cuda"
+    assert kernel_source.folder() == installed.parent / "kernels"
     assert "struct Geometry" in kernel_source.expand("convolution.cuh")
 
 
 def test_missing_kernels_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_source, "__file__", str(tmp_path / "runtime" / "cuda_source.py"))
+    monkeypatch.setattr(
+        kernel_source, "__file__", str(tmp_path / "runtime" / "cuda" / "kernel_source.py")
+    )
     with pytest.raises(BackendUnavailable, match=r"source is missing.*install masktools anew"):
         kernel_source.folder()
 
 
 def test_a_checkout_holds_them_beside_the_package():
-    assert kernel_source.folder() == Path(kernel_source.__file__).parent.parent / "cuda"
+    assert kernel_source.folder() == ROOT / "cuda"

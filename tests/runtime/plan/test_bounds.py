@@ -7,10 +7,10 @@ import subprocess
 import sys
 from itertools import pairwise
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from masktools import limits
 from masktools.checkpoint import Checkpoint, Residual, SparseWeight, write
@@ -369,7 +369,7 @@ def test_a_buffer_is_compared_with_those_that_live_beside_it_alone(monkeypatch):
 
 
 def test_every_limit_is_documented_with_its_value():
-    text = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (?:(\d+)\*\*)?(\d+) \|", text, re.MULTILINE)
     listed = {name: int(base) ** int(n) if base else int(n) for name, base, n in rows}
     assert listed == {name: value for name, value in vars(limits).items() if name.isupper()}

@@ -1,7 +1,7 @@
 """CUDA kernels on the processor: their own source, compiled by a C++ compiler and run by fibers.
 
-`build` takes what `runtime.cuda.kernel_source` returns, with `REPLACED` in place of the one file that
-has inline assembly, and gives an object whose `launch` is CuPy's but for the schedule.
+`build` takes what `runtime.cuda.kernel_source` returns, with `REPLACED` in place of the one file
+that has inline assembly, and gives an object whose `launch` is CuPy's but for the schedule.
 """
 
 from __future__ import annotations

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builder import Builder
+from drawn_layers import CASES, convolved, drawn, layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cpu_backend import BATCHES, images, outputs, planned
-from test_cpu_steps import NETWORKS, window
-from test_reference import CASES, convolved, drawn, layer
+from network_cases import BATCHES, NETWORKS, images, outputs, planned, window
 
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout, DenseBlock

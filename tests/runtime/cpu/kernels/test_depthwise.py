@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from builder import Builder
 from cpu_native import NO_ACTIVATION, module, variants
+from drawn_layers import convolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_reference import convolved
 
 from masktools.checkpoint import Checkpoint
 from runtime.cpu import native

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from test_cpu_backend import VARIANTS, compare
+from cpu_variants import VARIANTS
+from network_cases import compare
 
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout

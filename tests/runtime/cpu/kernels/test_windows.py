@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cpu_variants import VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cpu_backend import VARIANTS
 
 from masktools.checkpoint import Residual
 from runtime import reference

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_cpu_backend import VARIANTS
-from test_cpu_winograd import close, direct, drawn, run
+from cpu_variants import VARIANTS
+from minimal_filtering import close, direct, drawn, run
 
 from runtime.cpu import native
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from builder import Builder
 from cpu_native import variants
-from test_cpu_placement import NETWORKS as SKIPPED
-from test_cpu_steps import NETWORKS, images, outputs, window
+from network_cases import NETWORKS, images, outputs, window
+from skip_networks import NETWORKS as SKIPPED
 
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout

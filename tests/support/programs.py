@@ -1,0 +1,28 @@
+"""Programs of the compiled kernels, and how to call them."""
+
+from __future__ import annotations
+
+import numpy as np
+from cpu_native import NO_ACTIVATION
+
+SIZE = 1 << 18
+
+
+def chain(native, threads, steps=40):
+    """Return a program that adds 1 to its input so many times, each time in another layout."""
+    program = native.Program(2 * SIZE, threads)
+    views = [(0, (512, 512), (512, 1)), (SIZE, (512, 512), (1, 512))]
+    program.copy_in(-1, 0, views[0])
+    one = np.ones(1, np.float32)
+    for step in range(steps):
+        x, y = views[step % 2], views[(step + 1) % 2]
+        program.elementwise(step, "Add", [x, one], y, NO_ACTIVATION)
+    program.copy_out(-1, views[steps % 2], 0)
+    return program
+
+
+def called(program, value):
+    x = np.full((512, 512), value, np.float32)
+    out = np.empty_like(x)
+    program.run([x], [out])
+    return out
