@@ -170,7 +170,7 @@ class _Reading:
             for name, shape in self._inputs.items()
         }
         said = next(iter(self.fixed), None)
-        return Pass(self._graph, self._opset, self._weights, shapes, said)
+        return Pass(self._graph, self._opset, self._weights, shapes, said, REWRITES)
 
 
 def _opset(model: ModelProto) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ _FOLDED = """
 """
 FOLDED = frozenset(_FOLDED.split())
 
+Rewrites: TypeAlias = "Mapping[str, Callable[[Pass, Source], None]]"
+
 
 class Pass:
     """The network at one batch size, and what rewriting an operator needs while it is made.
@@ -44,6 +46,8 @@ class Pass:
         The inputs' shapes.
     batch : int or None
         The batch size that the file itself fixes, which its constants may repeat.
+    rewrites : mapping of str to callable
+        For each operator of ONNX that is read, the function that writes it in the normal form.
 
     Attributes
     ----------
@@ -68,8 +72,10 @@ class Pass:
         weights: Mapping[str, NDArray[Any]],
         inputs: Mapping[str, Shape],
         batch: int | None,
+        rewrites: Rewrites,
     ) -> None:
         self.opset = opset
+        self._rewrites = rewrites
         self.shapes: dict[str, Shape] = dict(inputs)
         self.weights: dict[str, list[tuple[str, bool]]] = {}
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
@@ -212,8 +218,6 @@ class Pass:
     # --- reading --------------------------------------------------------------------------------
 
     def _read(self, proto: NodeProto) -> None:
-        from masktools.network.onnx.rewrites import REWRITES
-
         source = self._source(proto)
         values = [self._constants.get(name) for name in source.inputs]
         if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
@@ -221,8 +225,8 @@ class Pass:
             values = [np.broadcast_to(np.float32(0), self.shapes[source.inputs[0]])]
         if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
             self._fold(proto, source, values)
-        elif source.op in REWRITES:
-            REWRITES[source.op](self, source)
+        elif source.op in self._rewrites:
+            self._rewrites[source.op](self, source)
             source.finish()
         else:
             raise GraphError(f"{source.where}: operator {source.op!r} is not supported")

@@ -7,13 +7,13 @@ name afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from masktools.network.onnx.node import Source
-from masktools.network.onnx.reading import Pass
+from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites_windows import (
     batch_norm,
     conv,
@@ -199,7 +199,7 @@ def _transpose(ctx: Pass, source: Source) -> None:
     ctx.emit("Transpose", [x], source.outputs[0], source.name, perm=perm)
 
 
-REWRITES: Mapping[str, Callable[[Pass, Source], None]] = {
+REWRITES: Rewrites = {
     "Add": _arithmetic,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
