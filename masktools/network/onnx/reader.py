@@ -20,6 +20,7 @@ from masktools.network.graph import Graph, Node
 from masktools.network.normal_form import check_graph
 from masktools.network.onnx.cost import check_external, check_functions
 from masktools.network.onnx.reading import Pass
+from masktools.network.onnx.rewrites import REWRITES
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
