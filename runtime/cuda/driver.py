@@ -21,7 +21,7 @@ def cupy_module() -> ModuleType:
     BackendUnavailable
         With what to install; or in a process forked from one that had used a device.
     """
-    for device in _DEVICES.values():
+    for device in tuple(_DEVICES.values()):  # another thread may add one
         device.check_process()
     try:
         import cupy
