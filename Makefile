@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CXX_SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 NATIVE_CPU := $(sort $(shell find cpu -name '*.cpp' -o -name '*.h'))
-NATIVE := $(wildcard masktools/*.cpp masktools/*.h) $(NATIVE_CPU)
+NATIVE := $(wildcard masktools/partition/*.cpp masktools/partition/*.h) $(NATIVE_CPU)
 PY_SOURCES := masktools runtime tests benchmarks examples setup.py
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
@@ -57,12 +57,11 @@ sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (nee
 	cd build && PYTHONPATH=sanitize/lib $(SANITIZER) $(abspath $(BIN))/python -c \
 	  'import runtime.cpu._portable as m; assert "sanitize" in m.__file__'
 	PYTHONPATH=$(SANITIZED) $(SANITIZER) $(BIN)/pytest --numprocesses=$(JOBS) \
-	  $(wildcard tests/test_cpu_*.py)
+	  tests/runtime/cpu
 
 sanitize-cuda: venv  ## The CUDA kernels, emulated, under AddressSanitizer (needs GCC)
 	MASKTOOLS_EMULATION_FLAGS=-fsanitize=address $(SANITIZER) $(BIN)/pytest \
-	  tests/runtime/cuda/test_kernels.py tests/runtime/cuda/test_steps.py -k "sanitizer or batches or every_remainder \
-	  or few or geometry or columns or pool or pads or softmax or products or turned"
+	  -m 'sanitized and not slow' tests/runtime/cuda
 
 # Two parts, to be made at once: --jobs=2.
 exhaustive: exhaustive-compiled exhaustive-emulated  ## Every CUDA kernel, compiled for every architecture, and emulated
@@ -112,4 +111,4 @@ neon:  ## The kernels' tests in C++, compiled for ARM and run by qemu
 	qemu-aarch64-static build/neon/run-tests
 
 clean:  ## Remove what was built
-	rm -rf .venv .venv-demo build *.egg-info masktools/*.so runtime/*.so
+	rm -rf .venv .venv-demo build *.egg-info masktools/partition/*.so runtime/cpu/*.so

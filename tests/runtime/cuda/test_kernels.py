@@ -94,6 +94,7 @@ def test_rows_around_the_height_of_a_tile(dtype, rows, beside):
     pytest.fail(f"no kernel of {rows} rows and 128 positions")
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("remainder", range(1, 32))
 def test_every_remainder(dtype, remainder):
@@ -102,6 +103,7 @@ def test_every_remainder(dtype, remainder):
     check(layer, kernel(layer, dtype), schedule=remainder % 4)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize(("dtype", "capability"), TYPES)
 @pytest.mark.parametrize("chunks", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("beside", [-1, 0, 1])
@@ -113,6 +115,7 @@ def test_columns_around_the_depth_of_a_chunk(dtype, capability, chunks, beside):
     check(layer, kernel(layer, dtype, capability), capability, schedule=chunks % 4)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("depth", [1, 169, 170, 171, 255, 256, 257, 511, 512, 513])
 def test_remainders_of_more_columns_than_are_cached(dtype, depth):
@@ -137,6 +140,7 @@ GEOMETRIES = {
 }
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [8, 3])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -148,6 +152,7 @@ def test_geometry(dtype, batch, geometry):
     check(layer, kernel(layer, dtype), schedule=batch % 4)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [*range(1, 10), 15, 16, 17, 31, 33, 64, 65])
 def test_batches(dtype, batch):
@@ -155,6 +160,7 @@ def test_batches(dtype, batch):
     check(layer, kernel(layer, dtype), schedule=batch % 4)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [1, 2, 7, 8, 16])
 def test_few_positions_are_shared_by_lanes(dtype, batch):
@@ -203,6 +209,7 @@ def test_blocks_that_share_rows_add_up(dtype, batch):
     check(layer, kernel(layer, dtype), schedule=2)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("chunks", [1, 2, 3])
 def test_columns_split_among_tiles(dtype, chunks):
@@ -299,6 +306,7 @@ module.launch("touch", (1,), (1,), (AT,), shared_mem=20)
 """
 
 
+@pytest.mark.sanitized
 @pytest.mark.skipif("address" not in "".join(FLAGS), reason="make sanitize-cuda")
 @pytest.mark.parametrize("at", [19, 20])
 def test_a_sanitizer_sees_the_first_byte_beyond_shared_memory(at):

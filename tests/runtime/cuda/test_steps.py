@@ -87,6 +87,7 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("ceil_mode", [0, 1])
@@ -97,6 +98,7 @@ def test_pools(cupy, batch, window, ceil_mode):
         assert_one("AveragePool", x, **window, ceil_mode=ceil_mode, count_include_pad=counted)
 
 
+@pytest.mark.sanitized
 def test_a_pool_keeps_nan_and_finds_minus_infinity_where_no_tap_is_inside(cupy):
     x = normal(8, 1, 4, 4)
     x[0, 0, 1, 1] = np.nan
@@ -113,12 +115,14 @@ def test_global_averages(cupy, batch, size):
     assert_one("GlobalAveragePool", {"x": normal(batch, 5, *size) + 3})
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
 def test_softmax_of_images(cupy, batch, axis):
     assert_one("Softmax", {"x": 4 * normal(batch, 5, 4, 3)}, axis=axis)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("classes", [1, 2, 255, 256, 1000])
 def test_softmax_of_classes(cupy, classes):
     x = normal(9, classes)
@@ -160,6 +164,7 @@ def test_arithmetic_of_values_and_constants(cupy, batch, op):
         assert_one(op, {"x": x}, {"c": constant}, order=("c", "x"))
 
 
+@pytest.mark.sanitized
 def test_operands_of_other_ranks_and_batches(cupy):
     assert_one("Mul", {"x": positive(9, 2, 3), "z": positive(2, 1)}, fixed=True)
     assert_one("Add", {"x": positive(1, 2, 3), "z": positive(9, 2, 3)}, fixed=True)
@@ -187,6 +192,7 @@ def test_parts_joined_and_cut(cupy, batch):
     assert_one("Split", x, axis=1, split=(1, 2, 3))
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
 def test_pads(cupy, batch, mode):
@@ -202,6 +208,7 @@ def test_resize_reads_the_nearest_and_fills_what_is_outside(cupy):
     assert_one("Resize", {"x": normal(9, 2, 3, 4)}, scales=(2.0, 1.5), **asymmetric)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
 def test_axes_are_turned_and_regrouped(cupy, batch):
     x = {"x": normal(batch, 6, 4, 5)}
@@ -212,6 +219,7 @@ def test_axes_are_turned_and_regrouped(cupy, batch):
     assert_one("Reshape", {"x": normal(batch, 12)}, shape=(0, 3, 2, 2))
 
 
+@pytest.mark.sanitized
 def test_the_first_axis_is_turned_and_regrouped_where_it_is_no_batch(cupy):
     x = {"x": normal(9, 4, 2)}
     for perm in [(1, 0, 2), (2, 1, 0), (1, 2, 0)]:
@@ -312,6 +320,7 @@ def test_convolutions_along_one_axis(cupy):
     run_layer((7, 3, 5), normal(9, 3, 11), pads=(2, 1), strides=(2,), skip=True)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("batch", [1, 8, 9])
 def test_products_of_every_rank(cupy, batch):
     weights = {"w": normal(40, 7), "b": normal(40)}
