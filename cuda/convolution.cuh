@@ -12,7 +12,8 @@
 
 namespace masktools {
 
-// C: a configuration, as runtime/cuda/kernel_source.py writes it from runtime/cuda/configuration.py.
+// C: a configuration, as runtime/cuda/kernel_source.py writes it from
+// runtime/cuda/configuration.py.
 //
 // x                  the input, where tap (0, 0) of the first output reads channel 0
 // weights            of block tiles: per chunk of DEPTH columns, DEPTH x ROWS numbers in the

@@ -10,7 +10,8 @@
 namespace masktools {
 
 // A value whose vectors run along its pixels, unfolded: each channel becomes J planes, one for
-// each phase of its rows and of its columns (or each tap along x: see runtime/cpu/kernels/unfold.py),
+// each phase of its rows and of its columns (or each tap along x: see
+// runtime/cpu/kernels/unfold.py),
 //
 //   u(c, j, i, k, n) = x(c, y0[j] + i * stride_y, x0[j] + k * stride_x, n),  0 outside the image,
 //

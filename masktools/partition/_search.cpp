@@ -134,7 +134,8 @@ Ints Labels(const Groups& groups) {
 }  // namespace
 
 PYBIND11_MODULE(_search, module) {
-  module.doc() = "Simulated annealing over row groups; masktools.partition.search is its front door.";
+  module.doc() =
+      "Simulated annealing over row groups; masktools.partition.search is its front door.";
   module.def(
       "anneal",
       [](const Floats& saliency, const Ints& labels, const Floats& cost, double budget, double work,
