@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "kernels/grouped/layer.h"
 #include "kernels/winograd.h"
 #include "simd/vector.h"
 

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "kernels/grouped/layer.h"
+#include "program/arena.h"
 
 namespace masktools {
 namespace {
