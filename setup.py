@@ -1,31 +1,38 @@
 """Build the native extensions; everything else about the package stands in pyproject.toml.
 
 MASKTOOLS_SANITIZE=1 builds them with the address and undefined-behaviour sanitizers, for tests.
+Compilers are run through ccache where it is installed; CCACHE_DISABLE=1 leaves it out.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 WINDOWS = sys.platform == "win32"
 SANITIZE = bool(os.environ.get("MASKTOOLS_SANITIZE"))
-OPTIMIZE = ["-O1", "-g1", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
 # Left out: what the address sanitizer sees as well, and doubles the time to compile.
 CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize=null,object-size,vptr"]
 SANITIZERS = [*CHECKS, "-fno-sanitize-recover=all"] if SANITIZE else []
-# Nothing that the kernels do depends on errno or on floating-point exceptions.
-FLOAT = ["-fno-math-errno", "-fno-trapping-math"]
 
-# The CPU backend is one source, compiled once for each of these.
-VARIANTS = {"portable": []}
+CPU = Path("cpu")
+# Hidden symbols, so that no variant takes code of another: they have the same names. Vectors wider
+# than the variant's own never leave the file that uses them, hence no warning of how they would.
+CPU_FLAGS = ["-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+
+# The CPU backend is one source; its kernels are compiled once for each of these.
+VARIANTS: dict[str, list[str]] = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     VARIANTS["avx2"] = ["-mavx2", "-mfma", "-mf16c", "-mprfchw"]
     VARIANTS["avx512"] = [
@@ -34,21 +41,126 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ]
 
 
+def optimized(*flags: str) -> list[str]:
+    """Return the flags of code that is as fast as `flags` make it, or sanitized."""
+    if SANITIZE:
+        return ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
+    # Nothing that is compiled here depends on errno or on floating-point exceptions.
+    return [*flags, "-fno-math-errno", "-fno-trapping-math"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Sources that are compiled as one, with what: the objects of extensions are made of these.
+
+    Attributes
+    ----------
+    name : str
+        Where the object lies in the folder of objects; no two units have one name.
+    sources : tuple of str
+        Several share the time to read what all include.
+    flags : tuple of str
+        Besides those that Python was compiled with.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    flags: tuple[str, ...]
+
+    def source(self, folder: Path) -> str:
+        """Return the file to compile: the only source, or one in `folder` that includes all."""
+        if len(self.sources) == 1:
+            return self.sources[0]
+        text = "".join(
+            f'#include "{Path(path).relative_to(CPU).as_posix()}"\n' for path in self.sources
+        )
+        path = folder / f"{self.name}.cpp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+        return str(path)
+
+
+class Native(Pybind11Extension):
+    """An extension that may be missing: the rest of the toolkit works without it, and says so."""
+
+    def __init__(self, name: str, units: list[Unit], depends: list[str], purpose: str) -> None:
+        super().__init__(
+            name,
+            [path for unit in units for path in unit.sources],
+            depends=[*depends, "setup.py"],
+            include_dirs=[str(CPU)],
+            cxx_std=17,
+            extra_link_args=SANITIZERS,
+            optional=True,
+        )
+        self.units = units
+        self.purpose = purpose
+
+
 class BuildNative(build_ext):
-    """Builds extensions side by side, and says what the toolkit lacks without one."""
+    """Compiles all units side by side, and says what the toolkit lacks without an extension."""
 
     def finalize_options(self) -> None:
         """Use all processors, unless the caller says how many."""
         super().finalize_options()
-        self.parallel = self.parallel or os.cpu_count()
+        self.jobs = self.parallel or os.cpu_count()
+        self.parallel = None  # extensions are linked one after the other
+
+    def build_extensions(self) -> None:
+        """Compile the units of what is older than its sources, then link."""
+        self.compile_through_ccache()
+        self.objects: dict[Unit, Future[list[str]]] = {}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for ext in filter(self.is_stale, self.extensions):
+                for unit in set(ext.units) - set(self.objects):
+                    self.objects[unit] = pool.submit(self.compile, unit, ext)
+            super().build_extensions()
+
+    def compile_through_ccache(self) -> None:
+        """Use ccache where there is one, and the compiler is not it already."""
+        ccache = shutil.which("ccache")
+        if WINDOWS or ccache is None or os.environ.get("CCACHE_DISABLE"):
+            return
+        for name in ("compiler_so", "compiler_so_cxx"):
+            command = getattr(self.compiler, name, None)
+            if command and "ccache" not in os.path.realpath(shutil.which(command[0]) or command[0]):
+                setattr(self.compiler, name, [ccache, *command])
+
+    def is_stale(self, ext: Native) -> bool:
+        """Tell whether an extension must be built.
+
+        An editable installation builds in a folder of its own: what lies in the source tree and is
+        up to date is copied there, so that a second environment finds everything built.
+        """
+        made = self.get_ext_fullpath(ext.name)
+        inplace = self.get_ext_filename(ext.name)
+        inputs = [*ext.sources, *ext.depends]
+        if self.editable_mode and not (self.force or SANITIZE or newer_group(inputs, inplace)):
+            self.mkpath(str(Path(made).parent))
+            self.copy_file(inplace, made)
+        return bool(self.force or newer_group(inputs, made))
+
+    def compile(self, unit: Unit, ext: Native) -> list[str]:
+        """Compile a unit; return its objects."""
+        folder = Path(self.get_finalized_command("build").build_base, "units")
+        return self.compiler.compile(
+            [unit.source(folder)],
+            output_dir=str(Path(self.build_temp, unit.name)),
+            include_dirs=ext.include_dirs,
+            extra_postargs=[*ext.extra_compile_args, *unit.flags],
+        )
 
     def build_extension(self, ext: Native) -> None:
-        """Build an extension; where that fails, tell what it is for."""
-        # A folder of its own for its objects: variants have sources in common.
-        own = copy(self)
-        own.build_temp = str(Path(self.build_temp, ext.name))
+        """Link an extension of its objects; where that fails, tell what it is for."""
+        if not self.is_stale(ext):
+            return
         try:
-            super(BuildNative, own).build_extension(ext)
+            objects = [path for unit in ext.units for path in self.objects[unit].result()]
+            linked = copy(ext)
+            linked.sources, linked.extra_objects = [], objects
+            linked.depends = [*ext.sources, *ext.depends]
+            super().build_extension(linked)
         except Exception:
             sys.stderr.write(
                 f"\n*** {ext.name} was not built: it needs a C++17 compiler "
@@ -57,62 +169,58 @@ class BuildNative(build_ext):
             raise
 
 
-class Native(Pybind11Extension):
-    """An extension that may be missing: the rest of the toolkit works without it, and says so."""
-
-    def __init__(
-        self,
-        name: str,
-        sources: list[str],
-        depends: list[str],
-        flags: list[str],
-        macros: list[tuple[str, str | None]],
-        purpose: str,
-    ) -> None:
-        super().__init__(
-            name,
-            sources,
-            depends=depends,
-            include_dirs=["cpu"],
-            cxx_std=17,
-            extra_compile_args=flags + (SANITIZERS if not WINDOWS else []),
-            extra_link_args=SANITIZERS,
-            define_macros=macros,
-            optional=True,
-        )
-        self.purpose = purpose
+def cpp(folder: Path) -> list[Path]:
+    """Return the sources in a folder, without those in folders inside it."""
+    return sorted(folder.glob("*.cpp"))
 
 
 def search() -> Native:
     """Return the search over row groups."""
     # Products must not be contracted into sums: the search gives the same groups on every machine.
-    flags = ["/O2", "/fp:precise"] if WINDOWS else [*OPTIMIZE, "-ffp-contract=off", *FLOAT]
+    flags = ["/O2", "/fp:precise"] if WINDOWS else optimized("-O3", "-ffp-contract=off")
+    unit = Unit("search", ("masktools/partition/_search.cpp",), tuple(flags))
     purpose = "Without it row groups are refined by assignment alone."
-    sources, depends = ["masktools/partition/_search.cpp"], ["masktools/partition/_row_groups.h"]
-    return Native("masktools.partition._search", sources, depends, flags, [], purpose)
+    return Native(
+        "masktools.partition._search", [unit], ["masktools/partition/_row_groups.h"], purpose
+    )
+
+
+def common() -> list[Unit]:
+    """Return what does not depend on a variant's instructions, nor on how fast it is."""
+    flags = (*optimized("-O1"), *CPU_FLAGS)
+    # What binds is one unit: to read pybind11 takes longer than to compile any of it.
+    binding = Unit("binding", tuple(map(str, cpp(CPU / "binding"))), flags)
+    program = [Unit(path.stem, (str(path),), flags) for path in cpp(CPU / "program")]
+    return [binding, *program]
+
+
+def kernels(variant: str, instructions: list[str]) -> list[Unit]:
+    """Return what is compiled for each variant."""
+    vectors = (*CPU_FLAGS, *instructions, "-ffp-contract=fast")
+    fast = (*optimized("-O3"), *vectors)
+    return [
+        Unit(f"{variant}/{path.stem}", (str(path),), fast)
+        for folder in (CPU / "kernels", *(CPU / "kernels").glob("*/"), CPU / "steps", CPU / "simd")
+        for path in cpp(folder)
+    ]
 
 
 def cpu(variant: str, instructions: list[str]) -> Native:
     """Return one variant of the CPU backend."""
-    name = f"_{variant}"
-    # Hidden symbols, so that no variant takes code of another: they have the same names.
-    flags = [*OPTIMIZE, *FLOAT, *instructions, "-ffp-contract=fast", "-fvisibility=hidden"]
-    flags += ["-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
-    # Vectors wider than the variant's own never leave the file that uses them.
-    flags += ["-Wno-psabi"]
-    macros = [("MASKTOOLS_MODULE", name), ("MASKTOOLS_ISA", variant)]
     purpose = f"Without it networks do not run on the {variant} variant of the CPU backend."
-    sources, depends = (
-        sorted(map(str, Path("cpu").rglob("*.cpp"))),
-        sorted(map(str, Path("cpu").rglob("*.h"))),
-    )
-    return Native(f"runtime.cpu.{name}", sources, depends, flags, macros, purpose)
+    headers = sorted(map(str, CPU.rglob("*.h")))
+    units = [*common(), *kernels(variant, instructions)]
+    return Native(f"runtime.cpu._{variant}", units, headers, purpose)
 
 
 # The kernels are written in the vector extensions of GCC and Clang, which MSVC lacks.
-CPU = [] if WINDOWS else [cpu(variant, flags) for variant, flags in VARIANTS.items()]
+VARIANTS_HERE = {} if WINDOWS else VARIANTS
 
 # `cuda/` holds no Python: its kernels are the package data of a package that has nothing else.
 PACKAGES = [*find_packages(include=["masktools*", "runtime*"]), "runtime.cuda.kernels"]
 
-setup(packages=PACKAGES, ext_modules=[*CPU, search()], cmdclass={"build_ext": BuildNative})
+setup(
+    packages=PACKAGES,
+    ext_modules=[*(cpu(*variant) for variant in VARIANTS_HERE.items()), search()],
+    cmdclass={"build_ext": BuildNative},
+)

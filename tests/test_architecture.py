@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -41,6 +42,14 @@ FOLDERS = {
     "runtime.cuda": ["runtime.backend", "runtime.tuning"],
     "runtime.model": ["runtime.backend"],
     "runtime.__main__": ["runtime.model", "masktools.version"],
+}
+# The folders of `cpu/`, and those whose headers each may include besides its own.
+CPU = {
+    "simd": [],
+    "program": ["simd"],
+    "kernels": ["program", "simd"],
+    "steps": ["program", "simd"],
+    "binding": ["kernels", "steps", "program", "simd"],
 }
 # The faces of the packages: names that are loaded when they are first used.
 FACES = ("masktools", "runtime")
@@ -143,6 +152,36 @@ def test_the_rules_see_an_import_that_breaks_them():
     assert folder_of("runtime.cpu.backend") not in reachable("runtime.model")
     assert folder_of("masktools.unheard_of") is None
     assert folder_of("masktools.export") == "masktools.export"
+
+
+def misplaced(folder, text):
+    """Return what a C++ file in a folder of `cpu/` includes although it must not."""
+    wrong = [
+        header
+        for header in re.findall(r'#include "([^"]+)"', text)
+        if header.split("/")[0] not in (folder, *CPU[folder])
+    ]
+    if folder != "binding":
+        wrong += re.findall(r"#include <(pybind11/[^>]+)>", text)
+    return wrong
+
+
+def test_cpp_includes_from_its_own_folder_or_below():
+    files = [p for p in (ROOT / "cpu").rglob("*") if p.suffix in (".cpp", ".h")]
+    assert {p.relative_to(ROOT / "cpu").parts[0] for p in files} == set(CPU)
+    wrong = {
+        str(p.relative_to(ROOT)): found
+        for p in files
+        if (found := misplaced(p.relative_to(ROOT / "cpu").parts[0], p.read_text(encoding="utf-8")))
+    }
+    assert wrong == {}
+
+
+def test_the_rule_of_cpp_sees_what_breaks_it():
+    text = '#include <pybind11/stl.h>\n#include "kernels/winograd.h"\n#include "simd/vector.h"\n'
+    assert misplaced("program", text) == ["kernels/winograd.h", "pybind11/stl.h"]
+    assert misplaced("steps", '#include "kernels/winograd.h"') == ["kernels/winograd.h"]
+    assert misplaced("binding", text) == []
 
 
 def test_every_folder_is_there():

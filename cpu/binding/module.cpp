@@ -1,4 +1,5 @@
-// The Python module of one variant: runtime.cpu._avx512, _cpu_avx2 or _cpu_portable.
+// The Python modules of the variants: runtime.cpu._avx512, _avx2 and _portable. They are one
+// source, compiled once and linked to the kernels of each.
 #include <pybind11/stl.h>
 
 #include <string>
@@ -7,10 +8,6 @@
 #include "binding/python_program.h"
 #include "kernels/bfloat16/product.h"
 #include "simd/machine.h"
-#include "simd/vector.h"
-
-#define STRING_OF(x) #x
-#define TEXT(x) STRING_OF(x)
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -25,13 +22,12 @@ std::vector<std::string> bfloat16_kernels() {
   return names;
 }
 
-}  // namespace
-
-PYBIND11_MODULE(MASKTOOLS_MODULE, module) {
+void fill(py::module_& module) {
   using masktools::PythonProgram;
   module.doc() = "A variant of the CPU kernels; runtime.cpu.native chooses.";
-  module.attr("isa") = TEXT(MASKTOOLS_ISA);
-  module.attr("lanes") = masktools::kLanes;
+  const masktools::Variant variant = masktools::variant();
+  module.attr("isa") = variant.isa;
+  module.attr("lanes") = variant.lanes;
 
   // Local to the module: the other variants have a class of this name too.
   masktools::PythonClass program(module, "Program", py::module_local(),
@@ -53,3 +49,10 @@ PYBIND11_MODULE(MASKTOOLS_MODULE, module) {
              py::call_guard<py::gil_scoped_release>(),
              "Return the multiply-adds a second of this thread, on registers alone.");
 }
+
+}  // namespace
+
+// A library is loaded by the function that bears its name; the others lie idle in it.
+PYBIND11_MODULE(_portable, module) { fill(module); }
+PYBIND11_MODULE(_avx2, module) { fill(module); }
+PYBIND11_MODULE(_avx512, module) { fill(module); }

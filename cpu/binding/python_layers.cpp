@@ -2,14 +2,8 @@
 #include <pybind11/stl.h>
 
 #include "binding/python_program.h"
-#include "kernels/bfloat16/convolution.h"
-#include "kernels/bfloat16/product.h"
 #include "kernels/depthwise.h"
-#include "kernels/grouped/convolution.h"
-#include "kernels/grouped/narrow.h"
-#include "kernels/nonzeros/rows.h"
-#include "kernels/unfold.h"
-#include "kernels/winograd.h"
+#include "kernels/layers.h"
 
 namespace masktools {
 namespace {
@@ -32,12 +26,13 @@ Layer layer_of(PythonProgram& p, const py::dict& arrays, const PlanesTuple& x, c
   return layer;
 }
 
-template <class Kernel>
+using MakeLayer = std::unique_ptr<const Operation> (*)(const Layer&);
+
+template <MakeLayer kMake>
 void add_layer(PythonProgram& p, std::int64_t step, const py::dict& arrays, const PlanesTuple& x,
                const PlanesTuple& y, const std::optional<PlanesTuple>& skip,
                const ActivationTuple& activation, const py::dict& configuration) {
-  p.add_float(step, std::make_unique<KernelOperation<Kernel>>(
-                        layer_of(p, arrays, x, y, skip, activation, configuration)));
+  p.add_float(step, kMake(layer_of(p, arrays, x, y, skip, activation, configuration)));
 }
 
 // A dense 3x3 layer. `image` and `output` hold height, width and pitch; the output's halo is last.
@@ -68,7 +63,7 @@ void add_winograd(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
   layer.row_blocks = entry(configuration, "row_blocks", layer.row_blocks);
   layer.parts = entry(configuration, "parts", layer.parts);
   layer.arena_elements = p.arena_elements();
-  p.add_float(step, std::make_unique<KernelOperation<Winograd>>(layer));
+  p.add_float(step, make_winograd(layer));
 }
 
 // A depthwise convolution. Views are (lanes, channels, height, width).
@@ -126,10 +121,8 @@ void add_rows(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
   layer.scale = entry(configuration, "scale", layer.scale);
   layer.parts = entry(configuration, "parts", layer.parts);
   layer.arena_elements = p.arena_elements();
-  p.add_float(step, std::make_unique<KernelOperation<Rows>>(layer));
+  p.add_float(step, make_rows(layer));
 }
-
-#ifdef __AVX512BW__
 
 // As a layer, with `tiles` (numbers of bfloat16 as uint16) instead of `weights`, which are empty.
 void add_bfloat16_layer(PythonProgram& p, std::int64_t step, const py::dict& arrays,
@@ -140,31 +133,8 @@ void add_bfloat16_layer(PythonProgram& p, std::int64_t step, const py::dict& arr
   const Array<std::uint16_t> bits = to_array<std::uint16_t>(arrays["tiles"], "tiles", p.kept());
   const Array<Bfloat16> tiles = {reinterpret_cast<const Bfloat16*>(bits.data), bits.size};
   const std::string name = entry<std::string>(configuration, "kernel", "");
-  for (const ProductKernel* kernel : product_kernels()) {
-    if (kernel->name != name) continue;
-    p.add_bfloat16(step, std::make_unique<Bfloat16Convolution>(layer, tiles, *kernel));
-    return;
-  }
-  throw py::value_error("there is no kernel '" + name + "' for bfloat16 here");
+  p.add_bfloat16(step, make_bfloat16_convolution(layer, tiles, name));
 }
-
-#endif
-
-// Unfold has no scratch, and works on any element.
-template <class T>
-class UnfoldOperation final : public Operation {
- public:
-  UnfoldOperation(const Unfolding& unfolding, std::int64_t rows, std::int64_t offset,
-                  std::int64_t arena_elements)
-      : kernel_(unfolding, rows, offset, arena_elements) {}
-  std::int64_t items() const override { return kernel_.items(); }
-  void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
-    kernel_.execute(item, reinterpret_cast<T*>(buffers.arena));
-  }
-
- private:
-  const Unfold kernel_;
-};
 
 void add_unfold(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
                 const std::array<std::int64_t, 4>& image, const PlanesTuple& u,
@@ -185,24 +155,21 @@ void add_unfold(PythonProgram& p, std::int64_t step, const PlanesTuple& x,
   if (to.planes != unfolding.x.planes * unfolding.planes()) {
     throw py::value_error("unfold: expected a plane for each channel and origin");
   }
-  p.add(step, [&](auto t) -> std::unique_ptr<const Operation> {
-    return std::make_unique<UnfoldOperation<decltype(t)>>(unfolding, rows, to.offset,
-                                                          p.arena_elements());
+  p.add(step, [&](auto t) {
+    return make_unfold<decltype(t)>(unfolding, rows, to.offset, p.arena_elements());
   });
 }
 
 }  // namespace
 
 void bind_layers(PythonClass* program) {
-  program->def("convolution", &add_layer<Convolution>)
-      .def("narrow", &add_layer<Narrow>)
+  program->def("convolution", &add_layer<make_convolution>)
+      .def("narrow", &add_layer<make_narrow>)
       .def("depthwise", &add_depthwise)
       .def("winograd", &add_winograd)
       .def("rows", &add_rows)
-      .def("unfold", &add_unfold);
-#ifdef __AVX512BW__
-  program->def("convolution_bfloat16", &add_bfloat16_layer);
-#endif
+      .def("unfold", &add_unfold)
+      .def("convolution_bfloat16", &add_bfloat16_layer);
 }
 
 }  // namespace masktools

@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/grouped/layer.h"
+#include "program/arena.h"
 #include "program/operation.h"
 #include "program/view.h"
+#include "simd/activation.h"
 
 namespace masktools {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/grouped/layer.h"
+#include "program/arena.h"
 #include "simd/bfloat16.h"
 
 namespace masktools {

@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/grouped/layer.h"
+#include "program/arena.h"
+#include "simd/activation.h"
 
 namespace masktools {
 

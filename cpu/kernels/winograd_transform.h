@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/grouped/layer.h"
 #include "kernels/winograd.h"
 #include "simd/vector.h"
 

@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-#include "kernels/grouped/layer.h"
+#include "program/arena.h"
 
 namespace masktools {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/grouped/layer.h"
+#include "simd/activation.h"
 
 namespace masktools {
 

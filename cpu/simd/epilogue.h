@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/grouped/layer.h"
+#include "simd/activation.h"
 #include "simd/vector.h"
 
 namespace masktools {

@@ -63,6 +63,8 @@ Vector multiply_add(Vector x) {
 
 }  // namespace
 
+Variant variant() { return {kIsa, kLanes}; }
+
 std::map<std::string, bool> processor_features() {
   std::map<std::string, bool> has;
 #if defined(__x86_64__)

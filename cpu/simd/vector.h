@@ -10,17 +10,21 @@
 
 namespace masktools {
 
-// Floats of a vector, and how many vectors the processor's registers hold.
+// The variant's name, the floats of a vector, and how many vectors the processor's registers hold.
 #if defined(__AVX512F__)
+constexpr char kIsa[] = "avx512";
 constexpr int kLanes = 16;
 constexpr int kRegisters = 32;
 #elif defined(__AVX2__)
+constexpr char kIsa[] = "avx2";
 constexpr int kLanes = 8;
 constexpr int kRegisters = 16;
 #elif defined(__aarch64__)
+constexpr char kIsa[] = "portable";
 constexpr int kLanes = 4;
 constexpr int kRegisters = 32;
 #else
+constexpr char kIsa[] = "portable";
 constexpr int kLanes = 4;
 constexpr int kRegisters = 16;
 #endif

@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/grouped/layer.h"
 #include "program/operation.h"
 #include "program/view.h"
+#include "simd/activation.h"
 
 namespace masktools {
 

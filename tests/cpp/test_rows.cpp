@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "definitions.h"
+#include "kernels/nonzeros/row_kernel.h"
 #include "rows_case.h"
 #include "simd/vector.h"
 

@@ -2,6 +2,7 @@
 #include <limits>
 #include <string>
 
+#include "kernels/nonzeros/row_kernel.h"
 #include "rows_case.h"
 #include "simd/vector.h"
 

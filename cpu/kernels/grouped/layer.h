@@ -5,47 +5,13 @@
 
 #include <cstdint>
 
-namespace masktools {
+#include "program/arena.h"
+#include "simd/activation.h"
 
-// Elements that may be read, and never matter, before the first and after the last element of an
-// arena: whole vectors are loaded where a part of one is used.
-constexpr std::int64_t kSlack = 64;
+namespace masktools {
 
 // Entries that `Layer::offsets` holds beyond the last list: prefetching looks that far ahead.
 constexpr std::int64_t kOffsetPadding = 64;
-
-// An array that somebody else owns and keeps alive.
-template <class T>
-struct Array {
-  const T* data = nullptr;
-  std::int64_t size = 0;
-
-  const T& operator[](std::int64_t i) const { return data[i]; }
-};
-
-// A function of one number, applied where a value is written.
-struct Activation {
-  enum class Op : std::int32_t {
-    kNone,
-    kRelu,
-    kClip,
-    kLeakyRelu,
-    kSigmoid,
-    kHardSigmoid,
-    kHardSwish
-  };
-
-  Op op = Op::kNone;
-  float alpha = 0.0f;  // LeakyRelu, HardSigmoid; the lower bound of Clip
-  float beta = 0.0f;   // HardSigmoid; the upper bound of Clip
-};
-
-// A value in the arena: plane p begins at element offset + p * plane.
-struct Planes {
-  std::int64_t offset = 0;
-  std::int64_t planes = 0;
-  std::int64_t plane = 0;
-};
 
 // How a run's lanes meet what the output holds already: fused pooling.
 enum class Combine : std::int64_t { kStore, kMax, kAdd };

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/nonzeros/row_kernel.h"
 #include "simd/epilogue.h"
 #include "simd/vector.h"
 #include "simd/whole_numbers.h"

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "kernels/grouped/layer.h"
-#include "kernels/nonzeros/row_kernel.h"
 #include "kernels/nonzeros/window.h"
 
 namespace masktools {

@@ -1,0 +1,25 @@
+// What is applied to a sum before it is written, told by name; epilogue.h computes it.
+#pragma once
+
+#include <cstdint>
+
+namespace masktools {
+
+// A function of one number, applied where a value is written.
+struct Activation {
+  enum class Op : std::int32_t {
+    kNone,
+    kRelu,
+    kClip,
+    kLeakyRelu,
+    kSigmoid,
+    kHardSigmoid,
+    kHardSwish
+  };
+
+  Op op = Op::kNone;
+  float alpha = 0.0f;  // LeakyRelu, HardSigmoid; the lower bound of Clip
+  float beta = 0.0f;   // HardSigmoid; the upper bound of Clip
+};
+
+}  // namespace masktools
