@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawn_layers import convolved
 
-from masktools.checkpoint import Checkpoint
+from masktools.checkpoint import Checkpoint, SparseWeight
+from masktools.layout import BlockLayout
 from masktools.network.graph import Graph, Node, Value
 from runtime.cpu.backend import CpuBackend
 from runtime.model import Model
@@ -64,4 +66,32 @@ def test_one_channel_cut_out_feeds_a_convolution(backend, batch, start, step):
     sums = sum(padded[:, :, i : i + 3 : 2, j : j + 4] for i in range(2) for j in range(2))
     np.testing.assert_allclose(
         Model(built, backend())(x), np.repeat(sums, 2, axis=1), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch", [1, 2, 16])
+@pytest.mark.parametrize("channels", [1, 3, 16])
+@pytest.mark.parametrize("form", ["dense", "residual"])
+def test_a_transposed_image_feeds_a_convolution(backend, batch, channels, form):
+    """Its rows lie among those of other planes."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((batch, 16, channels, 12)).astype(np.float32)
+    weight = random.standard_normal((16, channels, 3, 3)).astype(np.float32)
+    window = {"strides": (1, 1), "dilations": (1, 1), "group": 1, "pads": (1, 1, 1, 1)}
+    nodes = (
+        Node("t", "Transpose", ("x",), ("a",), {"perm": (0, 2, 1, 3)}),
+        Node("c", "Conv", ("a", "c.weight"), ("y",), window),
+    )
+    ends = (Value("x", (None, 16, channels, 12)),), (Value("y", (None, 16, 16, 12)),)
+    if form == "dense":
+        made = Checkpoint(Graph(*ends, nodes, {"c.weight": weight}))
+    else:
+        keep = random.random(weight.shape) < 0.3
+        weight = np.where(keep, weight, 0)
+        sparse = SparseWeight.from_dense(weight, BlockLayout(weight.shape), keep)
+        made = Checkpoint(Graph(*ends, nodes), {"c": sparse})
+    expected = convolved(x.transpose(0, 2, 1, 3), weight, window)
+    np.testing.assert_allclose(
+        Model(plan.build(made), backend())(x), expected, rtol=1e-4, atol=1e-4
     )
