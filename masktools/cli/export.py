@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from masktools.errors import FormatError, MasktoolsError
+from masktools.cli.common import Json, refusing
+from masktools.errors import FormatError
 from masktools.files import check_target, whole_file
 
 if TYPE_CHECKING:
@@ -40,16 +40,13 @@ def export_command(
             help="Run both networks and compare, on every backend that can run here.",
         ),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a network and its masks as a checkpoint that the runtime runs."""
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
-    try:
+    with refusing():
         report, lines = export(net, out, masks, layouts, residual, verify)
-    except (MasktoolsError, OSError, MemoryError, TypeError) as error:
-        print(f"masktools: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
     if as_json:
         print(json.dumps(report))
         return

@@ -11,7 +11,7 @@ import pytest
 
 from masktools import checkpoint
 from masktools.checkpoint.inventory import is_checkpoint
-from masktools.cli.app import _read_names as read_names
+from masktools.cli.common import read_names
 from masktools.conversion.result import Conversion, is_result
 from masktools.errors import FormatError
 from masktools.files import check_apart, check_source, check_target, whole_file

@@ -1,0 +1,81 @@
+"""What commands share: options, the way they end, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from masktools.errors import FormatError, MasktoolsError, printable
+from masktools.files import check_source
+
+if TYPE_CHECKING:
+    from masktools.conversion.convert import Conversion
+    from masktools.importers.load import Names
+
+Tool = Annotated[
+    str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
+]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(help="JSON file: {name in the file: layer}, or the layers in the file's order."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@contextmanager
+def refusing(kept: Path | None = None) -> Iterator[None]:
+    """End with one line and a status where something cannot be done, or is interrupted."""
+    try:
+        yield
+    except (MasktoolsError, OSError, MemoryError, TypeError) as error:
+        print(f"masktools: {printable(str(error))}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        from masktools.conversion.resume import FOLDER, count
+
+        done = count(kept / FOLDER) if kept else 0
+        layers = "1 layer is" if done == 1 else f"{done} layers are"
+        hint = f"; {layers} done, --resume goes on from there" if done else ""
+        print(f"masktools: interrupted{hint}", file=sys.stderr)
+        raise typer.Exit(130) from error
+
+
+def read_names(path: Path | None) -> Names:
+    """Return what the option --names names: a JSON file, or nothing."""
+    if path is None:
+        return None
+    check_source(path)
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: it is not JSON: {error}") from error
+    if not isinstance(names, (dict, list)):
+        raise FormatError(f"{path}: expected an object or an array of layer names")
+    return names
+
+
+def show_result(result: Conversion, head: dict[str, str], as_json: bool) -> None:
+    """Print a conversion: its table, or one JSON object that begins with `head`."""
+    from masktools.cli.tables import conversion_lines, conversion_table
+
+    if as_json:
+        print(json.dumps({**head, **result.report.as_dict()}))
+    else:
+        lines = conversion_lines(result.report)
+        print_rich(conversion_table(result.report), *lines)
+
+
+def print_rich(*parts: object) -> None:
+    """Print tables and text as wide as the terminal, or wide enough for every name."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: names are not to be cut
+    console.print(*parts, sep="\n")

@@ -1,0 +1,148 @@
+"""``masktools convert``: turn the masks of a network into dense blocks, or into whole rows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from masktools.cli.common import Json, NamesFile, Tool, read_names, refusing, show_result
+from masktools.errors import printable
+from masktools.files import check_apart, check_target
+
+if TYPE_CHECKING:
+    from masktools.importers.load import Names
+
+MASK_FILES = (".safetensors", ".npz", ".pt")
+
+
+def convert_command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A mask file of any tool.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="A folder; or masks alone, ending in .safetensors, .npz or .pt."
+        ),
+    ],
+    method: Annotated[
+        Literal["regroup", "refill", "refill-plus"],
+        typer.Option(help="Dense blocks, whole rows, or whole rows and --extra of the others."),
+    ],
+    density: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of all converted layers; each one's own by default."),
+    ] = None,
+    by: Annotated[
+        Literal["weights", "multiplications"], typer.Option(help="What the density is a share of.")
+    ] = "weights",
+    graph: Annotated[
+        Path | None,
+        typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
+    ] = None,
+    extra: Annotated[
+        float, typer.Option(min=0, max=1, help="refill-plus: share of the dropped rows to keep.")
+    ] = 0.0,
+    criterion: Annotated[
+        Literal["l1", "count"], typer.Option(help="refill: what makes a row good.")
+    ] = "l1",
+    target: Annotated[
+        Literal["cpu", "cuda", "cuda-tensor"],
+        typer.Option(help="Where it is to run: row groups of 8, 32 or 64; refill has none."),
+    ] = "cpu",
+    group_rows: Annotated[
+        int | None, typer.Option(min=1, help="regroup: rows of a group, whatever the target.")
+    ] = None,
+    partitioner: Annotated[
+        Literal["kahypar", "mtkahypar", "spectral", "best"],
+        typer.Option(help="regroup: what divides the rows into groups."),
+    ] = "kahypar",
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER", help="Leave this layer dense.")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Convert this layer although it would stay dense."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A file to take the weights from; IN by default.")
+    ] = None,
+    tool: Tool = None,
+    names: NamesFile = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the partitioner and the search.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn the masks of a network into dense blocks, or into whole rows."""
+    options: dict[str, Any] = {
+        "method": method,
+        "density": density,
+        "by": by,
+        "extra": extra,
+        "criterion": criterion,
+        "target": target,
+        "group_rows": group_rows,
+        "partitioner": partitioner,
+        "seed": seed,
+    }
+    kept = out.with_name(out.name + ".unfinished") if _is_mask_file(out) else out
+    with refusing(kept):
+        from masktools.conversion.convert import Options
+        from masktools.conversion.convert import convert as convert_network
+        from masktools.conversion.result import check_place, result_files
+        from masktools.conversion.resume import FOLDER, discard
+        from masktools.importers import save_masks
+
+        try:
+            Options(**options).check(None, graph)
+        except TypeError as error:
+            raise typer.BadParameter(str(error)) from error
+        inputs = [*result_files(source), weights, graph]
+        if _is_mask_file(out):
+            check_target(out, inputs)
+        else:
+            check_apart(out, inputs)
+        check_place(kept)
+        masks, saliency, notes = _load(source, weights, tool, read_names(names))
+        if not resume:
+            discard(kept / FOLDER)
+        result = convert_network(
+            masks,
+            saliency,
+            **options,
+            graph=graph,
+            skip=skip or (),
+            include=include or (),
+            resume=kept,
+        )
+        if _is_mask_file(out):
+            save_masks(out, result.masks)
+            discard(kept / FOLDER)
+            if kept.is_dir():
+                kept.rmdir()
+        else:
+            result.save(out)
+        for note in notes:
+            print(f"masktools: {printable(note)}", file=sys.stderr)
+        show_result(result, {"out": str(out)}, as_json)
+
+
+def _is_mask_file(out: Path) -> bool:
+    return out.suffix in MASK_FILES
+
+
+def _load(
+    source: Path, weights: Path | None, tool: str | None, names: Names
+) -> tuple[dict[str, Any], dict[str, Any] | None, list[str]]:
+    """Return masks, weights where there are any, and what to tell about them."""
+    from masktools.importers import inspect_masks, load_masks, load_weights
+
+    masks = load_masks(source, tool, names)
+    if weights is not None:
+        return masks, load_weights(weights), []
+    if "trained" in inspect_masks(source, tool, names).weights:
+        return masks, load_weights(source, tool, names), []
+    return masks, None, [f"{source} holds no weights: each kept one counts the same"]
