@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.network.graph import Graph, Node
-from masktools.network.operators import ints
+from masktools.network.graph import Graph, Node, integer, ints
 from masktools.network.shapes import Shape, infer_shapes, slices
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ def _layer(flow: Flow, node: Node, shapes: Mapping[str, Shape]) -> list[Labels] 
     if node.op == "Gemm" and len(shapes[x]) > 2:
         flow.fixed.append(made)
         return None  # Its channels lie on another axis.
-    groups = int(str(node.attributes.get("group", 1)))
+    groups = integer(node, "group", 1)
     if groups > 1 and per_group == 1:
         flow.ties.append((np.repeat(flow.labels[x], rows // groups), made))
     return [made]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from masktools.errors import GraphError
-from masktools.network.graph import Node
+from masktools.network.graph import Node, integer, ints, where
 
 Shape = tuple[int, ...]
 
@@ -133,20 +133,6 @@ def check_node(node: Node, shapes: list[Shape | None]) -> None:
         raise GraphError(f"{where(node)}: {wrong}")
 
 
-def ints(node: Node, name: str) -> tuple[int, ...]:
-    """Return an attribute that is a tuple of int.
-
-    Raises
-    ------
-    GraphError
-        If it is missing or of another kind.
-    """
-    value = node.attributes.get(name)
-    if not isinstance(value, tuple):
-        raise GraphError(f"{where(node)}: attribute {name} must be ints, got {value!r}")
-    return tuple(int(v) for v in value)
-
-
 def operator_of(node: Node) -> Operator:
     """Return the entry of `OPERATORS` for a node.
 
@@ -158,11 +144,6 @@ def operator_of(node: Node) -> Operator:
     if node.op not in OPERATORS:
         raise GraphError(f"{where(node)}: operator {node.op!r} is not supported")
     return OPERATORS[node.op]
-
-
-def where(node: Node) -> str:
-    """Return what an error calls a node."""
-    return f"node {node.name!r} ({node.op})"
 
 
 def _check_attributes(node: Node, kinds: Mapping[str, Kind]) -> None:
@@ -190,10 +171,10 @@ def _check_window(node: Node, spatial: int) -> str | None:
 
 def _check_conv(node: Node, shapes: list[Shape | None]) -> str | None:
     weight = shapes[1] or ()
-    group = node.attributes["group"]
+    group = integer(node, "group")
     if min(weight, default=0) < 1:
         return f"weight {node.inputs[1]!r} has shape {weight}"
-    if weight[0] % int(str(group)):
+    if weight[0] % group:
         return f"attribute group={group} does not divide the {weight[0]} rows of its weight"
     return _check_window(node, len(weight) - 2) or _check_bias(node, shapes)
 

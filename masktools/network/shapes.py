@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from masktools import limits
 from masktools.errors import GraphError
-from masktools.network.graph import Graph, Node
-from masktools.network.operators import ints
+from masktools.network.graph import Graph, Node, integer, ints, where
 
 Shape = tuple[int, ...]
 
@@ -87,13 +86,12 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
         made = _RULES[node.op](node, given)
     except (ValueError, IndexError) as error:
         raise GraphError(
-            f"node {node.name!r} ({node.op}): inputs of shape "
-            f"{', '.join(map(str, given))} do not fit: {error}"
+            f"{where(node)}: inputs of shape {', '.join(map(str, given))} do not fit: {error}"
         ) from error
     for shape in made:
         if min(shape, default=1) < 1 or max(shape, default=1) >= 2**31:
             raise GraphError(
-                f"node {node.name!r} ({node.op}): inputs of shape {', '.join(map(str, given))} "
+                f"{where(node)}: inputs of shape {', '.join(map(str, given))} "
                 f"make an {'empty' if min(shape) < 1 else 'oversized'} output {shape}"
             )
     _check_ranks(node, made)
@@ -103,9 +101,7 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
 def _check_ranks(node: Node, shapes: Sequence[Shape]) -> None:
     rank = max(map(len, shapes), default=0)
     if rank > limits.RANK:
-        raise GraphError(
-            f"node {node.name!r} ({node.op}): a tensor of {rank} axes; {limits.RANK} are supported"
-        )
+        raise GraphError(f"{where(node)}: a tensor of {rank} axes; {limits.RANK} are supported")
 
 
 def _windows(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Shape:
@@ -140,7 +136,7 @@ def _broadcast(node: Node, given: list[Shape]) -> list[Shape]:
 
 def _conv(node: Node, given: list[Shape]) -> list[Shape]:
     image, weight = given[:2]
-    group = int(str(node.attributes["group"]))
+    group = integer(node, "group")
     if len(image) != len(weight) or image[1] != weight[1] * group:
         raise ValueError(f"expected {weight[1] * group} channels")
     return [(image[0], weight[0], *_windows(node, image[2:], weight[2:]))]
@@ -178,7 +174,7 @@ def _reduce_mean(node: Node, given: list[Shape]) -> list[Shape]:
 
 
 def _concat(node: Node, given: list[Shape]) -> list[Shape]:
-    axis = int(str(node.attributes["axis"]))
+    axis = integer(node, "axis")
     _valid((axis,), given[0])
     rest = {(*x[:axis], *x[axis + 1 :]) for x in given}
     if len(rest) > 1:
@@ -187,14 +183,17 @@ def _concat(node: Node, given: list[Shape]) -> list[Shape]:
 
 
 def _split(node: Node, given: list[Shape]) -> list[Shape]:
-    x, axis, parts = given[0], int(str(node.attributes["axis"])), ints(node, "split")
+    x, axis, parts = given[0], integer(node, "axis"), ints(node, "split")
     if x[axis] != sum(parts):
         raise ValueError(f"the parts {parts} must add up to axis {axis}")
     return [(*x[:axis], part, *x[axis + 1 :]) for part in parts]
 
 
 def _slice(node: Node, given: list[Shape]) -> list[Shape]:
-    return [tuple(len(range(*cut.indices(n))) for cut, n in zip(slices(node, given[0]), given[0], strict=True))]  # fmt: skip # noqa: E501
+    shape = []
+    for size, cut in zip(given[0], slices(node, given[0]), strict=True):
+        shape.append(len(range(*cut.indices(size))))
+    return [tuple(shape)]
 
 
 def slices(node: Node, shape: Shape) -> list[slice]:
@@ -216,12 +215,12 @@ def _pad(node: Node, given: list[Shape]) -> list[Shape]:
 
 
 def _softmax(node: Node, given: list[Shape]) -> list[Shape]:
-    _valid((int(str(node.attributes["axis"])),), given[0])
+    _valid((integer(node, "axis"),), given[0])
     return [given[0]]
 
 
 def _flatten(node: Node, given: list[Shape]) -> list[Shape]:
-    axis = int(str(node.attributes["axis"]))
+    axis = integer(node, "axis")
     if axis > len(given[0]):
         raise ValueError(f"axis {axis} for {len(given[0])} axes")
     return [(math.prod(given[0][:axis]), math.prod(given[0][axis:]))]

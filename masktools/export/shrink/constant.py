@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.export.stored import Stored
-from masktools.network.graph import Graph, Node
-from masktools.network.operators import ARITHMETIC, ints
+from masktools.network.graph import Graph, Node, integer, ints, real
+from masktools.network.operators import ARITHMETIC
 from masktools.network.shapes import Shape, slices
 
 # Of each channel: its value at every pixel, or NaN where it depends on the input or the pixel.
@@ -64,7 +64,7 @@ class _Analysis:
         if rule is not None:
             made = rule(self, node)
         elif node.op in _FUNCTIONS:
-            attributes = {name: float(str(v)) for name, v in node.attributes.items()}
+            attributes = {name: real(node, name) for name in node.attributes}
             made = [_FUNCTIONS[node.op](self.values[node.inputs[0]], attributes)]
         sizes = [_live(self.shapes[name]) for name in node.outputs]
         if made is None or any(len(m) != len(s) for m, s in zip(made, sizes, strict=True)):
@@ -76,7 +76,7 @@ class _Analysis:
         if node.op == "Gemm" and len(self.shapes[node.inputs[0]]) > 2:
             return None
         matrix = self.stored[weight.removesuffix(".weight")].weight
-        groups = int(str(node.attributes.get("group", 1)))
+        groups = integer(node, "group", 1)
         rows, per_group = matrix.shape[:2]
         matrix = matrix.reshape(groups, rows // groups, per_group, -1)
         known = x.reshape(groups, 1, per_group)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from masktools.export.shrink.edit import subset
 from masktools.export.stored import BoolArray, Stored
-from masktools.network.graph import Attribute, Graph, Node
-from masktools.network.operators import ARITHMETIC, ints
+from masktools.network.graph import Attribute, Graph, Node, fresh, integer, ints
+from masktools.network.operators import ARITHMETIC
 from masktools.network.shapes import Shape, slices
 
 
@@ -76,7 +76,7 @@ class _Cutting:
         ].weight.ndim:
             return node
         name = weight.removesuffix(".weight")
-        groups = int(str(node.attributes.get("group", 1)))
+        groups = integer(node, "group", 1)
         attributes: dict[str, Attribute] = dict(node.attributes)
         if groups > 1:  # Depthwise: a group goes with its one channel.
             attributes["group"] = groups = int(channels.sum())
@@ -100,9 +100,7 @@ class _Cutting:
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:
         """Store what is left of a constant, under a new name if other nodes read it too."""
-        new, number = name, 1
-        while self.uses[name] > 1 and new in self.constants:
-            new, number = f"{name}_{number}", number + 1
+        new = fresh(name, self.constants) if self.uses[name] > 1 else name
         self.constants[new] = array
         return new
 

@@ -11,8 +11,7 @@ import numpy as np
 from masktools.export.shrink.constant import constant_channels, padded
 from masktools.export.stored import BoolArray, Stored
 from masktools.network.channels import Flow, Labels, trace
-from masktools.network.graph import Graph, Node
-from masktools.network.operators import ints
+from masktools.network.graph import Graph, Node, ints
 from masktools.network.shapes import Shape, infer_shapes
 
 
