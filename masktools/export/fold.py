@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.export.stored import Stored
-from masktools.network.graph import Graph, Node, fresh, real
+from masktools.network.graph import Graph, Node, Shape, fresh, real
 from masktools.network.operators import ARITHMETIC
-from masktools.network.shapes import Shape, infer_shapes
+from masktools.network.shapes import infer_shapes
 
 Constants = dict[str, NDArray[Any]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masktools.errors import GraphError
 
+Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
 

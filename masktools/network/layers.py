@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from masktools.checks import as_mask
 from masktools.errors import GraphError, MaskError
-from masktools.network.graph import Graph, Node, integer, ints
-from masktools.network.shapes import Shape, infer_shapes, pixels_inside
+from masktools.network.graph import Graph, Node, Shape, integer, ints
+from masktools.network.shapes import infer_shapes, pixels_inside
 
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
 

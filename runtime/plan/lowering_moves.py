@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from masktools.network.graph import Node, integer, ints, real
-from masktools.network.shapes import slices
+from masktools.network.operators.movement import slices
 from runtime.plan.lowering_context import Context, border
 from runtime.plan.positions import is_whole, padded_positions, resized_positions
 from runtime.plan.steps import Concat, Gather, Pad, Reshape, Slice, Step, Transpose

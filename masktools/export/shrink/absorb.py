@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.export.shrink.constant import Values, constant_channels, padded
+from masktools.export.shrink.constant import constant_channels
 from masktools.export.shrink.edit import with_channel, without
 from masktools.export.shrink.removable import Network
 from masktools.export.stored import BoolArray, Stored
 from masktools.network.graph import Graph, Node, numbered
+from masktools.network.operators.rules import Values
+from masktools.network.operators.windows import padded
 
 
 def absorb(

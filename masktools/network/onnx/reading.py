@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import GraphError
-from masktools.network.graph import Graph, Node, Value, fresh, numbered
+from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source
-from masktools.network.shapes import Shape, output_shapes
+from masktools.network.shapes import output_shapes
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
