@@ -130,7 +130,7 @@ class Model:
 
     def __repr__(self) -> str:
         ends = [
-            ", ".join(f"{value.name} {_shape(value)}" for value in values)
+            ", ".join(f"{value.name} {value.shape_text}" for value in values)
             for values in (self.inputs, self.outputs)
         ]
         how = f"steps: {len(self.plan.steps)}, backend: {self.backend.name}"
@@ -248,9 +248,5 @@ def _check_input(value: Value, array: Array) -> None:
     )
     if not fits or 0 in array.shape:
         raise InputError(
-            f"input {value.name!r}: expected shape {_shape(value)}, got {tuple(array.shape)}"
+            f"input {value.name!r}: expected shape {value.shape_text}, got {tuple(array.shape)}"
         )
-
-
-def _shape(value: Value) -> str:
-    return "(" + ", ".join("N" if n is None else str(n) for n in value.shape) + ")"

@@ -23,7 +23,7 @@ from masktools.checkpoint.weights import (
 )
 from masktools.errors import FormatError, GraphError, MaskError
 from masktools.files import check_source, whole_file
-from masktools.network.graph import Attribute, Graph, Node, Value
+from masktools.network.graph import Attribute, Graph, Node, Value, where
 from masktools.network.normal_form import check_graph
 from masktools.version import __version__
 
@@ -214,7 +214,7 @@ def _groups(graph: Graph) -> dict[str, int]:
             count = group if type(group) is int else 1
             if groups.setdefault(node.inputs[1], count) != count:
                 raise FormatError(
-                    f"node {node.name!r} ({node.op}): attribute group={group}, but another node "
+                    f"{where(node)}: attribute group={group}, but another node "
                     f"reads weight {node.inputs[1]!r} with group={groups[node.inputs[1]]}"
                 )
     return groups
@@ -342,14 +342,14 @@ def _value(given: object) -> Value:
 def _node(given: object) -> Node:
     entry = _keys("a node", given, ("name", "op", "inputs", "outputs", "attributes"))
     name = _text("the name of a node", entry["name"])
-    where = f"node {name!r}"
+    place = f"node {name!r}"
     tensors = [
-        tuple(_text(f"{where}: a name", n) for n in _list(where, entry[side]))
+        tuple(_text(f"{place}: a name", n) for n in _list(place, entry[side]))
         for side in ("inputs", "outputs")
     ]
     if not isinstance(entry["attributes"], dict):
-        raise FormatError(f"metadata: {where}: attributes must be an object")
+        raise FormatError(f"metadata: {place}: attributes must be an object")
     attributes: dict[str, Attribute] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in entry["attributes"].items()
     }
-    return Node(name, _text(f"{where}: op", entry["op"]), tensors[0], tensors[1], attributes)
+    return Node(name, _text(f"{place}: op", entry["op"]), tensors[0], tensors[1], attributes)

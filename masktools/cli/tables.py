@@ -108,7 +108,7 @@ def checkpoint_lines(
     """Return what stands around the table of a checkpoint."""
     graph = checkpoint.graph
     ends = [
-        ", ".join(f"{v.name} {_shape(v.shape)}" for v in values)
+        ", ".join(f"{v.name} {v.shape_text}" for v in values)
         for values in (graph.inputs, graph.outputs)
     ]
     head = f"{path}: checkpoint of {checkpoint.producer}, {len(graph.nodes)} nodes"
@@ -123,10 +123,6 @@ def checkpoint_lines(
 def _name(name: str) -> Text:
     """Return a name out of a file: neither markup nor commands for the terminal."""
     return Text(printable(name))
-
-
-def _shape(shape: Sequence[int | None]) -> str:
-    return "(" + ", ".join("N" if n is None else str(n) for n in shape) + ")"
 
 
 def _table(first: str, others: Sequence[str]) -> Table:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.export.stored import Stored
-from masktools.network.graph import Graph, Node
+from masktools.network.graph import Graph, Node, Shape, fresh, real
 from masktools.network.operators import ARITHMETIC
-from masktools.network.shapes import Shape, infer_shapes
+from masktools.network.shapes import infer_shapes
 
 Constants = dict[str, NDArray[Any]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -70,7 +70,7 @@ def fold(graph: Graph, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str, S
 
 def _normalisation(node: Node, constants: Constants) -> Affine:
     scale, bias, mean, var = (constants[name].astype(np.float64) for name in node.inputs[1:])
-    scale = scale / np.sqrt(var + float(str(node.attributes["epsilon"])))
+    scale = scale / np.sqrt(var + real(node, "epsilon"))
     return scale, bias - mean * scale
 
 
@@ -118,7 +118,7 @@ def _absorb(
     weights[name] = replace(stored, weight=(stored.weight * per_row).astype(np.float32))
     old = layer.inputs[2] if len(layer.inputs) > 2 else ""
     bias = constants[old] * scale + shift if old else shift
-    new = old if old and readers[old] == 1 else _free(f"{name}.bias", constants, readers)
+    new = old if old and readers[old] == 1 else fresh(f"{name}.bias", constants, readers)
     constants[new] = bias.astype(np.float32)
     return replace(layer, inputs=(x, weight, new), outputs=outputs)
 
@@ -130,18 +130,11 @@ def _as_arithmetic(
     x, y = node.inputs[0], node.outputs[0]
     names = []
     for what, value in zip(("scale", "shift"), _normalisation(node, constants), strict=True):
-        names.append(_free(f"{node.name}.{what}", constants, shapes))
+        names.append(fresh(f"{node.name}.{what}", constants, shapes))
         shape = (-1, *(1,) * (len(shapes[x]) - 2))
         constants[names[-1]] = value.astype(np.float32).reshape(shape)
-    between = _free(f"{y}.scaled", constants, shapes)
+    between = fresh(f"{y}.scaled", constants, shapes)
     return (
         Node(f"{node.name}.scale", "Mul", (x, names[0]), (between,)),
         Node(f"{node.name}.shift", "Add", (between, names[1]), (y,)),
     )
-
-
-def _free(wish: str, *taken: Mapping[str, object]) -> str:
-    name, number = wish, 1
-    while any(name in names for names in taken):
-        name, number = f"{wish}_{number}", number + 1
-    return name

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from masktools.checks import as_mask
 from masktools.errors import GraphError, MaskError
-from masktools.network.graph import Graph, Node
-from masktools.network.operators import ints
-from masktools.network.shapes import Shape, infer_shapes, pixels_inside
+from masktools.network.graph import Graph, Node, Shape, integer, ints
+from masktools.network.shapes import infer_shapes, pixels_inside
 
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
 
@@ -153,7 +152,7 @@ def layers(graph: Graph, weights: Mapping[str, Shape] | None = None) -> dict[str
     for weight, nodes in users.items():
         name, shape = weight.removesuffix(".weight"), shapes[weight]
         name = weight if name in users else name
-        groups = {int(str(node.attributes.get("group", 1))) for node in nodes}
+        groups = {integer(node, "group", 1) for node in nodes}
         if len(groups) > 1:
             raise GraphError(f"layer {name!r}: it is read with {sorted(groups)} groups")
         group = groups.pop()

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 from masktools import limits
 from masktools.errors import GraphError
-from masktools.network.graph import Graph, Node, Value
-from masktools.network.operators import Shape, check_node, operator_of, where
+from masktools.network.graph import Graph, Node, Shape, Value, where
+from masktools.network.operators import check_node, operator_of
 
 
 def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from masktools.network.graph import Node
-from runtime.plan.lowering_context import Context, Shape, border, integer, ints, real
+from masktools.network.graph import Node, integer, ints, real
+from runtime.plan.lowering_context import Context, Shape, border
 from runtime.plan.lowering_moves import MOVES
 from runtime.plan.steps import (
     Activate,

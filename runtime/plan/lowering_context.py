@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from masktools import limits
 from masktools.checkpoint import Checkpoint
-from masktools.network.graph import Node
+from masktools.network.graph import Node, fresh, where
 from runtime.errors import PlanError
 from runtime.plan.steps import Array, Weight
 
@@ -40,9 +40,7 @@ class Context:
 
     def between(self, node: Node, shape: Shape) -> str:
         """Return a new value between two steps of a node."""
-        name = f"{node.outputs[0]}~"
-        while name in self.shapes:
-            name += "~"
+        name = fresh(f"{node.outputs[0]}~", self.shapes)
         self.shapes[name] = shape
         return name
 
@@ -63,7 +61,7 @@ class Context:
         self._picked += sum(sizes)
         if self._picked > limits.PICKED:
             raise PlanError(
-                f"node {node.name!r} ({node.op}): it picks {sizes} entries along its axes, with "
+                f"{where(node)}: it picks {sizes} entries along its axes, with "
                 f"those of nodes before it {self._picked}; {limits.PICKED} are supported"
             )
 
@@ -77,23 +75,8 @@ class Context:
         """
         shape = self.shapes[node.inputs[0]]
         if any(shape[axis] is None for axis in axes):
-            raise PlanError(f"node {node.name!r} ({node.op}): it works across a batch of any size")
+            raise PlanError(f"{where(node)}: it works across a batch of any size")
         return tuple(1 if n is None else n for n in shape)
-
-
-def ints(node: Node, name: str) -> tuple[int, ...]:
-    """Return an attribute that is a list of int."""
-    return cast("tuple[int, ...]", node.attributes[name])
-
-
-def integer(node: Node, name: str) -> int:
-    """Return an attribute that is an int."""
-    return cast("int", node.attributes[name])
-
-
-def real(node: Node, name: str, default: float = 0.0) -> float:
-    """Return an attribute that is a float."""
-    return cast("float", node.attributes.get(name, default))
 
 
 def border(node: Node) -> dict[str, Any]:

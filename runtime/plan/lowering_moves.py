@@ -7,9 +7,9 @@ from typing import cast
 
 import numpy as np
 
-from masktools.network.graph import Node
-from masktools.network.shapes import slices
-from runtime.plan.lowering_context import Context, border, integer, ints, real
+from masktools.network.graph import Node, integer, ints, real
+from masktools.network.operators.movement import slices
+from runtime.plan.lowering_context import Context, border
 from runtime.plan.positions import is_whole, padded_positions, resized_positions
 from runtime.plan.steps import Concat, Gather, Pad, Reshape, Slice, Step, Transpose
 
@@ -127,7 +127,7 @@ def _resize(context: Context, node: Node) -> list[Step]:
     )
     if all(is_whole(at, ins[a]) for at, a in zip(indices, axes, strict=True)):
         return []
-    fill = real(node, "extrapolation_value")
+    fill = real(node, "extrapolation_value", 0.0)
     return [Gather(**border(node), axes=axes, indices=indices, fill=fill)]
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.export.shrink.constant import Values, constant_channels, padded
+from masktools.export.shrink.constant import constant_channels
 from masktools.export.shrink.edit import with_channel, without
 from masktools.export.shrink.removable import Network
 from masktools.export.stored import BoolArray, Stored
-from masktools.network.graph import Graph, Node
+from masktools.network.graph import Graph, Node, numbered
+from masktools.network.operators.rules import Values
+from masktools.network.operators.windows import padded
 
 
 def absorb(
@@ -114,9 +116,8 @@ def _biased(
     network: Network, node: Node, bias: NDArray[Any], constants: dict[str, NDArray[Any]]
 ) -> Node:
     """Return a layer's node with a bias of its own."""
-    wish = name = f"{node.inputs[1].removesuffix('.weight')}.bias"
-    number = 1
-    while name in constants and not (name in node.inputs and network.uses[name] == 1):
-        name, number = f"{wish}_{number}", number + 1
+    own = {name for name in node.inputs if network.uses[name] == 1}
+    wish = f"{node.inputs[1].removesuffix('.weight')}.bias"
+    name = next(name for name in numbered(wish) if name in own or name not in constants)
     constants[name] = bias.astype(np.float32)
     return replace(node, inputs=(*node.inputs[:2], name))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masktools.export.shrink.constant import constant_channels, padded
+from masktools.export.shrink.constant import constant_channels
 from masktools.export.stored import BoolArray, Stored
-from masktools.network.channels import Flow, Labels, trace
-from masktools.network.graph import Graph, Node
-from masktools.network.operators import ints
-from masktools.network.shapes import Shape, infer_shapes
+from masktools.network.channels import trace
+from masktools.network.graph import Graph, Node, Shape, ints
+from masktools.network.operators.rules import Flow, Labels
+from masktools.network.operators.windows import padded
+from masktools.network.shapes import infer_shapes
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masktools.errors import GraphError
+from masktools.network.graph import where
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Source:
     @property
     def where(self) -> str:
         """The node in an error."""
-        return f"node {self.name!r} ({self.op})"
+        return where(self)
 
     def take(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - of several types
         """Return an attribute and use it up."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from masktools import limits
 from masktools.errors import FormatError, GraphError
 from masktools.files import check_source
-from masktools.network.graph import Graph, Node
+from masktools.network.graph import Graph, Node, where
 from masktools.network.normal_form import check_graph
 from masktools.network.onnx.cost import check_external, check_functions
 from masktools.network.onnx.reading import Pass
@@ -234,7 +234,7 @@ def _difference(first: Pass, second: Pass) -> str | None:
     """Return what depends on the batch size, or None: only the tensors' first axes do."""
     for ours, theirs in zip(first.graph.nodes, second.graph.nodes, strict=False):
         if ours != theirs:
-            return f"node {ours.name!r} ({ours.op}) depends on the batch size"
+            return f"{where(ours)} depends on the batch size"
     for name in (output for node in first.graph.nodes for output in node.outputs):
         one, other = first.shapes[name], second.shapes[name]
         batches = tuple(p.shapes[p.graph.inputs[0].name][0] for p in (first, second))

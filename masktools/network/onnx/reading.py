@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import GraphError
-from masktools.network.graph import Graph, Node, Value
+from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source
-from masktools.network.shapes import Shape, output_shapes
+from masktools.network.shapes import output_shapes
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -127,9 +127,7 @@ class Pass:
 
     def fresh(self, wish: str) -> str:
         """Return a tensor name that nothing has yet: `wish`, if that is free."""
-        name, number = wish, 1
-        while name in self._taken or name in self._kept or name in self._constants:
-            name, number = f"{wish}_{number}", number + 1
+        name = fresh(wish, self._taken, self._kept, self._constants)
         self._taken.add(name)
         return name
 
@@ -162,11 +160,14 @@ class Pass:
         suffix: str = "",
     ) -> str:
         kept = np.asarray(array, np.float32, order="C")
-        name, number = wish + suffix, 1
-        while (name in self._taken and name not in self._constants) or (
-            name in self._kept and not (may_share(name) and np.array_equal(self._kept[name], kept))
-        ):
-            name, number = f"{wish}_{number}{suffix}", number + 1
+
+        def is_fit(name: str) -> bool:
+            if name in self._taken and name not in self._constants:
+                return False
+            before = self._kept.get(name)
+            return before is None or (may_share(name) and np.array_equal(before, kept))
+
+        name = next(filter(is_fit, numbered(wish, suffix)))
         self._kept[name] = kept
         return name
 
@@ -194,9 +195,7 @@ class Pass:
         **attributes
             Of the normal form.
         """
-        unique, number = name, 1
-        while unique in self._node_names:
-            unique, number = f"{name}_{number}", number + 1
+        unique = fresh(name, self._node_names)
         self._node_names.add(unique)
         values = [i if i in self.shapes else self.keep(self._constants[i], i) for i in inputs]
         known = {

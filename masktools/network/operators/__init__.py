@@ -1,0 +1,7 @@
+"""The operators of the normal form: a file for each family, a row for each operator."""
+
+from masktools.network.operators.elementwise import ARITHMETIC
+from masktools.network.operators.movement import COORDINATES, ROUNDINGS
+from masktools.network.operators.table import OPERATORS, check_node, operator_of
+
+__all__ = ["ARITHMETIC", "COORDINATES", "OPERATORS", "ROUNDINGS", "check_node", "operator_of"]

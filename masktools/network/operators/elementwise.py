@@ -1,0 +1,187 @@
+"""Functions of one number, arithmetic, and what scales numbers: BatchNormalization, Softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from masktools.network.graph import Node, Shape, integer, real
+from masktools.network.operators.operator import AXIS, FLOAT, ONE, Kind, Operator, valid_axes
+from masktools.network.operators.rules import (
+    Cutting,
+    Flow,
+    Known,
+    Labels,
+    Values,
+    no_constants,
+    same_channels,
+    same_constants,
+    same_shape,
+    uncut,
+)
+
+Function: TypeAlias = Callable[[Values, Mapping[str, float]], Any]
+
+# --- functions of one number --------------------------------------------------------------------
+
+
+def _function(of: Function, **attributes: Kind) -> Operator:
+    """Return the row of a function of one number.
+
+    Parameters
+    ----------
+    of : callable
+        The function in float64, called with an array and the node's attributes.
+    **attributes
+        The attributes that the operator has, all of them floats.
+    """
+
+    def constant(known: Known, node: Node) -> list[Values]:
+        given = {name: real(node, name) for name in node.attributes}
+        return [of(known.values[node.inputs[0]], given)]
+
+    return Operator(
+        ONE,
+        attributes=attributes,
+        shape=same_shape,
+        channels=same_channels,
+        constant=constant,
+        cut=uncut,
+    )
+
+
+_BOUND = Kind(float, optional=True)
+
+FUNCTIONS: Mapping[str, Operator] = {
+    "Relu": _function(lambda x, a: np.maximum(x, 0)),
+    "Clip": _function(
+        lambda x, a: np.clip(x, a.get("min", -np.inf), a.get("max", np.inf)),
+        min=_BOUND,
+        max=_BOUND,
+    ),
+    "LeakyRelu": _function(lambda x, a: np.where(x < 0, a["alpha"] * x, x), alpha=FLOAT),
+    "Sigmoid": _function(lambda x, a: 1 / (1 + np.exp(-x))),
+    "HardSigmoid": _function(
+        lambda x, a: np.clip(a["alpha"] * x + a["beta"], 0, 1), alpha=FLOAT, beta=FLOAT
+    ),
+    "HardSwish": _function(lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1)),
+}
+
+
+# --- arithmetic ---------------------------------------------------------------------------------
+
+
+def _broadcast_shape(node: Node, given: list[Shape]) -> list[Shape]:
+    return [np.broadcast_shapes(*given)]
+
+
+def _arithmetic_channels(flow: Flow, node: Node) -> list[Labels] | None:
+    output = flow.shapes[node.outputs[0]]
+    labels = []
+    for name in node.inputs:
+        if name in flow.constants:
+            continue
+        shape = flow.shapes[name]
+        if len(shape) != len(output) or len(output) < 2 or shape[1] != output[1]:
+            return None
+        labels.append(flow.labels[name])
+    if len(labels) == 2:
+        flow.ties.append((labels[0], labels[1]))
+    return labels[:1]
+
+
+def _arithmetic_constant(known: Known, node: Node) -> list[Values]:
+    a, b = (_operand(known, name, node) for name in node.inputs)
+    if node.op == "Mul":
+        return [np.where((a == 0) | (b == 0), 0.0, a * b)]
+    return [{"Add": np.add, "Sub": np.subtract, "Div": np.divide}[node.op](a, b)]
+
+
+def _operand(known: Known, name: str, node: Node) -> Values:
+    """Return the value that each channel of the output meets in one operand."""
+    shape = known.shapes[node.outputs[0]]
+    if name not in known.constants:
+        same = len(known.shapes[name]) == len(shape) and known.shapes[name][1] == shape[1]
+        return known.values[name] if same else known.unknown(node.outputs[0])
+    value = known.constants[name].astype(np.float64)
+    value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+    per_channel = np.broadcast_to(value, (value.shape[0], shape[1], *value.shape[2:]))
+    flat = np.moveaxis(per_channel, 1, 0).reshape(shape[1], -1)
+    return np.where((flat == flat[:, :1]).all(axis=1), flat[:, 0], np.nan)
+
+
+def _arithmetic_cut(cutting: Cutting, node: Node) -> Node:
+    rank = len(cutting.shapes[node.outputs[0]])
+    inputs = list(node.inputs)
+    for i, name in enumerate(inputs):
+        array = cutting.before.get(name)
+        axis = 1 if array is None else 1 - rank + array.ndim
+        if array is not None and axis >= 0 and array.shape[axis] > 1:
+            kept = cutting.kept[node.outputs[0]]
+            inputs[i] = cutting.store(name, array.compress(kept, axis))
+    return replace(node, inputs=tuple(inputs))
+
+
+_ARITHMETIC = Operator(
+    (2, 2),
+    either=True,
+    shape=_broadcast_shape,
+    channels=_arithmetic_channels,
+    constant=_arithmetic_constant,
+    cut=_arithmetic_cut,
+)
+ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+
+
+# --- normalisations -----------------------------------------------------------------------------
+
+
+def _check_batch_norm(node: Node, shapes: list[Shape | None]) -> str | None:
+    if len(set(shapes[1:])) != 1 or len(shapes[1] or ()) != 1:
+        return f"its constants must have one shape (C,), got {shapes[1:]}"
+    return None
+
+
+def _batch_norm_shape(node: Node, given: list[Shape]) -> list[Shape]:
+    if given[0][1] != given[1][0]:
+        raise ValueError(f"expected {given[1][0]} channels")
+    return [given[0]]
+
+
+def _softmax_shape(node: Node, given: list[Shape]) -> list[Shape]:
+    valid_axes((integer(node, "axis"),), given[0])
+    return [given[0]]
+
+
+def _softmax_channels(flow: Flow, node: Node) -> list[Labels] | None:
+    return None if node.attributes["axis"] == 1 else same_channels(flow, node)
+
+
+ELEMENTWISE: Mapping[str, Operator] = {
+    **FUNCTIONS,
+    **dict.fromkeys(ARITHMETIC, _ARITHMETIC),
+    "Identity": Operator(
+        ONE, shape=same_shape, channels=same_channels, constant=same_constants, cut=uncut
+    ),
+    "BatchNormalization": Operator(
+        (5, 5),
+        attributes={"epsilon": FLOAT},
+        constants=(1, 2, 3, 4),
+        check=_check_batch_norm,
+        shape=_batch_norm_shape,
+        channels=same_channels,
+        constant=no_constants,  # folded, or made a product and a sum, before channels are cut
+        cut=uncut,
+    ),
+    "Softmax": Operator(
+        ONE,
+        attributes={"axis": AXIS},
+        shape=_softmax_shape,
+        channels=_softmax_channels,
+        constant=no_constants,
+        cut=uncut,
+    ),
+}
