@@ -49,7 +49,7 @@ def held(enter):
 NETWORK = """
 from builder import Builder
 from masktools.checkpoint import Checkpoint
-from runtime import plan
+from runtime.plan import plan
 from runtime.cpu.backend import CpuBackend
 from runtime.model import Model
 from runtime.reference import ReferenceBackend
@@ -181,7 +181,7 @@ in_child(lambda: np.testing.assert_array_equal(model(inputs[5]), wanted))
 def test_a_child_computes_what_a_thread_of_the_parent_was_computing_of_another_object():
     code = """
 from masktools.layout import BlockLayout
-from runtime.plan import Plan
+from runtime.plan.plan import Plan
 
 class Blocks(tuple):
     def __iter__(self):
@@ -249,17 +249,17 @@ in_child(lambda: in_child(check))
 def test_workers_limit_their_threads_although_a_thread_of_the_parent_was_about_to():
     code = """
 from threadpoolctl import threadpool_info
-from masktools import pool
+from masktools.conversion import workers
 
 def enter(stay):
-    with pool._one_thread._lock:
-        pool._one_thread._inside = 1
+    with workers._one_thread._lock:
+        workers._one_thread._inside = 1
         stay()
 
 held(enter)
 
 def check():
-    with pool._one_thread:
+    with workers._one_thread:
         assert {found["num_threads"] for found in threadpool_info()} == {1}
 
 in_child(check)

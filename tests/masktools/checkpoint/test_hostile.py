@@ -15,7 +15,8 @@ from paths import GOLDEN
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from masktools.checkpoint import Checkpoint, SparseWeight, _object, read, write
+from masktools.checkpoint import Checkpoint, SparseWeight, read, write
+from masktools.checkpoint.file import _object
 from masktools.errors import FormatError, MaskError
 from masktools.layout import BlockLayout, DenseBlock
 from masktools.network.graph import Graph, Node

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from masktools import BlockLayout, regroup
 from masktools.errors import MaskError, PartitionError
+from masktools.partition import row_groups as row_groups_module
 from masktools.partition.budget import choose
 from masktools.partition.row_groups import row_groups
 from masktools.transform.algorithm3 import even_heights
@@ -349,9 +350,9 @@ def test_before_the_search_a_partitioner_sees_the_strongest_columns(monkeypatch)
         seen.append(part)
         return np.repeat(np.arange(len(heights), dtype=np.int32), heights)
 
-    monkeypatch.setattr(row_groups, "partition", watch)
-    monkeypatch.setattr(row_groups, "START_NONZEROS", 100)
-    monkeypatch.setattr(row_groups, "START_NONZEROS_PER_ROW", 2)
+    monkeypatch.setattr(row_groups_module, "partition", watch)
+    monkeypatch.setattr(row_groups_module, "START_NONZEROS", 100)
+    monkeypatch.setattr(row_groups_module, "START_NONZEROS_PER_ROW", 2)
     found = row_groups(keep, weight, group_rows=8)
     assert 80 < np.count_nonzero(seen[0]) <= 100
     weakest_seen = seen[0].sum(axis=0).min()

@@ -87,7 +87,7 @@ def test_positions_of_a_slice_backwards_are_bounded(monkeypatch):
 PLAN = """
 import resource, sys
 from masktools.checkpoint import read
-from runtime.plan import build
+from runtime.plan.plan import build
 checkpoint = read(sys.argv[1])
 limit = 3 * 2**28 + 4096 * int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
