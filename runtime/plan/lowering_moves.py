@@ -69,10 +69,40 @@ def _pad(context: Context, node: Node) -> list[Step]:
     shape = context.sizes(node, axes)
     mode = str(node.attributes["mode"])
     if mode == "constant":
-        return [Pad(**border(node), pads=pads, value=real(node, "value"))]
+        return _constant_pad(context, node, pads, shape)
     context.pick(node, tuple(shape[a] + pads[a] + pads[a + rank] for a in axes))
     indices = tuple(padded_positions(mode, shape[a], pads[a], pads[a + rank]) for a in axes)
     return [Gather(**border(node), axes=axes, indices=indices)]
+
+
+def _constant_pad(
+    context: Context, node: Node, pads: tuple[int, ...], shape: tuple[int, ...]
+) -> list[Step]:
+    """Pad; and only then crop, where an axis keeps nothing of the input."""
+    rank = len(pads) // 2
+    value = real(node, "value")
+    cropped = [min(pads[a], 0) + min(pads[a + rank], 0) for a in range(rank)]
+    if all(size + crop > 0 for size, crop in zip(shape, cropped, strict=True)):
+        return [Pad(**border(node), pads=pads, value=value)]
+    added = tuple(max(n, 0) for n in pads)
+    padded = tuple(
+        None if n is None else n + added[a] + added[a + rank]
+        for a, n in enumerate(context.shapes[node.inputs[0]])
+    )
+    between = context.between(node, padded)
+    along = tuple(a for a in range(rank) if cropped[a])
+    ends = tuple(cast("int", padded[a]) + min(pads[a + rank], 0) for a in along)
+    pad = Pad(name=node.name, inputs=node.inputs[:1], output=between, pads=added, value=value)
+    crop = Slice(
+        name=node.name,
+        inputs=(between,),
+        output=node.outputs[0],
+        axes=along,
+        starts=tuple(max(-pads[a], 0) for a in along),
+        ends=ends,
+        steps=(1,) * len(along),
+    )
+    return [pad, crop]
 
 
 def _resize(context: Context, node: Node) -> list[Step]:

@@ -38,9 +38,14 @@ class Source:
 
 
 def in_rows(assembly: Assembly, at: int, view: View) -> Image:
-    """Return a view as planes whose rows are pixels without gaps; copied where they are not."""
+    """Return a view as planes one after the other, whose rows are pixels without gaps.
+
+    It is copied where they are not: rows of a transposed image lie among those of other planes.
+    """
     x = assembly.in_planes(at, view)
-    return x if x.is_plane else assembly.image(assembly.copied(at, assembly.as_rank_4(view)))
+    if x.is_plane and x.plane >= x.height * x.row:
+        return x
+    return assembly.image(assembly.copied(at, assembly.as_rank_4(view)))
 
 
 def source_of(

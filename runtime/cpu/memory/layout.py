@@ -138,7 +138,9 @@ class View:
         """Return the part ``[start:end:step]`` along an axis."""
         size = len(range(start, end, step))
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
-        strides = (*self.strides[:axis], self.strides[axis] * step, *self.strides[axis + 1 :])
+        # Where one entry is left there is no next one: a long step to it could leave the arena.
+        stride = self.strides[axis] * (step if size > 1 else 1)
+        strides = (*self.strides[:axis], stride, *self.strides[axis + 1 :])
         offset = self.offset + start * self.strides[axis]
         whole = axis == 1 and step == 1
         lanes = self.lanes if axis else size
