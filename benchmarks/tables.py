@@ -93,7 +93,7 @@ def measured(network: str, batch: int, structure: str, density: float | None) ->
 
 
 def networks_in_short() -> list[str]:
-    """Six networks: what is pruned, how fast it is, and beside whom."""
+    """Return six networks: how they are pruned, how fast they are, beside which engines."""
     rows = []
     for wanted in IN_SHORT:
         row = measured(*wanted)
