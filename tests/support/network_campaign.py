@@ -167,7 +167,7 @@ def _apart(options, first, count):
 
 
 def _died(options, seed, number):
-    """Return what is told of a network that killed its process."""
+    """Return the report on a network that killed its process."""
     failure = Failure("died", signal.Signals(number).name)
     network = draw(seed)
     ways = drawn_ways(ways_of(options), options.ways, seed)
