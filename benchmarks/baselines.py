@@ -1,4 +1,4 @@
-"""What partitions are held against: KaHyPar alone, and a spectral partition with random swaps."""
+"""Baselines for partitions: KaHyPar alone, and a spectral partition with random swaps."""
 
 from __future__ import annotations
 

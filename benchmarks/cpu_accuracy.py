@@ -1,4 +1,4 @@
-"""What bfloat16 costs in accuracy: outputs of large networks, and a trained network's answers."""
+"""Measure the accuracy of bfloat16: outputs of large networks, answers of a trained one."""
 
 from __future__ import annotations
 

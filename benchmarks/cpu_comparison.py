@@ -28,7 +28,7 @@ Contender = tuple[str, Variant]
 
 
 class Bench:
-    """What all comparisons share: interpreters, files, and what was already computed.
+    """State that all comparisons share: interpreters, files, results that are kept.
 
     Parameters
     ----------

@@ -136,5 +136,5 @@ def take_turns(
 
 
 def runs_in_turn(seconds: float) -> int:
-    """Return how many runs of so many seconds an engine makes in a turn."""
+    """Return how many runs an engine makes in a turn, given the seconds of one."""
     return max(FEWEST, min(MOST, round(TURN / max(seconds, 1e-6))))

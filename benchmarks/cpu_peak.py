@@ -1,4 +1,4 @@
-"""What the machine can do at most."""
+"""Measure the peak of the machine: fused multiply-adds on registers alone."""
 
 from __future__ import annotations
 

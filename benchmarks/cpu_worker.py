@@ -114,7 +114,7 @@ ENGINES = {
 
 
 class Worker:
-    """What a process holds between requests."""
+    """The network that a process keeps loaded between requests."""
 
     def __init__(self) -> None:
         self.run_once: Run | None = None

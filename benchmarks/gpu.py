@@ -59,7 +59,7 @@ Rows = Iterator[Row]
 
 
 class Run(NamedTuple):
-    """What a part is given."""
+    """The arguments of a part of the benchmark."""
 
     device: Device
     options: argparse.Namespace

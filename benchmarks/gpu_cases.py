@@ -1,4 +1,4 @@
-"""What is timed on a GPU: single layers, the layers of a ticket, whole networks; and our side."""
+"""The cases timed on a GPU: single layers, layers of a ticket, whole networks; and our side."""
 
 from __future__ import annotations
 

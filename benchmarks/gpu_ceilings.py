@@ -1,4 +1,4 @@
-"""What the device at hand can do at most: the yardsticks that a kernel's figures are held to."""
+"""Measure the ceilings of a device, to which the figures of kernels are compared."""
 
 from __future__ import annotations
 

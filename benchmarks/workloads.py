@@ -1,4 +1,4 @@
-"""What is partitioned: trained tickets, and random masks of real networks' shapes for timing."""
+"""The layers that are partitioned: trained tickets, and random masks of real networks' shapes."""
 
 from __future__ import annotations
 

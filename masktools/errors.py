@@ -1,4 +1,4 @@
-"""What masktools raises. Each error names the file, the layer and the value that are wrong."""
+"""The errors of masktools. Each names the file, the layer and the value that are wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PartitionError(MasktoolsError, RuntimeError):
 
 
 def printable(text: str) -> str:
-    r"""Return a text as one line that is safe to show: what is no visible character is escaped.
+    r"""Return a text as one line that is safe to show: invisible characters are escaped.
 
     Names come out of files; a terminal would obey the control sequences in them.
 

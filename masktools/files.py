@@ -1,4 +1,4 @@
-"""Write files that appear whole or not at all, and never over what is being read."""
+"""Write files that appear whole or not at all, and never over a file that is being read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_source(path: str | os.PathLike[str]) -> None:
 
 
 def check_apart(path: Path, inputs: Iterable[Path | None]) -> None:
-    """Raise `FormatError` if what is to be written would replace what is read.
+    """Raise `FormatError` if writing a file would replace one that is being read.
 
     Parameters
     ----------

@@ -48,8 +48,8 @@ PICKLE_KEYS = 2**14
 FUNCTION_DEPTH = 32
 # Elements of all constants that are computed while a network is read: 256 MiB in float32 ...
 FOLDED = 2**26
-# ... and so many for each element that the file holds: a masked, scaled, transposed weight is
-# computed three times over.
+# ... and this many more for each element that the file holds: a masked, scaled, transposed weight
+# is computed three times over.
 FOLDED_FOR_EACH = 8
 
 # --- networks ----------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ ROWS = 2**22
 # Positions of all weights together, stored or not, counted for each layer that reads them: tables
 # by row and tap are as large in the worst case, with 12 bytes for each ...
 POSITIONS = 2**27
-# ... and so many for each weight that the file stores: one in 128 is sparser than any in use.
+# ... and this many more for each stored weight: one in 128 is sparser than any in use.
 POSITIONS_FOR_EACH = 128
 # Entries along the axes that nodes pick from, all nodes together (Resize, Pad by reflection,
 # Slice backwards): each is listed, in 1 GiB for as many as one value may have. A Resize to 4K

@@ -33,4 +33,4 @@ def add_version(app: typer.Typer, program: str) -> None:
 
     @app.callback()
     def options(version: bool = option) -> None:
-        """Take what belongs to no command."""
+        """Accept the options that stand before any command."""

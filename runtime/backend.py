@@ -1,4 +1,4 @@
-"""What a backend is, and which there are. Backends do not know each other."""
+"""The interface of a backend, and the registry of backends, which do not know each other."""
 
 from __future__ import annotations
 

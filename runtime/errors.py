@@ -1,4 +1,4 @@
-"""What the runtime raises beside masktools.errors, which a bad file raises."""
+"""The errors of the runtime; a bad file raises those of `masktools.errors`."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 DTYPES = ("float32", "float64")
-# Images are taken so many at a time that their columns, gathered, stay near this size: the second
-# level of a cache, for every block gathers its own columns from them.
+# Bytes of gathered columns: images are taken in portions of about this size, which the second level
+# of a cache holds, since every block gathers its own columns from them.
 CHUNK_BYTES = 2 << 20
 
 

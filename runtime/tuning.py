@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Tuned(Generic[Choice]):
-    """What was fastest.
+    """The fastest candidate, and how long it took.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ class Digits:
 
 @dataclass
 class Round:
-    """What one round of iterative magnitude pruning leaves behind."""
+    """Masks, weights and accuracy after one round of iterative magnitude pruning."""
 
     number: int
     density: float

@@ -1,4 +1,4 @@
-"""What a checkpoint stores, layer by layer."""
+"""List the layers of a checkpoint: shapes, blocks, residual and density of each."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _stored(layer: Layer, checkpoint: Checkpoint) -> StoredLayer:
 
 
 def _multiplications(layer: Layer, weight: SparseWeight) -> int:
-    """Count by what is stored: a layer may claim more columns than fit into memory."""
+    """Count the multiplications by tap, without a dense array: a layer may claim any width."""
     cost = layer.taps.ravel()
 
     def of(columns: NDArray[np.int32]) -> int:

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - the multiplication sign is meant
-"""What the command line shows of masks and conversions on a terminal."""
+"""Tables for the terminal: mask files, conversions, checkpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def conversion_table(report: Report) -> Table:
 
 
 def conversion_lines(report: Report) -> list[Text]:
-    """Return what stands below the table: the limit, the dense layers' reasons, the notes."""
+    """Return the lines below a conversion's table: limit, why layers stay dense, notes."""
     lines = []
     limit = report.total.limit
     if limit is not None:
@@ -69,7 +69,7 @@ def masks_table(file: MaskFile) -> Table:
 
 
 def masks_lines(file: MaskFile) -> list[Text]:
-    """Return what stands around the table of a mask file."""
+    """Return the heading of a mask file's table, and the lines below it."""
     held = ", ".join(file.weights) or "none"
     head = f"{file.path}: {file.tool} ({file.container}), weights: {held}"
     lines = [Text(printable(head), "bold")]
@@ -105,7 +105,7 @@ def checkpoint_table(layers: Sequence[StoredLayer]) -> Table:
 def checkpoint_lines(
     path: Path, checkpoint: Checkpoint, layers: Sequence[StoredLayer]
 ) -> list[Text]:
-    """Return what stands around the table of a checkpoint."""
+    """Return the heading of a checkpoint's table, and the lines below it."""
     graph = checkpoint.graph
     ends = [
         ", ".join(f"{v.name} {v.shape_text}" for v in values)
@@ -121,7 +121,7 @@ def checkpoint_lines(
 
 
 def _name(name: str) -> Text:
-    """Return a name out of a file: neither markup nor commands for the terminal."""
+    """Make a name that comes from a file harmless to show: no markup, no control characters."""
     return Text(printable(name))
 
 

@@ -33,7 +33,7 @@ LOUDER = 8.0
 
 @dataclass(frozen=True)
 class Verified:
-    """What one backend computed.
+    """How far one backend's outputs were from the source's.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared.
+    """The result of a comparison: batches, backends, differences.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class _Case:
 
 
 class _Source:
-    """The network that was exported, under the masks that were."""
+    """The network before export, with the exported masks applied; onnxruntime runs it."""
 
     def __init__(self, net: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
         try:
@@ -230,7 +230,7 @@ class _Source:
 
 
 def _cases(inputs: tuple[Value, ...], source: _Source, open_batch: bool) -> dict[int, _Case]:
-    """Return what is run, by batch: the only one where it is fixed."""
+    """Return inputs and expected outputs for each batch; for one, where the file fixes it."""
     cases = {}
     for batch in _batches(inputs) if open_batch else [inputs[0].shape[0] or 1]:
         rng = np.random.default_rng(batch)

@@ -184,7 +184,7 @@ def _notes(finished: Finished, rows: Mapping[str, LayerReport]) -> Iterator[str]
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments that say what is wanted."""
+    """The options of a conversion: method, budget, target, partitioner; checked together."""
 
     method: str
     density: float | None

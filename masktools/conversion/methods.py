@@ -1,4 +1,4 @@
-"""What each method does with the layers of a network, and how a budget is shared by them."""
+"""Regroup or refill the layers of a network within one budget."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _rank(
 
 
 def _keep_own(ranked: RankedRows, source: Source, by: str) -> BlockLayout:
-    """Return the rows that the layer's own density is worth."""
+    """Return a layer's best rows, as many as its own density pays for."""
     kept = _cost(source.matrix, _column_cost(source, by))
     share = Fraction(kept, max(ranked.row_cost * source.rows, 1))
     rankings, rows = ranked.scores.shape

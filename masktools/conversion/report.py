@@ -1,4 +1,4 @@
-"""What a conversion did, in figures: a row per layer, and totals."""
+"""The report of a conversion: a row per layer, and totals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a layer, or several together, held before and hold after.
+    """Weights, saliency and multiplications of one or more layers, before and after.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class Conversion:
 
     @unlocked_property
     def masks(self) -> dict[str, BoolArray]:
-        """What to retrain under, per layer in the weight's own shape: dense layers keep all."""
+        """The masks to retrain under, by layer, in the weight's shape; dense layers keep all."""
         return {
             row.layer: self.layouts[row.layer].to_mask()
             if row.layer in self.layouts

@@ -33,7 +33,7 @@ class Finished:
     damaged: list[str] = field(default_factory=list)
 
     def load(self, key: str, layer: str) -> RowGroups | None:
-        """Return what was found under a key; None where there is no sound file.
+        """Return the row groups stored under a key; None if there is no file, or a damaged one.
 
         A file that is damaged counts as not there, and its layer is noted in `damaged`.
         """
@@ -49,7 +49,7 @@ class Finished:
             return None
 
     def store(self, key: str, found: RowGroups) -> None:
-        """Write what was found, beside its place first, then renamed."""
+        """Store row groups under a key; the file appears whole or not at all."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

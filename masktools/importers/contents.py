@@ -1,4 +1,4 @@
-"""What a container holds, before anybody asks which tool wrote it."""
+"""The contents of a file as plain values, before it is known which tool wrote it."""
 
 from __future__ import annotations
 

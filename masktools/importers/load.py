@@ -32,7 +32,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a file holds and how it was read.
+    """A mask file's layers and weights, and how they were read.
 
     Parameters
     ----------

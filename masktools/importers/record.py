@@ -1,4 +1,4 @@
-"""The one record behind all that is loaded: checked, named as wished, and nothing turned twice."""
+"""Check what a tool's reader found, bring it to the common form, apply the caller's names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def make_record(contents: Contents, tool: str, found: Found, names: Names) -> Re
 
 
 def _layers(found: Mapping[str, Array]) -> list[tuple[str, Array]]:
-    """Return what is no vector; a network that is one bare layer is called by its parameter."""
+    """Return the arrays of two or more axes by layer; a nameless layer is called 'weight'."""
     return [(layer or "weight", array) for layer, array in found.items() if array.ndim > 1]
 
 

@@ -1,4 +1,4 @@
-"""What a tool's reader hands over, and the frame that all of them share."""
+"""Describe a pruning tool: how its files are recognised, and what its reader returns."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _INSTALL = {"kahypar": "kahypar", "mtkahypar": "masktools[mtkahypar]"}
 
 
 def group_heights(rows: int, group_rows: int) -> Heights:
-    """Return the rows of each group: as many full groups as there are, and what is left over.
+    """Return the height of each group: full groups, then one of the rows that are left over.
 
     A remainder stands alone: added to a full group, it would lower what each of those rows keeps.
 

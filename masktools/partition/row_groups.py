@@ -1,4 +1,4 @@
-"""Row groups of a layer: who shares columns with whom, and what each (group, column) is worth."""
+"""Row groups of a layer: which rows share columns, and the saliency of each (group, column)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from masktools.partition.search import group_sums, refine
 
 GROUP_ROWS = {"cpu": 8, "cuda": 32, "cuda-tensor": 64}
 
-# Where the search follows, a partitioner sees so many nonzeros of a layer at most. All of them cost
+# The most nonzeros of a layer that a partitioner sees where the search follows. All of them cost
 # KaHyPar a second for 512 x 4608 at density 0.2, and change nothing that the search retains.
 START_NONZEROS = 100_000
 START_NONZEROS_PER_ROW = 200
@@ -230,7 +230,7 @@ def _divide(
 
 
 def _strongest(saliency: FloatArray) -> FloatArray:
-    """Return the columns of most saliency, as many as a start for the search is found from."""
+    """Return the columns of most saliency, few enough for a partitioner to start the search."""
     kept = np.count_nonzero(saliency, axis=0)
     room = max(START_NONZEROS, START_NONZEROS_PER_ROW * len(saliency))
     if kept.sum() <= room:

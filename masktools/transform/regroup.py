@@ -138,7 +138,7 @@ def _by_thresholds(
     partitioner: str,
     seed: int,
 ) -> BlockLayout:
-    """Algorithm 3, each convolution group alone; of several partitioners what retains most."""
+    """Run Algorithm 3 on each convolution group; keep the partitioner that retains most."""
     check_count("seed", seed, 0)
     saliency, shape = as_layer(mask, weight, groups)
     keep = as_mask(mask).reshape(saliency.shape)

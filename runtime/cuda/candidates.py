@@ -32,8 +32,8 @@ TENSOR_SHAPES: tuple[Shape, ...] = (
     (32, 128, 32, 32),
     (32, 64, 16, 32),
 )
-# Rows and positions that no tile exceeds whose input, of fewer than 8 samples, is copied number by
-# number: each copy keeps a register.
+# Rows and positions of the largest tile for batches below 8. Their input is copied one number at a
+# time, and each copy keeps a register: larger tiles would spill.
 LARGEST_OF_SMALL_BATCH = (64, 128)
 
 # From here on all rows of so few positions go to the remainder kernel, whose lanes share columns.
@@ -128,7 +128,7 @@ def estimate(configuration: Configuration, problem: Problem, limits: Limits) -> 
 
 
 def _together(multiplying: float, gathering: float) -> float:
-    """Return the time of two things that hide each other for the most part."""
+    """Return the time of multiplying and gathering, which overlap for the most part."""
     return max(multiplying, gathering) + 0.25 * min(multiplying, gathering)
 
 

@@ -1,4 +1,4 @@
-"""What the kernel of a layer is, and how a layer is cut for it.
+"""Configurations: which kernel computes a layer, and how the layer is cut for it.
 
 Nothing here knows the kernels' source or how they are launched: `runtime.cuda.candidates` makes
 configurations, `runtime.cuda.kernel_source` writes them as C++ types, the backend packs and
@@ -23,7 +23,7 @@ REMAINDER_ROWS = (1, 4, 8, 16, 24)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device offers.
+    """The limits of a device that kernels have to keep to.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Problem:
-    """A layer, as far as its kernel depends on it.
+    """Those properties of a layer that the choice of its kernel depends on.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ class Configuration:
     depth : int
         Columns that are brought to shared memory together.
     stages : int
-        So many of them are there at once; 2 if they come through registers, else 3 or more, by
-        asynchronous copies.
+        Chunks that are in shared memory at once: 2 if they come through registers, else 3 or more,
+        by asynchronous copies.
     warp_rows, warp_positions : int
         The share of a warp.
     copy_bytes : int
@@ -105,7 +105,7 @@ class Configuration:
         That a thread of the remainder kernel sums; 0 if the lanes of a warp share columns,
         which then takes all rows.
     whole_from : int
-        A remainder of so many rows is padded to a block tile.
+        A remainder of this many rows or more is padded to a block tile.
     activation : str
         As of `Problem`.
     split : int
@@ -152,7 +152,7 @@ class Configuration:
 
     @property
     def registers(self) -> int:
-        """Registers that a thread may take: what compilers were found to need without spilling.
+        """Registers that a thread may take: the fewest with which compilers did not spill.
 
         Its sums and operands, and input that passes through registers. Two warps a block copy
         more each, and copies of single numbers are more; the quarters of a processor share its
@@ -217,7 +217,7 @@ class Configuration:
         return block_rows, (most,) * (rest // most) + tail
 
     def split_depth(self, columns: int) -> tuple[tuple[int, int], ...]:
-        """Return the first column, and the one after the last, of each tile of so many columns."""
+        """Split a number of columns among tiles: the first of each, and the one after its last."""
         if not self.split or columns <= self.split:
             return ((0, columns),)
         parts = -(-columns // self.split)

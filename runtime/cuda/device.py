@@ -28,7 +28,7 @@ UNASKED_SHARED_BYTES = 48 * 1024
 
 
 class Hardware(NamedTuple):
-    """What a device is, as the driver tells it.
+    """A device's name, architecture and sizes, as the driver reports them.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Device:
 
     @cached_property
     def hardware(self) -> Hardware:
-        """What the device is."""
+        """The device's name, architecture and sizes."""
         told = self.cupy.cuda.runtime.getDeviceProperties(self.number)
         return Hardware(
             told["name"].decode(),
@@ -107,7 +107,7 @@ class Device:
         return "nvrtc {}.{}".format(*self.cupy.cuda.nvrtc.getVersion())
 
     def compile(self, sources: Iterable[str], options: Sequence[str]) -> None:
-        """Compile what is not yet, several at once: the compiler lets other threads go on.
+        """Compile the sources that are not compiled yet, several at once.
 
         What does not compile is told when a kernel of it is asked for.
         """
@@ -188,7 +188,7 @@ class Errors(AbstractContextManager[None]):
 
 
 class Call(NamedTuple):
-    """A launch with everything in its place but the array that a run brings along, if it does."""
+    """A launch bound to a device; the array of an input or output is given when it is called."""
 
     kernel: Any
     grid: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What there is on this machine to run on: CuPy, a driver, a device, a compiler."""
+"""Find CuPy, a driver, a device and a compiler on this machine, or say which is missing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _missing() -> str:
 
 
 def _driver() -> str:
-    """Return what the driver of this machine is for, and the package of CuPy that fits it."""
+    """Return in words the CUDA version of the driver, and the package of CuPy that fits it."""
     version = driver_version()
     if version is None:
         return "there is no NVIDIA driver on this machine"

@@ -88,7 +88,7 @@ class Built:
             self._ended.synchronize()
 
     def _texts(self) -> Callable[[Launch], str]:
-        """Return what gives a kernel's source: a file of `cuda/`, or one made for the kernel alone.
+        """Return a function from a launch to its source: a file of `cuda/`, or a rendered one.
 
         Networks that use the same kernel share it, compiled once.
         """

@@ -1,4 +1,4 @@
-"""What a launch is, before a device is known: a kernel, its arguments by meaning, its threads."""
+"""A kernel launch described without a device: kernel, symbolic arguments, grid."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Argument = Union[Memory, Given, Result, Table, Struct, np.int32, np.float32, Non
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One kernel, once.
+    """One launch of one kernel: its source, arguments and grid.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Launch:
 
 
 def blocks(count: int, threads: int = THREADS) -> tuple[int]:
-    """Return the grid of so many threads."""
+    """Return the grid, in blocks, that has at least `count` threads."""
     return (-(-count // threads),)
 
 
@@ -104,7 +104,7 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """What the names of kernels for this type end in."""
+        """The ending of kernel names for this type: float16 or float32."""
         return "float16" if self.dtype == "float16" else "float32"
 
     def first(self, value: str) -> Memory:

@@ -133,7 +133,7 @@ def layouts(plan: Plan, batch: int, lanes: Callable[[int], int]) -> dict[str, La
     plan : Plan
     batch : int
     lanes : function of int to int
-        How many lanes a first axis of so many takes.
+        Lanes that a first axis of the given size takes.
 
     Raises
     ------

@@ -105,7 +105,7 @@ def transpose(step: s.Transpose, place: Place) -> Iterator[Launch]:
 
 
 def between(before: Layout, after: Layout) -> tuple[Layout, Layout]:
-    """Return two layouts of one memory: what a Reshape is written as, and read back as.
+    """Return two layouts of one scratch memory: a Reshape writes by the first, reads by the second.
 
     With the batch innermost where it stays the first axis; else as one sample of all numbers,
     which lie in C order then.

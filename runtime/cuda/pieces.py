@@ -1,4 +1,4 @@
-"""A layer's weights as few pieces as share their columns."""
+"""Join a layer's blocks and rows that read the same columns into pieces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Piece:
 
 
 def pieces(weight: Weight, groups: int = 1) -> list[Piece]:
-    """Return a layer's weights as few pieces as share their columns.
+    """Return a layer's weights as pieces: rows that read the same columns are one.
 
     Parameters
     ----------

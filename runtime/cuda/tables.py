@@ -1,4 +1,4 @@
-"""A layer's weights as the tables that kernels walk: tiles of rows, and rows that sums go to.
+"""Pack a layer's weights into tables: tiles, their columns, and where each row's sum goes.
 
 A piece of r rows is cut as the paper cuts it: the
 32 * floor(r / 32) rows that fill tiles go to the kernel that caches input and output in shared
@@ -28,7 +28,7 @@ FIRST_PARTIAL = -2
 
 
 class Cutting(Protocol):
-    """What packing needs to know of a kernel's configuration."""
+    """The part of a kernel's configuration that packing depends on."""
 
     @property
     def dtype(self) -> str:
@@ -55,7 +55,7 @@ class Cutting(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """A layer for one launch; offsets count elements.
+    """The tables of a layer, for one launch; offsets count elements.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which kernel runs which layer: what was fastest before, a timing now, or an estimate."""
+"""Choose the kernel of each layer: remembered as fastest, timed now, or estimated."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TIMED = 12
 
 
 def limits(device: Device) -> Limits:
-    """Return what a device offers to a kernel."""
+    """Return the limits of a device."""
     return Limits(*device.hardware[1:])
 
 
 def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
-    """Return what chooses a layer's kernel: what was fastest before, a timing, or an estimate."""
+    """Return a function that chooses a layer's kernel: remembered, timed now, or estimated."""
     remembered = Cache(cache_folder())
     can = limits(device)
     kept: dict[str, Any] = {}  # Made when the first layer asks: a plan may have none.
@@ -63,7 +63,7 @@ def chooser(device: Device, plan: Plan, batch: int, tuned: bool) -> Configure:
 
 
 def device_key(device: Device) -> dict[str, Any]:
-    """Return what a choice depends on beside the problem."""
+    """Return the properties of a device and its compiler under which a choice is remembered."""
     hardware = device.hardware
     return {
         "device": hardware.name,

@@ -22,6 +22,7 @@ from network_checks import Check, Failure, Way, cpu_ways
 from random_networks import draw
 from shrinking import script, shrink
 
+from runtime.backend import BACKENDS
 from runtime.cpu import native
 
 # Networks of one process.
@@ -60,7 +61,7 @@ def _parser():
     add = parser.add_argument
     add("--first", type=int, default=0, help="the first seed")
     add("--count", type=int, default=1000, help="how many seeds")
-    add("--backend", choices=("cpu", "cuda", "emulated"), default="cpu")
+    add("--backend", choices=("emulated", *BACKENDS), default="cpu")
     add("--threads", default="1,2,3")
     add("--isa", default="all", help=f"of {', '.join(native.VARIANTS)}, or all that run here")
     add("--dtype", default="all", help="such as float32,bfloat16; or all that run here")
@@ -74,8 +75,9 @@ def ways_of(options):
     """Return all ways that the options name and that can run here."""
     dtypes = tuple(options.dtype.split(","))
     if options.backend != "cpu":
-        names = CUDA_DTYPES if options.dtype == "all" else dtypes
-        return [Way("cuda", dtype=dtype) for dtype in names]
+        name = "cuda" if options.backend == "emulated" else options.backend
+        known = CUDA_DTYPES if name == "cuda" else ("float32",)
+        return [Way(name, dtype=dtype) for dtype in (known if options.dtype == "all" else dtypes)]
     isas = native.VARIANTS if options.isa == "all" else options.isa.split(",")
     dtypes = ("float32", "bfloat16") if options.dtype == "all" else dtypes
     return cpu_ways(tuple(isas), dtypes, tuple(map(int, options.threads.split(","))))
@@ -165,7 +167,7 @@ def _apart(options, first, count):
 
 
 def _died(options, seed, number):
-    """Return what is told of a network that killed its process."""
+    """Return the report on a network that killed its process."""
     failure = Failure("died", signal.Signals(number).name)
     network = draw(seed)
     ways = drawn_ways(ways_of(options), options.ways, seed)

@@ -27,7 +27,7 @@ from runtime.reference import ReferenceBackend
 
 # Largest relative error of rounding a number once.
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "tf32": 2.0**-11, "float16": 2.0**-11}
-# By what values are shaken, so many times; errors are taken to grow in proportion.
+# Values are shaken by this much, this many times; errors are taken to grow in proportion.
 SHAKE, SHAKES = 2.0**-12, 2
 # How much more than shaken values a backend may be off, and how many roundings of the largest
 # number besides: it rounds in other places, and a few shakes do not meet the worst case. Two to

@@ -9,7 +9,7 @@ SIZE = 1 << 18
 
 
 def chain(native, threads, steps=40):
-    """Return a program that adds 1 to its input so many times, each time in another layout."""
+    """Return a program that adds 1 to its input `steps` times, each time in another layout."""
     program = native.Program(2 * SIZE, threads)
     views = [(0, (512, 512), (512, 1)), (SIZE, (512, 512), (1, 512))]
     program.copy_in(-1, 0, views[0])

@@ -29,7 +29,7 @@ _CALLS_ITS_ARGUMENT = "torch._tensor._rebuild_from_type_v2"
 
 
 class CostError(ValueError):
-    """A pickle that would cost too much, or is written as none is."""
+    """A pickle that would cost too much, or that no pickler writes."""
 
 
 class _Name:
@@ -113,12 +113,12 @@ class _Walk:
             raise CostError(f"it takes more than {limits.PICKLE_STEPS} steps")
 
     def marked(self) -> list[Any]:
-        """Return what lies above the last mark, and take it off."""
+        """Pop everything above the last mark of the stack."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
     def last(self, number: int) -> list[Any]:
-        """Return so many items from the top, and take them off."""
+        """Pop the given number of items from the top of the stack."""
         if len(self.stack) < number:
             raise IndexError("a pickle takes more than it has")
         items = self.stack[len(self.stack) - number :]

@@ -75,7 +75,7 @@ def read_torch(path: Path) -> object:
 
 
 def read_pickle(path: Path) -> object:
-    """Return what a plain pickle holds, if that is arrays in lists and dicts, and nothing else."""
+    """Return the arrays of a plain pickle, in its lists and dicts; refuse any other object."""
     content = path.read_bytes()
     try:
         _check(content, 1, _CALLED_BY_ALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,12 @@ from mask_writers import (
     torchprune,
 )
 from onnx import TensorProto, helper, numpy_helper
-from paths import MASK_FILES
+from paths import MASK_FILES, ROOT
 from safetensors.numpy import save_file
 
 from masktools.errors import FormatError
 from masktools.importers import inspect_masks, load_masks, load_weights
+from masktools.importers.tools.registry import TOOLS
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,13 @@ def test_inspect_says_what_was_assumed(written):
     assert file.density == pytest.approx(
         sum(m.sum() for m in MASKS.values()) / sum(m.size for m in MASKS.values())
     )
+
+
+def test_the_document_lists_every_tool():
+    text = (ROOT / "docs" / "mask_formats.md").read_text(encoding="utf-8")
+    table = text[text.index("## The tools") : text.index("### Plain arrays")]
+    listed = re.findall(r"^\| `([^`=]+)` \|", table, re.MULTILINE)
+    assert sorted(listed) == sorted(TOOLS)
 
 
 def test_half_precision_under_parameter_names(tmp_path):
