@@ -95,3 +95,23 @@ def test_a_transposed_image_feeds_a_convolution(backend, batch, channels, form):
     np.testing.assert_allclose(
         Model(plan.build(made), backend())(x), expected, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch", [1, 2, 16, 64])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_value_joined_with_its_own_channel_shuffle(backend, batch, first):
+    """Both lie where the whole does: the shuffled part must be copied from the other."""
+    x = np.random.default_rng(0).standard_normal((batch, 15, 4, 19)).astype(np.float32)
+    nodes = (
+        Node("r", "Relu", ("x",), ("t",), {}),
+        Node("a", "Reshape", ("t",), ("a",), {"shape": (0, 3, 5, 4, 19)}),
+        Node("b", "Transpose", ("a",), ("b",), {"perm": (0, 2, 1, 3, 4)}),
+        Node("c", "Reshape", ("b",), ("c",), {"shape": (0, -1, 4, 19)}),
+        Node("y", "Concat", ("t", "c") if first else ("c", "t"), ("y",), {"axis": 1}),
+    )
+    graph = Graph((Value("x", (None, 15, 4, 19)),), (Value("y", (None, 30, 4, 19)),), nodes)
+    t = np.maximum(x, 0)
+    c = t.reshape(batch, 3, 5, 4, 19).transpose(0, 2, 1, 3, 4).reshape(batch, 15, 4, 19)
+    expected = np.concatenate([t, c] if first else [c, t], axis=1)
+    np.testing.assert_array_equal(Model(plan.build(Checkpoint(graph)), backend())(x), expected)
