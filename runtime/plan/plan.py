@@ -16,7 +16,7 @@ from masktools.network.shapes import infer_shapes
 from runtime.errors import PlanError
 from runtime.plan.bounds import check_cost
 from runtime.plan.lowering import lower
-from runtime.plan.lowering_context import Context
+from runtime.plan.lowering.context import Context
 from runtime.plan.steps import (
     Activate,
     Activation,

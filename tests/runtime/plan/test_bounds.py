@@ -72,7 +72,7 @@ def picked(op, size):
 def test_positions_are_bounded_before_they_are_listed(op, monkeypatch):
     monkeypatch.setattr(limits, "PICKED", 2**20)
     for at in ("resized", "padded"):
-        monkeypatch.setattr(f"runtime.plan.lowering_moves.{at}_positions", None)
+        monkeypatch.setattr(f"runtime.plan.lowering.movement.{at}_positions", None)
     size = 2**21
     network = checkpoint([picked(op, size)], (1, size // 2), {"y": (1, size)})
     refused(network, rf"node 'y' \({op}\): it picks \({size},\) entries")
