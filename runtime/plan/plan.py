@@ -12,7 +12,7 @@ from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
 from masktools.forks import unlocked_property
 from masktools.network.graph import Value
-from masktools.network.shapes import infer_shapes
+from masktools.network.shapes import shapes_of
 from runtime.errors import PlanError
 from runtime.plan.bounds import check_cost
 from runtime.plan.lowering import lower
@@ -176,16 +176,10 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
     """
     graph = checkpoint.graph
     weights = {f"{layer}.weight": w.layout.shape for layer, w in checkpoint.sparse.items()}
-    tried: list[Mapping[str, Shape]] = []
-    for batch in (2, 3):
-        given = {
-            value.name: tuple(batch if n is None else n for n in value.shape)
-            for value in graph.inputs
-        }
-        try:
-            tried.append(infer_shapes(graph, given, weights))
-        except GraphError as error:
-            raise PlanError(str(error)) from error
+    try:
+        tried = [shapes_of(graph, weights, batch) for batch in (2, 3)]
+    except GraphError as error:
+        raise PlanError(str(error)) from error
     shapes: dict[str, tuple[int | None, ...]] = {}
     for name, shape in tried[0].items():
         other = tried[1][name]
