@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from masktools import convert, regroup
@@ -94,6 +94,8 @@ def test_logarithms_of_shares_are_ranked_by_the_rule_of_lamp(layers, budget):
 
 
 @given(ANY_COSTS, st.integers(0, 60))
+@example([[(9, 6)], [(5, 1), (5, 1)]], 7)
+@example([[(9, 6), (1, 3)], [(5, 1), (5, 1)]], 4)
 def test_no_layer_ends_empty_where_one_candidate_of_each_fits(layers, budget):
     offers = offers_of(layers)
     chosen = spend(offers, budget, "log-share")
