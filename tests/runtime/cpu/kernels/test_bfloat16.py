@@ -248,7 +248,7 @@ def stored_as_bfloat16(made, x):
         if isinstance(step, steps.Weighted):
             dense = step.weight if isinstance(step.weight, np.ndarray) else step.weight.to_dense()
             step = replace(step, weight=nearest(dense).astype(np.float64))
-        kernel = reference._KERNELS[type(step)]
+        kernel = reference.KERNELS[type(step)]
         found = kernel(step, made.shape(step.output, len(x)), [values[v] for v in step.inputs])
         values[step.output] = nearest(found).astype(np.float64)
     return [values[made.results[value.name]] for value in made.outputs]
