@@ -21,8 +21,7 @@ from runtime.cpu.calibration import (
     BFLOAT16_ROW,
     BFLOAT16_TILE,
 )
-from runtime.cpu.kernels.grouped import Grouped, configured, layer_arrays
-from runtime.cpu.kernels.inputs import skip_of
+from runtime.cpu.kernels.grouped import Grouped, fields_of
 from runtime.cpu.kernels.items import cut
 from runtime.cpu.kernels.problem import LayerCall, Problem
 from runtime.cpu.machine import Machine
@@ -84,13 +83,8 @@ class Bfloat16Grouped(Grouped):
             weight, ("tiles", scheme, shape), lambda: pack_tiles(weight, scheme, shape)
         )
         made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
-        skip = skip_of(program, layer)
-        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
-        program.call(
-            "convolution_bfloat16", layer.at, as_tiles(arrays), source.image, layer.y, skip,
-            program.activation(layer.step.activation),
-            {**configured(layer, made), "kernel": self._product},
-        )  # fmt: skip
+        fields = fields_of(program, layer, packed, made, source)
+        program.call("convolution_bfloat16", layer.at, **fields, product=self._product)
 
     def _scheme(self, problem: Problem) -> tuple[Scheme, float]:
         return problem.once(
@@ -250,8 +244,3 @@ def _aligned(size: int) -> UInt16:
     memory = np.zeros(size + LINE, np.uint16)
     first = -memory.ctypes.data % 64 // 2
     return memory[first : first + size]
-
-
-def as_tiles(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a layer whose weights are tiles, as the kernels take them."""
-    return {**arrays, "tiles": arrays["weights"], "weights": np.empty(0, np.float32)}

@@ -71,27 +71,23 @@ class Depthwise:
         if layer.pooling is not None:
             self._pooled.emit(program, layer)
             return
-        step, y, window = layer.step, layer.y, layer.window
+        step, y = layer.step, layer.y
         x = program.in_planes(layer.at, layer.x)
         if y.lanes % program.machine.vector:
             wide = with_halo(program, layer, x)
             assert wide is not None, "a kernel that the cost model would not choose"
             x = wide
-        skip = skip_of(program, layer)
         program.call(
             "depthwise",
             layer.at,
-            x.view,
-            y.view,
-            y.halo,
-            None if skip is None else skip.view,
-            [window.kernel, window.strides, window.dilations, window.pads],
-            {
-                "weights": weights_of(step.weight, self._as_bfloat16),
-                "bias": program.bias(step.bias),
-            },
-            program.activation(step.activation),
-            configured(y, program.machine),
+            x=x,
+            y=y,
+            skip=skip_of(program, layer),
+            window=layer.window,
+            weights=weights_of(step.weight, self._as_bfloat16),
+            bias=program.bias(step.bias),
+            activation=program.activation(step.activation),
+            **configured(y, program.machine),
         )
 
 

@@ -73,12 +73,8 @@ class Grouped:
         scheme = self.scheme(layer.problem, program.machine)
         packed = packed_groups(program, layer, scheme)
         made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
-        skip = skip_of(program, layer)
-        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
-        program.call(
-            "convolution", layer.at, arrays, source.image, layer.y, skip,
-            program.activation(layer.step.activation), configured(layer, made),
-        )  # fmt: skip
+        fields = fields_of(program, layer, packed, made, source)
+        program.call("convolution", layer.at, **fields)
 
     def scheme(self, problem: Problem, machine: Machine) -> Scheme:
         """Return how a weight is cut into groups."""
@@ -110,12 +106,31 @@ def packed_groups(program: Assembly, layer: LayerCall, scheme: Scheme) -> Packed
     return program.packed(weight, ("groups", scheme, shape), lambda: pack(weight, scheme, shape))
 
 
-def configured(layer: LayerCall, made: Cut) -> dict[str, Any]:
-    """Return how the work is cut, as the kernels take it."""
+def fields_of(
+    program: Assembly, layer: LayerCall, packed: Packed, made: Cut, source: Source
+) -> dict[str, Any]:
+    """Return the fields of a call that computes groups of rows.
+
+    Parameters
+    ----------
+    program : Assembly
+    layer : LayerCall
+    packed : Packed
+        The groups of its weight.
+    made : Cut
+        How its work is cut.
+    source : Source
+        What it reads.
+    """
     return {
+        "x": source.image,
+        "y": layer.y,
+        "skip": skip_of(program, layer),
+        **layer_arrays(packed, made, source.columns, program.bias(layer.step.bias)),
+        "activation": program.activation(layer.step.activation),
         "tile_vectors": layer.configuration.tile_vectors,
         "prefetch": layer.configuration.prefetch,
-        "parts_first": made.parts_first,
+        "parts_first": bool(made.parts_first),
         "scale": layer.scale,
     }
 

@@ -85,7 +85,7 @@ def cut(
     panel_starts = np.unique(np.concatenate([[0], panels, ends]))
     part_starts = np.searchsorted(panel_starts, np.concatenate([[0], ends]))
     pieces = split(runs, _length(runs, lanes, chunks, machine.vector))
-    weight = pieces.lanes * np.maximum(pieces.taps[pieces.table[:, 3]], 1)
+    weight = pieces.lanes * np.maximum(pieces.taps[pieces.table["tap_set"]], 1)
     return Cut(
         pieces,
         np.concatenate([[0], _even(weight, pieces.units[1:], chunks)]),

@@ -15,11 +15,10 @@ from runtime.cpu.calibration import (
 from runtime.cpu.kernels.grouped import (
     CONFIGURATIONS,
     Grouped,
-    configured,
-    layer_arrays,
+    fields_of,
     packed_groups,
 )
-from runtime.cpu.kernels.inputs import in_place, skip_of
+from runtime.cpu.kernels.inputs import in_place
 from runtime.cpu.kernels.items import whole
 from runtime.cpu.kernels.pixel_runs import pixel_runs
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem
@@ -73,12 +72,7 @@ class Narrow:
         runs = pixel_runs(source.image, layer.y, source.window, vector, apart=False)
         packed = packed_groups(program, layer, scheme)
         made = whole(packed, runs, program.machine, layer.configuration)
-        skip = skip_of(program, layer)
-        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
-        program.call(
-            "narrow", layer.at, arrays, source.image, layer.y, skip,
-            program.activation(layer.step.activation), configured(layer, made),
-        )  # fmt: skip
+        program.call("narrow", layer.at, **fields_of(program, layer, packed, made, source))
 
 
 def scheme_of_lanes(problem: Problem, machine: Machine) -> Scheme | None:

@@ -26,9 +26,9 @@ from runtime.cpu.calibration import (
     WINDOW_STRETCH,
     WINDOW_SUM,
 )
-from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.kernels.inputs import in_rows, skip_of
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
-from runtime.cpu.kernels.runs import ADD, MAX, STORE
+from runtime.cpu.kernels.runs import combine_of
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Image, round_up
 from runtime.cpu.memory.window import Pooling, Window
@@ -37,7 +37,7 @@ from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 
 # How a window is packed: shared by all taps, or a copy for each column of taps, or for each tap.
-SHARED, COLUMNS, TAPS = 0, 1, 2
+SHARED, COLUMNS, TAPS = "none", "columns", "taps"
 
 # Vectors of a tile, by the elements of one: half of the registers (kRowVectors of the kernels).
 VECTORS = {16: 16}
@@ -89,34 +89,27 @@ class Windows:
         program.call(
             "rows",
             layer.at,
-            *image_arguments(program, replace(layer, y=made), x),
-            (
-                *layer.window.kernel, *layer.window.strides, *layer.window.dilations,
-                *layer.window.pads,
-            ),
-            {**vars(packed), "bias": program.bias(layer.step.bias)},
-            program.activation(layer.step.activation),
-            {
-                **tiling._asdict(),
-                "combine": _combine(layer.pooling),
-                "pool_y": pool[0],
-                "pool_x": pool[1],
-                "scale": layer.scale,
-            },
-        )  # fmt: skip
+            x=x,
+            y=made,
+            skip=skip_of(program, replace(layer, y=made)),
+            window=layer.window,
+            weights=packed.weights,
+            columns=packed.columns,
+            starts=packed.starts,
+            bias=program.bias(layer.step.bias),
+            activation=program.activation(layer.step.activation),
+            combine=combine_of(layer.pooling),
+            pool=pool,
+            scale=layer.scale,
+            **fields_of(tiling),
+        )
         if made is not y:
-            program.call("copy", layer.at, made.view, y.view)
+            program.call("copy", layer.at, x=made.view, y=y.view)
 
 
 def _most_bytes(machine: Machine) -> int:
     """Return the bytes of a window, at most."""
     return int(WINDOW_SHARE * machine.level1)
-
-
-def _combine(pooling: Pooling | None) -> int:
-    if pooling is None:
-        return STORE
-    return MAX if pooling.largest else ADD
 
 
 def _beside(program: Assembly, at: int, y: Image) -> Image:
@@ -131,7 +124,7 @@ class Tiling(NamedTuple):
     ----------
     rows, pixels, samples : int
         Of a tile of outputs.
-    copies : int
+    copies : str
         `SHARED`, `COLUMNS` or `TAPS`.
     channels : int
         Of a panel.
@@ -142,9 +135,19 @@ class Tiling(NamedTuple):
     rows: int
     pixels: int
     samples: int
-    copies: int
+    copies: str
     channels: int
     parts: int = 1
+
+
+def fields_of(tiling: Tiling) -> dict[str, object]:
+    """Return a tiling as the kernels take it."""
+    return {
+        "tile": (tiling.rows, tiling.pixels, tiling.samples),
+        "copies": tiling.copies,
+        "panel_channels": tiling.channels,
+        "parts": tiling.parts,
+    }
 
 
 class Outputs(NamedTuple):
@@ -183,7 +186,7 @@ def choose_tiling(
     --------
     >>> shape, window = Shape(256, 256, 9), Window((3, 3), pads=(1, 1))
     >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, Machine(16, 2))[0]
-    Tiling(rows=2, pixels=8, samples=16, copies=0, channels=14, parts=1)
+    Tiling(rows=2, pixels=8, samples=16, copies='none', channels=14, parts=1)
     """
     best, least = None, float("inf")
     vector = machine.vector

@@ -19,11 +19,12 @@ from runtime.cpu.calibration import (
     WINOGRAD_WHOLE,
     WINOGRAD_WHOLE_TRANSFORM,
 )
-from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.kernels.inputs import in_rows, skip_of
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.window import Pooling
 from runtime.cpu.program import Assembly
+from runtime.plan.steps import Weight
 
 ROWS = 16  # that lie next to each other: kWinogradRows of the kernels
 POSITIONS = 36  # products of a tile
@@ -73,21 +74,20 @@ class Winograd:
         program.call(
             "winograd",
             layer.at,
-            *image_arguments(program, layer, x),
-            layer.window.pads,
-            {
-                "weights": program.packed(
-                    weight,
-                    ("winograd",),
-                    lambda: transformed(
-                        weight if isinstance(weight, np.ndarray) else weight.to_dense()
-                    ),
-                ),
-                "bias": program.bias(layer.step.bias),
-            },
-            program.activation(layer.step.activation),
-            configured(x.channels, y.channels, y.height, y.width, y.lanes, machine),
+            x=x,
+            y=y,
+            skip=skip_of(program, layer),
+            window=layer.window,
+            weights=program.packed(weight, ("winograd",), lambda: transformed(dense(weight))),
+            bias=program.bias(layer.step.bias),
+            activation=program.activation(layer.step.activation),
+            **configured(x.channels, y.channels, y.height, y.width, y.lanes, machine),
         )
+
+
+def dense(weight: Weight) -> NDArray[np.float32]:
+    """Return a weight with all its zeros."""
+    return weight if isinstance(weight, np.ndarray) else weight.to_dense()
 
 
 def _tiles(height: int, width: int) -> int:

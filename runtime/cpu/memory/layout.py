@@ -228,6 +228,20 @@ class Image:
         """Whether its rows are lanes without gaps: vectors may run along its pixels."""
         return self.pixel == self.lanes and self.row % self.pixel == 0 and self.row >= self.pixel
 
+    def fields(self, offset: int) -> dict[str, int]:
+        """Return it as the kernels take it, beginning at an element of the arena."""
+        return {
+            "offset": offset,
+            "planes": self.channels,
+            "plane": self.plane,
+            "height": self.height,
+            "width": self.width,
+            "row": self.row,
+            "pixel": self.pixel,
+            "lanes": self.lanes,
+            "halo": self.halo,
+        }
+
     @property
     def view(self) -> View:
         """The view of all lanes, (lanes, channels, height, width)."""
