@@ -40,7 +40,9 @@ FOLDERS = {
     # Backends do not know each other, and the rest of the runtime loads them by name alone.
     "runtime.cpu": ["runtime.backend", "runtime.tuning", "runtime.cpu.choice", "runtime.cpu.steps"],
     # Of the CPU: what lies below the kernels does not ask which of them computes a layer.
-    "runtime.cpu.machine": [],
+    "runtime.cpu.calibration": [],
+    "runtime.cpu.processor": [],
+    "runtime.cpu.machine": ["runtime.cpu.calibration", "runtime.cpu.processor"],
     "runtime.cpu.weights": ["runtime.plan"],
     "runtime.cpu.memory": ["runtime.cpu.machine", "runtime.plan"],
     "runtime.cpu.calls": ["runtime.cpu.memory"],

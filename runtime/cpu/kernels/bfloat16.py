@@ -14,6 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.checkpoint import SparseWeight
+from runtime.cpu.calibration import (
+    BFLOAT16_COLUMN,
+    BFLOAT16_GATHER,
+    BFLOAT16_LANES,
+    BFLOAT16_ROW,
+    BFLOAT16_TILE,
+)
 from runtime.cpu.kernels.grouped import Grouped, configured, layer_arrays
 from runtime.cpu.kernels.inputs import skip_of
 from runtime.cpu.kernels.items import cut
@@ -35,15 +42,6 @@ LINE = 32
 # Rows of a group, at most: they share the gathering of their columns.
 LARGEST_HEIGHT = 128
 
-# What 64 lanes take, in nanoseconds of one core (Intel Sapphire Rapids, 3.8 GHz): for each tile of
-# columns, to gather it and to multiply it by a tile of rows (AMX) or a row (AVX512-BF16); for a
-# row, to be written; for a column of a group of one row.
-GATHER = {"amx": 60.0, "avx512_bf16": 35.0}
-TILE = {"amx": 22.0, "avx512_bf16": 34.0 * TILE_ROWS}
-ROW = 10.0
-COLUMN = 1.2
-LANES = 64
-
 
 class Bfloat16Grouped(Grouped):
     """Groups of rows as `Grouped` has them, but taller, multiplied by instructions of their own.
@@ -61,7 +59,7 @@ class Bfloat16Grouped(Grouped):
 
     def cost(self, problem: Problem, machine: Machine) -> float:
         """Return what all groups cost for each lane; see `Kernel`."""
-        nanoseconds = self._scheme(problem)[1] / LANES
+        nanoseconds = self._scheme(problem)[1] / BFLOAT16_LANES
         share = problem.pixels * problem.inside(machine.vector)
         return nanoseconds * share * machine.rate * 1e-9
 
@@ -171,7 +169,7 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> tuple[Scheme, flo
     heights = balanced(shape[0] // groups, LARGEST_HEIGHT)
     costs = {dense: groups * sum(group_cost(height, columns, kernel) for height in heights)}
     if isinstance(weight, SparseWeight):
-        rows = weight.stored * COLUMN + shape[0] * ROW
+        rows = weight.stored * BFLOAT16_COLUMN + shape[0] * BFLOAT16_ROW
         costs[Scheme("rows", 1)] = rows
         costs[Scheme("blocks", LARGEST_HEIGHT)] = _blocks_cost(weight, kernel)
     best = min(costs, key=lambda scheme: costs[scheme])
@@ -181,9 +179,12 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> tuple[Scheme, flo
 def group_cost(rows: int, columns: int, kernel: str) -> float:
     """Return what a group takes for 64 lanes, in nanoseconds of one core."""
     if rows == 1:
-        return columns * COLUMN + ROW
+        return columns * BFLOAT16_COLUMN + BFLOAT16_ROW
     row_tiles = -(-rows // TILE_ROWS) if kernel == "amx" else rows / TILE_ROWS
-    return -(-columns // TILE_COLUMNS) * (GATHER[kernel] + TILE[kernel] * row_tiles) + rows * ROW
+    return (
+        -(-columns // TILE_COLUMNS) * (BFLOAT16_GATHER[kernel] + BFLOAT16_TILE[kernel] * row_tiles)
+        + rows * BFLOAT16_ROW
+    )
 
 
 def _blocks_cost(weight: SparseWeight, kernel: str) -> float:
@@ -194,7 +195,7 @@ def _blocks_cost(weight: SparseWeight, kernel: str) -> float:
     )
     if weight.residual is not None:
         kept = np.count_nonzero(np.diff(weight.residual.row_offsets))
-        cost += weight.residual.values.size * COLUMN + int(kept) * ROW
+        cost += weight.residual.values.size * BFLOAT16_COLUMN + int(kept) * BFLOAT16_ROW
     return cost
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cpu.calibration import PANEL_SHARE, ROW_LANES
 from runtime.cpu.kernels.inputs import Source, along_pixels, in_place, skip_of
 from runtime.cpu.kernels.items import Cut, cut
 from runtime.cpu.kernels.pixel_runs import pixel_runs
@@ -26,9 +27,6 @@ from runtime.errors import PlanError
 
 # Entries behind the last column's offset: the kernels prefetch that far ahead.
 OFFSET_PADDING = 64
-# Lanes of an output from which rows by themselves reach half of what the scheme's cost tells: their
-# runs are short below.
-ROW_LANES = 128
 
 CONFIGURATIONS = {
     "short tiles": Configuration(tile_vectors=12),
@@ -38,7 +36,7 @@ CONFIGURATIONS = {
     "no prefetch": Configuration(prefetch=0),
     "one item a thread": Configuration(items=1),
     "many items": Configuration(items=16),
-    "small panels": Configuration(panel_share=0.2),
+    "small panels": Configuration(panel_share=0.4 * PANEL_SHARE),
 }
 
 
@@ -50,7 +48,7 @@ class Grouped:
 
     def cost(self, problem: Problem, machine: Machine) -> float:
         """Return what all groups cost for each lane; see `Kernel`."""
-        scheme, cost = scheme_of(problem)
+        scheme, cost = scheme_of(problem, machine)
         direct = cost * problem.pixels * problem.inside(machine.vector)
         if scheme.form != "dense" and problem.is_rows:
             direct *= 1 + ROW_LANES / (problem.pixels * problem.lanes)
@@ -84,7 +82,7 @@ class Grouped:
 
     def scheme(self, problem: Problem, machine: Machine) -> Scheme:
         """Return how a weight is cut into groups."""
-        return from_first_level(scheme_of(problem)[0], problem, machine)
+        return from_first_level(scheme_of(problem, machine)[0], problem, machine)
 
     def source(self, program: Assembly, layer: LayerCall, apart: bool) -> tuple[Source, Runs]:
         """Return what a layer reads, after the calls that make it, and the runs over it.

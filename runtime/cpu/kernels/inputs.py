@@ -6,17 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runtime.cpu.calibration import WIDEST_GAP, WIDEST_HALO
 from runtime.cpu.kernels.problem import LayerCall
 from runtime.cpu.kernels.unfold import Unfolding, unfolding
-from runtime.cpu.memory.halos import WIDEST_HALO
 from runtime.cpu.memory.layout import Image, round_up
 from runtime.cpu.memory.window import Window
 from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Int64
-
-# Rows of a strided convolution are computed each by itself where that takes no more than this for
-# what fills no vector.
-WIDEST_GAP = 1.1
 
 
 @dataclass(frozen=True)

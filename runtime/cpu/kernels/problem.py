@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from masktools.checkpoint import SparseWeight
+from runtime.cpu.calibration import ITEMS, PANEL_SHARE, PREFETCH, TILE_VECTORS, WIDEST_HALO
 from runtime.cpu.machine import Machine
-from runtime.cpu.memory.halos import WIDEST_HALO
 from runtime.cpu.memory.layout import Image, Shape, View, padded_batch
 from runtime.cpu.memory.window import Pooling, Window, window_of
 from runtime.cpu.program import Assembly
@@ -167,10 +167,10 @@ class Configuration(NamedTuple):
         Share of the second-level cache that the weights of a panel may fill.
     """
 
-    tile_vectors: int = 24
-    prefetch: int = 16
-    items: int = 4
-    panel_share: float = 0.5
+    tile_vectors: int = TILE_VECTORS
+    prefetch: int = PREFETCH
+    items: int = ITEMS
+    panel_share: float = PANEL_SHARE
 
 
 DEFAULT = Configuration()

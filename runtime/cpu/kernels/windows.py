@@ -13,6 +13,19 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+from runtime.cpu.calibration import (
+    LOADS,
+    WINDOW_ADDRESS,
+    WINDOW_COPY,
+    WINDOW_FINISH,
+    WINDOW_LOAD,
+    WINDOW_PIECE,
+    WINDOW_POOLED,
+    WINDOW_ROW,
+    WINDOW_SHARE,
+    WINDOW_STRETCH,
+    WINDOW_SUM,
+)
 from runtime.cpu.kernels.inputs import image_arguments, in_rows
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
 from runtime.cpu.kernels.runs import ADD, MAX, STORE
@@ -26,25 +39,9 @@ from runtime.cpu.weights.row_groups import Shape
 # How a window is packed: shared by all taps, or a copy for each column of taps, or for each tap.
 SHARED, COLUMNS, TAPS = 0, 1, 2
 
-# Of a window: what leaves room for sums and weights in a first level of 48 KiB.
-WINDOW_BYTES = 36 << 10
 # Vectors of a tile, by the elements of one: half of the registers (kRowVectors of the kernels).
 VECTORS = {16: 16}
 FEW_VECTORS = 8
-
-# Cycles, measured. A load, of which a nonzero takes one for each vector and two for itself; a load
-# that crosses a cache line counts twice. An address, of which it takes one for each row. The sums
-# of a panel, for each vector, and what a row costs at least: they come from the second level. What
-# a vector of outputs costs to finish, and lanes that lie side by side to write; such a piece of a
-# window to find, and a vector of it to copy.
-LOAD, ADDRESS = 0.55, 0.5
-SUM, ROW = 5.0, 10.0
-FINISH, STRETCH = 4.0, 20.0
-PIECE, COPY = 5.0, 3.0
-# Multiplications of a lane that a core begins in a cycle.
-MULTIPLICATIONS = 2
-# Pixels of a pooling window, at most: a window of inputs holds what all of them read.
-POOLED_AT_ONCE = 4
 
 
 class Windows:
@@ -58,9 +55,7 @@ class Windows:
         if not problem.is_rows or problem.window is None:
             return float("inf")
         outputs = Outputs(problem.height, problem.width, problem.lanes)
-        return choose_tiling(
-            problem.shape, problem.window, outputs, problem.stored, machine.vector, machine.threads
-        )[1]
+        return choose_tiling(problem.shape, problem.window, outputs, problem.stored, machine)[1]
 
     def weight_bytes(self, problem: Problem, machine: Machine) -> int:
         """Return the memory of the nonzeros."""
@@ -74,7 +69,7 @@ class Windows:
         """Return whether the smallest tile fits: its window holds all pixels that are pooled."""
         at_once = prod(pooling.window)
         window_bytes = at_once * problem.shape.taps * 4 * machine.vector
-        return at_once <= POOLED_AT_ONCE and window_bytes <= WINDOW_BYTES
+        return at_once <= WINDOW_POOLED and window_bytes <= _most_bytes(machine)
 
     def emit(self, program: Assembly, layer: LayerCall) -> None:
         """Add the call, after those that make what it reads."""
@@ -82,9 +77,7 @@ class Windows:
         pool = layer.pooling.window if layer.pooling else (1, 1)
         shape, weight = layer.shape, layer.step.weight
         outputs = Outputs(y.height * pool[0], y.width * pool[1], y.lanes, pool)
-        tiling, _ = choose_tiling(
-            shape, layer.window, outputs, layer.step.stored, machine.vector, machine.threads
-        )
+        tiling, _ = choose_tiling(shape, layer.window, outputs, layer.step.stored, machine)
         assert tiling is not None, "a kernel that the cost model would not choose"
         channels = tiling.channels
         packed = program.packed(
@@ -113,6 +106,11 @@ class Windows:
         )  # fmt: skip
         if made is not y:
             program.call("copy", layer.at, made.view, y.view)
+
+
+def _most_bytes(machine: Machine) -> int:
+    """Return the bytes of a window, at most."""
+    return int(WINDOW_SHARE * machine.level1)
 
 
 def _combine(pooling: Pooling | None) -> int:
@@ -160,7 +158,7 @@ class Outputs(NamedTuple):
 
 @lru_cache(maxsize=256)
 def choose_tiling(
-    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, vector: int, threads: int
+    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, machine: Machine
 ) -> tuple[Tiling | None, float]:
     """Return the tiles that take least time, and how long, or None and infinity.
 
@@ -172,9 +170,7 @@ def choose_tiling(
         Of the convolution, before pooling.
     nonzeros : int
         Of the weight.
-    vector : int
-        Elements of a vector.
-    threads : int
+    machine : Machine
 
     Returns
     -------
@@ -186,17 +182,18 @@ def choose_tiling(
     Examples
     --------
     >>> shape, window = Shape(256, 256, 9), Window((3, 3), pads=(1, 1))
-    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, 16, 2)[0]
+    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, Machine(16, 2))[0]
     Tiling(rows=2, pixels=8, samples=16, copies=0, channels=14, parts=1)
     """
     best, least = None, float("inf")
+    vector = machine.vector
     if shape.groups > 1 or nonzeros == 0:
         return best, least
     for tile in _tiles(window, outputs, vector):
-        for tiling, time in _times(tile, shape, window, outputs, nonzeros, vector, threads):
+        for tiling, time in _times(tile, shape, window, outputs, nonzeros, machine):
             if time < least:
                 best, least = tiling, time
-    return best, least * threads * MULTIPLICATIONS * vector / outputs.lanes
+    return best, least * machine.threads * machine.multiplications * vector / outputs.lanes
 
 
 def _tiles(window: Window, outputs: Outputs, vector: int) -> Iterator[Tiling]:
@@ -228,23 +225,26 @@ def _times(
     window: Window,
     outputs: Outputs,
     nonzeros: int,
-    vector: int,
-    threads: int,
+    machine: Machine,
 ) -> Iterator[tuple[Tiling, float]]:
     """Yield a tiling for each number of parts, and its cycles."""
+    vector, threads = machine.vector, machine.threads
     vectors, elements, pieces = _window(tiling, window, outputs, vector)
-    most = WINDOW_BYTES // 4 // elements
+    most = _most_bytes(machine) // 4 // elements
     if most < 1 or vectors > VECTORS.get(vector, FEW_VECTORS):
         return
     panels = -(-shape.channels // most)
     channels = -(-shape.channels // panels)
     a_row = nonzeros / shape.rows
-    loads = 2 + vectors * (1 + _crossing(tiling, window, vector))
+    # Of whole vectors, where the constants were measured LOADS begin in a cycle.
+    wide = LOADS / machine.loads
+    loads = 2 + wide * vectors * (1 + _crossing(tiling, window, vector))
     stretches = tiling.rows * (1 if tiling.samples == outputs.lanes else tiling.pixels)
     addresses = tiling.rows if tiling.copies == SHARED else 1
-    row = a_row * (loads * LOAD + addresses * ADDRESS) + panels * (ROW + SUM * vectors)
-    row += FINISH * vectors + STRETCH * stretches
-    packing = shape.channels * (pieces * PIECE + elements / vector * COPY)
+    row = a_row * (loads * WINDOW_LOAD + addresses * WINDOW_ADDRESS)
+    row += panels * (WINDOW_ROW + WINDOW_SUM * wide * vectors)
+    row += WINDOW_FINISH * wide * vectors + WINDOW_STRETCH * stretches
+    packing = shape.channels * (pieces * WINDOW_PIECE + wide * elements / vector * WINDOW_COPY)
     tiles = (
         -(-outputs.height // tiling.rows)
         * -(-outputs.width // tiling.pixels)
