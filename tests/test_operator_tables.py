@@ -81,7 +81,8 @@ def kinds_of_steps():
     ("where", "table"),
     [
         ("runtime/reference.py", reference.KERNELS),
-        ("runtime/cpu/steps.py", cpu_steps._EMITTERS),
+        # Layers are handed to the kernel that was chosen for them, by `_Emitter.steps`.
+        ("runtime/cpu/steps.py", [*cpu_steps._EMITTERS, steps.Convolution, steps.Product]),
         ("runtime/cuda/steps.py, layers.py", [*cuda_steps.LAUNCHES, *cuda_layers.ADDRESSES]),
     ],
 )
