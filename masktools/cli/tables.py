@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 
 def conversion_table(report: Report) -> Table:
-    """Return a line per layer, one for the converted layers and one for all together."""
+    """Return a line per layer, one for the converted layers and one for all together.
+
+    A layer's shape is that of its matrix, rows by columns.
+    """
     counted = report.total.multiplications is not None
-    table = _table("layer", ("rows × columns", "blocks", "density", "retained"))
+    table = _table("layer", ("shape", "blocks", "density", "retained"))
     if counted:
         table.add_column("multiplications", justify="right")
     for row in report:
@@ -126,8 +129,9 @@ def _name(name: str) -> Text:
 
 
 def _table(first: str, others: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(first, no_wrap=True)
+    """Make a table that a narrow terminal shows whole: names are folded, figures never cut."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table
