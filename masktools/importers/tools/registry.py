@@ -8,6 +8,7 @@ from masktools.importers.tool import Tool
 from masktools.importers.tools import buffers, channels_last, compressed, nested, onnx, positional
 from masktools.importers.tools.arrays import TOOL as ARRAYS
 from masktools.importers.tools.beside import BESIDE, BUFFERS
+from masktools.importers.tools.keras import TOOL as KERAS
 
 SPECIFIC: tuple[Tool, ...] = (
     *buffers.TOOLS,
@@ -16,6 +17,7 @@ SPECIFIC: tuple[Tool, ...] = (
     *channels_last.TOOLS,
     *onnx.TOOLS,
     *positional.TOOLS,
+    KERAS,
     BESIDE,
 )
 # Tried one after the other where no tool's keys are there: masks go before zeros of the weights.
