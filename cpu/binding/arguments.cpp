@@ -132,13 +132,17 @@ Activation Fields::activation(const char* name) {
   const py::object given = object(name);
   if (given.is_none()) return {};
   Fields fields(of_ + ": " + name, given, kept_);
-  const Activation activation{fields.choice<Op>("op", {{"Relu", Op::kRelu},
-                                                       {"Clip", Op::kClip},
-                                                       {"LeakyRelu", Op::kLeakyRelu},
-                                                       {"Sigmoid", Op::kSigmoid},
-                                                       {"HardSigmoid", Op::kHardSigmoid},
-                                                       {"HardSwish", Op::kHardSwish}}),
-                              fields.get<float>("alpha"), fields.get<float>("beta")};
+  const Names<Op> kNames = {
+      {"Relu", Op::kRelu},
+      {"Clip", Op::kClip},
+      {"LeakyRelu", Op::kLeakyRelu},
+      {"Sigmoid", Op::kSigmoid},
+      {"HardSigmoid", Op::kHardSigmoid},
+      {"HardSwish", Op::kHardSwish},
+      {"Softplus", Op::kSoftplus},
+  };
+  const Op op = fields.choice("op", kNames);
+  const Activation activation{op, fields.get<float>("alpha"), fields.get<float>("beta")};
   fields.done();
   return activation;
 }

@@ -25,6 +25,10 @@ NamesFile = Annotated[
     Path | None,
     typer.Option(help="JSON file: {name in the file: layer}, or the layers in the file's order."),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Keep weights whose mask is above this: for scores and soft masks."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 

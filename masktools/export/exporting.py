@@ -1,4 +1,4 @@
-"""A network with its masks or layouts to a checkpoint."""
+"""Turn a network and its masks or layouts into a checkpoint."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def from_torch(
     residual: str = "error",
     seed: int | None = None,
 ) -> None:
-    """Write a PyTorch module as a checkpoint, in the state of evaluation.
+    """Write a PyTorch module in evaluation mode as a checkpoint.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def _hash(path: Path) -> str:
 
 
 def _tied(module: torch.nn.Module) -> dict[str, str]:
-    """Return, of layers that share their weight with an earlier one, that one's name."""
+    """Map each layer that shares its weight with an earlier layer to that layer's name."""
     first: dict[int, str] = {}
     tied = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -271,7 +271,7 @@ def _tied(module: torch.nn.Module) -> dict[str, str]:
 
 
 def _untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what is given by layer under the name of the first that has its weight."""
+    """Move masks or layouts of layers that share a weight to the first of these layers."""
     if given is None:
         return None
     for name, first in tied.items():
@@ -298,7 +298,7 @@ def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to themselves what the libraries have to say about each other."""
+    """Silence the warnings that torch and onnx give about each other."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
