@@ -21,6 +21,7 @@ FOLDERS = {
     "masktools.forks": [],
     "masktools.files": ["masktools.errors", "masktools.limits"],
     "masktools.checks": ["masktools.errors"],
+    "masktools.names": ["masktools.errors"],
     "masktools.layout": ["masktools.checks", "masktools.files", "masktools.forks"],
     "masktools.network": ["masktools.layout"],
     "masktools.importers": ["masktools.network"],
@@ -28,7 +29,7 @@ FOLDERS = {
     "masktools.transform": ["masktools.partition"],
     "masktools.conversion": ["masktools.transform", "masktools.importers", "masktools.version"],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
-    "masktools.export": ["masktools.checkpoint"],
+    "masktools.export": ["masktools.checkpoint", "masktools.names"],
     "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
     "masktools.__main__": ["masktools.cli"],
     # runtime: a checkpoint in, outputs out
