@@ -10,12 +10,18 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from masktools.errors import MaskError
 
 Shape = tuple[int, ...]
 
 _SHOWN = 8  # names of a list in a message
+# Zeros at fewer places than this may be chance.
+_PRUNED = 4
 _NODE = re.compile(r"/(?:.*/)?[A-Z]\w*")
 
 
@@ -89,6 +95,60 @@ def module_path(node: str) -> str | None:
             path.pop()
         path.append(scope)
     return ".".join(path) or None
+
+
+def meet(
+    masks: Mapping[str, NDArray[np.bool_]], weights: Mapping[str, NDArray[Any]], where: str
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """Return the weights of masks that come from another file, under the masks' names.
+
+    Parameters
+    ----------
+    masks, weights : mapping of str to ndarray
+        Weights of further layers are passed over.
+    where : str
+        The weights' file, for messages.
+
+    Returns
+    -------
+    dict of str to ndarray
+        In the order of the masks.
+    tuple of str
+        How names that differ were matched.
+
+    Raises
+    ------
+    MaskError
+        If a mask's weights are not there.
+    """
+    shapes = {name: mask.shape for name, mask in masks.items()}
+    known = {}
+    for name, weight in weights.items():
+        path = module_path(name)
+        known[name] = Known(weight.shape, (path,) if path else (), path is not None)
+
+    def fits(name: str, layer: str) -> bool:
+        return is_masked(masks[name], weights[layer])
+
+    found = match(shapes, known, fits)
+    if found.unused:
+        raise unmatched("mask", shapes, known, found, where)
+    layer_of = {name: layer for layer, names in found.layers.items() for name in names}
+    notes = tuple(f"masks were matched {line}" for line in (*found.notes, *found.guesses))
+    return {name: weights[layer_of[name]] for name in masks}, notes
+
+
+def is_masked(keep: NDArray[np.bool_], weight: NDArray[Any]) -> bool:
+    """Tell whether weights are those under a mask, beyond chance: zero wherever it prunes.
+
+    Parameters
+    ----------
+    keep, weight : ndarray
+        Of one shape.
+    """
+    if np.count_nonzero(~keep) < _PRUNED or weight[~keep].any():
+        return False
+    return bool(np.count_nonzero(weight[keep]) * 2 > np.count_nonzero(keep))
 
 
 def match(
@@ -251,7 +311,11 @@ def _list(parts: Iterable[str]) -> str:
 
 
 def unmatched(
-    what: str, given: Mapping[str, Shape], known: Mapping[str, Known], found: Match
+    what: str,
+    given: Mapping[str, Shape],
+    known: Mapping[str, Known],
+    found: Match,
+    where: str = "the network",
 ) -> MaskError:
     """Return the error for names that belong to no layer: both sides, and the nearest of each.
 
@@ -262,6 +326,8 @@ def unmatched(
     given, known
         As `match`.
     found : Match
+    where : str, default "the network"
+        What `known` are the layers of.
     """
     free = [layer for layer in known if layer not in found.layers]
     near = []
@@ -275,8 +341,7 @@ def unmatched(
     who = f"{what} {names} matches" if len(found.unused) == 1 else f"{what}s {names} match"
     left = _list(f"{layer} {known[layer].shape}" for layer in free) or "none"
     said = [
-        f"{who} no layer of the network, which has {left}"
-        + (" without one" if found.layers else ""),
+        f"{who} no layer of {where}, which has {left}" + (" without one" if found.layers else ""),
         *near[:_SHOWN],
         "names= (--names) maps names",
     ]

@@ -42,6 +42,7 @@ Activation to_activation(const ActivationTuple& tuple) {
       {"Sigmoid", Op::kSigmoid},
       {"HardSigmoid", Op::kHardSigmoid},
       {"HardSwish", Op::kHardSwish},
+      {"Softplus", Op::kSoftplus},
   };
   const auto& [name, alpha, beta] = tuple;
   for (const auto& [known, op] : kNames) {

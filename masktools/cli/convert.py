@@ -37,6 +37,14 @@ def convert_command(
     by: Annotated[
         Literal["weights", "multiplications"], typer.Option(help="What the density is a share of.")
     ] = "weights",
+    across: Annotated[
+        Literal["log-share", "share", "absolute", "erk", "own"],
+        typer.Option(
+            help="How the layers share the density: the sum of the logarithms of the shares of "
+            "saliency that they retain is largest (no layer ends empty); the sum of the shares; "
+            "of the saliency itself; Erdős-Rényi-kernel densities; each mask's own, to scale."
+        ),
+    ] = "log-share",
     graph: Annotated[
         Path | None,
         typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
@@ -70,6 +78,8 @@ def convert_command(
     ] = None,
     tool: Tool = None,
     names: NamesFile = None,
+    weights_tool: Annotated[str | None, typer.Option(help="As --tool, for --weights.")] = None,
+    weights_names: Annotated[Path | None, typer.Option(help="As --names, for --weights.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the partitioner and the search.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
@@ -81,6 +91,7 @@ def convert_command(
         "method": method,
         "density": density,
         "by": by,
+        "across": across,
         "extra": extra,
         "criterion": criterion,
         "target": target,
@@ -106,7 +117,9 @@ def convert_command(
         else:
             check_apart(out, inputs)
         check_place(kept)
-        masks, saliency, notes = _load(source, weights, tool, read_names(names))
+        masks, saliency, notes = _load(
+            source, tool, read_names(names), weights, weights_tool, read_names(weights_names)
+        )
         if not resume:
             discard(kept / FOLDER)
         result = convert_network(
@@ -135,14 +148,22 @@ def _is_mask_file(out: Path) -> bool:
 
 
 def _load(
-    source: Path, weights: Path | None, tool: str | None, names: Names
+    source: Path,
+    tool: str | None,
+    names: Names,
+    weights: Path | None,
+    weights_tool: str | None,
+    weights_names: Names,
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[str]]:
     """Return masks, weights where there are any, and what to tell about them."""
     from masktools.importers import inspect_masks, load_masks, load_weights
+    from masktools.names import meet
 
     masks = load_masks(source, tool, names)
     if weights is not None:
-        return masks, load_weights(weights), []
+        held = load_weights(weights, weights_tool, weights_names)
+        found, notes = meet(masks, held, str(weights))
+        return masks, found, [f"{weights}: {note}" for note in notes]
     if "trained" in inspect_masks(source, tool, names).weights:
         return masks, load_weights(source, tool, names), []
     return masks, None, [f"{source} holds no weights: each kept one counts the same"]

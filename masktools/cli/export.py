@@ -90,8 +90,9 @@ def export(
     Returns
     -------
     dict
-        ``out``, ``bytes``, ``sparse_layers``; ``notes``, what was assumed or decided; ``difference``, the largest of all, and
-        ``verification``, what was run (both None unless verified). None of it is in the file.
+        ``out``, ``bytes``, ``sparse_layers``; ``notes``, what was assumed or decided;
+        ``difference``, the largest of all, and ``verification``, what was run (both None unless
+        verified). None of it is in the file.
     list of str
         The verification as text; empty without one.
 

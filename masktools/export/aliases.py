@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masktools import limits
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout
-from masktools.names import Known, match, module_path, unmatched
+from masktools.names import Known, is_masked, match, module_path, unmatched
 from masktools.network.layers import Layer, layer_name, names_layer
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.floating[Any]]
 
-# Zeros at fewer places than this may be chance.
-_PRUNED = 4
 # Of torch.export: the modules around a node, and their classes.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -82,10 +80,7 @@ def fitted(
     keeps = {name: _kept(value) for name, value in given.items()}
 
     def fits(name: str, layer: str) -> bool:
-        keep, weight = keeps[name], weights[layer]
-        if np.count_nonzero(~keep) < _PRUNED or weight[~keep].any():
-            return False
-        return bool(np.count_nonzero(weight[keep]) * 2 > np.count_nonzero(keep))
+        return is_masked(keeps[name], weights[layer])
 
     shapes = {name: keep.shape for name, keep in keeps.items()}
     found = match(shapes, known, fits)

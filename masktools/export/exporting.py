@@ -1,4 +1,4 @@
-"""A network with its masks or layouts to a checkpoint."""
+"""Turn a network and its masks or layouts into a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
 from masktools.files import check_target
 from masktools.layout import BlockLayout
-from masktools.network.graph import Graph
-from masktools.network.layers import layer_name, layers, names_layer
+from masktools.network.layers import layer_name, names_layer
+from masktools.network.network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,10 +134,10 @@ def prepare(
     path = _path(src)
     source = None if path is None else _hash(path)
     model = load_onnx(src)
-    graph = _renamed(read_onnx(model), names or {})
-    stored = _stored(graph, model, layouts, masks, residual, say)
+    network = _renamed(Network.of(read_onnx(model)), names or {})
+    stored = _stored(network, model, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
-    return replace(assemble(graph, stored), source=source, seed=seed), kept
+    return replace(assemble(network, stored), source=source, seed=seed), kept
 
 
 def from_torch(
@@ -150,7 +150,7 @@ def from_torch(
     residual: str = "error",
     seed: int | None = None,
 ) -> None:
-    """Write a PyTorch module as a checkpoint, in the state of evaluation.
+    """Write a PyTorch module in evaluation mode as a checkpoint.
 
     Parameters
     ----------
@@ -178,42 +178,41 @@ def from_torch(
     check_target(Path(dst))
     tied = _tied(module)
     model = _to_onnx(module, example_input)
-    graph = read_onnx(model)
-    graph = _renamed(graph, {name: tied[name] for name in layers(graph) if name in tied})
+    network = Network.of(read_onnx(model))
+    network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
-    stored = _stored(graph, model, layouts, masks, residual, logger.warning)
-    write(dst, replace(assemble(graph, stored), seed=seed))
+    stored = _stored(network, model, layouts, masks, residual, logger.warning)
+    write(dst, replace(assemble(network, stored), seed=seed))
 
 
 def _stored(
-    graph: Graph,
+    network: Network,
     model: ModelProto,
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
     say: Callable[[str], None],
 ) -> dict[str, Stored]:
-    found = layers(graph)
-    weights = {name: graph.constants[f"{name}.weight"] for name in found}
-    known = known_layers(model, found)
+    weights = {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
+    known = known_layers(model, network.layers)
     if masks is not None:
         masks = fitted("mask", masks, known, weights, say)
     if layouts is not None:
         layouts = fitted("layout", layouts, known, weights, say)
-    return select(found, weights, layouts, masks, residual)
+    return select(network.layers, weights, layouts, masks, residual)
 
 
-def assemble(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
+def assemble(network: Network, stored: Mapping[str, Stored]) -> Checkpoint:
     """Return the checkpoint of a network: folded, shrunk, and its weights as they are stored.
 
     Parameters
     ----------
-    graph : Graph
-        In the normal form. Not changed.
+    network : Network
+        Not changed.
     stored : mapping of str to Stored
         What is stored of every layer; stands for the graph's own weights. Not changed.
     """
-    graph, stored = shrink(*fold(graph, stored))
+    graph, stored = shrink(*fold(network, stored))
     constants = dict(graph.constants)
     sparse = {}
     for name, layer in stored.items():
@@ -226,9 +225,11 @@ def assemble(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
     return Checkpoint(replace(graph, constants=constants), sparse)
 
 
-def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """Return the graph with layers renamed, weights and biases with them."""
-    found = layers(graph)
+def _renamed(network: Network, names: Mapping[str, str]) -> Network:
+    """Return the network with layers renamed, weights and biases with them."""
+    if not names:
+        return network
+    graph, found = network.graph, network.layers
     unknown = [name for name in names if name not in found]
     if unknown:
         raise MaskError(
@@ -251,7 +252,8 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     constants = {new.get(name, name): array for name, array in graph.constants.items()}
     if len(constants) < len(graph.constants):
         raise MaskError(f"names: {', '.join(names.values())} are names of other constants too")
-    return replace(graph, nodes=nodes, constants=constants)
+    shapes = {new.get(name, name): shape for name, shape in network.shapes.items()}
+    return Network(replace(graph, nodes=nodes, constants=constants), shapes)
 
 
 def _as_seed(seed: int | None) -> int | None:
@@ -274,7 +276,7 @@ def _hash(path: Path) -> str:
 
 
 def _tied(module: torch.nn.Module) -> dict[str, str]:
-    """Return, of layers that share their weight with an earlier one, that one's name."""
+    """Map each layer that shares its weight with an earlier layer to that layer's name."""
     first: dict[int, str] = {}
     tied = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -286,7 +288,7 @@ def _tied(module: torch.nn.Module) -> dict[str, str]:
 
 
 def _untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what is given by layer under the name of the first that has its weight."""
+    """Move masks or layouts of layers that share a weight to the first of these layers."""
     if given is None:
         return None
     for name, first in tied.items():
@@ -313,7 +315,7 @@ def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to themselves what the libraries have to say about each other."""
+    """Silence the warnings that torch and onnx give about each other."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Which weights of a network are stored, and how: dense, in blocks, or beside them."""
+"""Decide which weights of a layer are stored, and how: dense, in blocks, or as residual."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stored:
         return blocks if self.residual is None else blocks | self.residual
 
     def sparse(self) -> SparseWeight | None:
-        """Return the weight as a checkpoint stores it; None where dense is all there is to it."""
+        """Return the weight as a checkpoint stores it, or None if it is stored as a dense array."""
         layout = self.layout
         if layout is None or (len(layout.blocks) == 1 and layout.stored == self.weight.size):
             return None
@@ -58,7 +58,7 @@ class Stored:
 
 
 def check_wishes(layouts: object, masks: object, residual: str) -> None:
-    """Raise unless the arguments of `select` are of their kinds: ask before any work."""
+    """Check the types of the arguments of `select`, before any work is done."""
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
     for name, given in (("layouts", layouts), ("masks", masks)):
@@ -79,7 +79,7 @@ def select(
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
 ) -> dict[str, Stored]:
-    """Decide what of each layer is stored.
+    """Decide which weights of each layer are stored, and in which blocks.
 
     Parameters
     ----------

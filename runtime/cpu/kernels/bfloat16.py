@@ -14,6 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.checkpoint import SparseWeight
+from runtime.cpu.calibration import (
+    BFLOAT16_COLUMN,
+    BFLOAT16_GATHER,
+    BFLOAT16_LANES,
+    BFLOAT16_ROW,
+    BFLOAT16_TILE,
+)
+from runtime.cpu.kernels.grouped import Grouped, configured, layer_arrays
+from runtime.cpu.kernels.inputs import skip_of
+from runtime.cpu.kernels.items import cut
+from runtime.cpu.kernels.problem import LayerCall, Problem
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Pooling
+from runtime.cpu.program import Assembly
 from runtime.cpu.weights.pack import pack
 from runtime.cpu.weights.row_groups import Packed, Scheme, Shape, balanced
 from runtime.errors import PlanError
@@ -28,13 +42,61 @@ LINE = 32
 # Rows of a group, at most: they share the gathering of their columns.
 LARGEST_HEIGHT = 128
 
-# What 64 lanes take, in nanoseconds of one core (Intel Sapphire Rapids, 3.8 GHz): for each tile of
-# columns, to gather it and to multiply it by a tile of rows (AMX) or a row (AVX512-BF16); for a
-# row, to be written; for a column of a group of one row.
-GATHER = {"amx": 60.0, "avx512_bf16": 35.0}
-TILE = {"amx": 22.0, "avx512_bf16": 34.0 * TILE_ROWS}
-ROW = 10.0
-COLUMN = 1.2
+
+class Bfloat16Grouped(Grouped):
+    """Groups of rows as `Grouped` has them, but taller, multiplied by instructions of their own.
+
+    Parameters
+    ----------
+    product : str
+        "amx" or "avx512_bf16".
+    """
+
+    name = "grouped bfloat16"
+
+    def __init__(self, product: str) -> None:
+        self._product = product
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what all groups cost for each lane; see `Kernel`."""
+        nanoseconds = self._scheme(problem)[1] / BFLOAT16_LANES
+        share = problem.pixels * problem.inside(machine.vector)
+        return nanoseconds * share * machine.rate * 1e-9
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the entries of all groups, without what fills their tiles."""
+        return super().weight_bytes(problem, machine) // 2
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return whether it pools: maxima alone, for a mean would be rounded at each sum."""
+        return pooling.largest and super().takes(pooling, problem, machine)
+
+    def scheme(self, problem: Problem, machine: Machine) -> Scheme:
+        """Return how a weight is cut into groups."""
+        return self._scheme(problem)[0]
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        source, runs = self.source(program, layer, apart=False)
+        weight, shape = layer.step.weight, layer.shape
+        scheme = self.scheme(layer.problem, program.machine)
+        packed = program.packed(
+            weight, ("tiles", scheme, shape), lambda: pack_tiles(weight, scheme, shape)
+        )
+        made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
+        skip = skip_of(program, layer)
+        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
+        program.call(
+            "convolution_bfloat16", layer.at, as_tiles(arrays), source.image, layer.y, skip,
+            program.activation(layer.step.activation),
+            {**configured(layer, made), "kernel": self._product},
+        )  # fmt: skip
+
+    def _scheme(self, problem: Problem) -> tuple[Scheme, float]:
+        return problem.once(
+            ("scheme", self._product),
+            lambda: choose_scheme(problem.weight, problem.shape.groups, self._product),
+        )
 
 
 def product_kernel(module: Any) -> str:  # noqa: ANN401 - a compiled module
@@ -78,7 +140,7 @@ def rounded(values: NDArray[np.float32]) -> UInt16:
     return np.where(np.isnan(values), (words >> 16 | 0x40).astype(np.uint16), nearest)
 
 
-def choose_scheme(weight: Weight, groups: int, kernel: str) -> Scheme:
+def choose_scheme(weight: Weight, groups: int, kernel: str) -> tuple[Scheme, float]:
     """Return how a weight is cut into groups: by blocks, by rows of nonzeros, or densely.
 
     Parameters
@@ -88,6 +150,13 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> Scheme:
         Convolution groups.
     kernel : str
         "amx" or "avx512_bf16".
+
+    Returns
+    -------
+    Scheme
+        The one that takes least time by the cost model.
+    float
+        Nanoseconds of one core that 64 lanes take.
 
     Notes
     -----
@@ -100,18 +169,22 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> Scheme:
     heights = balanced(shape[0] // groups, LARGEST_HEIGHT)
     costs = {dense: groups * sum(group_cost(height, columns, kernel) for height in heights)}
     if isinstance(weight, SparseWeight):
-        rows = weight.stored * COLUMN + shape[0] * ROW
+        rows = weight.stored * BFLOAT16_COLUMN + shape[0] * BFLOAT16_ROW
         costs[Scheme("rows", 1)] = rows
         costs[Scheme("blocks", LARGEST_HEIGHT)] = _blocks_cost(weight, kernel)
-    return min(costs, key=lambda scheme: costs[scheme])
+    best = min(costs, key=lambda scheme: costs[scheme])
+    return best, costs[best]
 
 
 def group_cost(rows: int, columns: int, kernel: str) -> float:
     """Return what a group takes for 64 lanes, in nanoseconds of one core."""
     if rows == 1:
-        return columns * COLUMN + ROW
+        return columns * BFLOAT16_COLUMN + BFLOAT16_ROW
     row_tiles = -(-rows // TILE_ROWS) if kernel == "amx" else rows / TILE_ROWS
-    return -(-columns // TILE_COLUMNS) * (GATHER[kernel] + TILE[kernel] * row_tiles) + rows * ROW
+    return (
+        -(-columns // TILE_COLUMNS) * (BFLOAT16_GATHER[kernel] + BFLOAT16_TILE[kernel] * row_tiles)
+        + rows * BFLOAT16_ROW
+    )
 
 
 def _blocks_cost(weight: SparseWeight, kernel: str) -> float:
@@ -122,7 +195,7 @@ def _blocks_cost(weight: SparseWeight, kernel: str) -> float:
     )
     if weight.residual is not None:
         kept = np.count_nonzero(np.diff(weight.residual.row_offsets))
-        cost += weight.residual.values.size * COLUMN + int(kept) * ROW
+        cost += weight.residual.values.size * BFLOAT16_COLUMN + int(kept) * BFLOAT16_ROW
     return cost
 
 

@@ -12,13 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.cpu.kernels.runs import ADD, MAX, Pooling, Runs, TapSets, Window, classes
+from runtime.cpu.calibration import LEAST_LINE, WIDE_PIXEL
+from runtime.cpu.kernels.runs import ADD, MAX, Runs, TapSets, classes
 from runtime.cpu.memory.layout import LINE, Image, round_up
-
-# Vectors of a pixel that fill a kernel by themselves: runs of narrower ones go from pixel to pixel.
-WIDE_PIXEL = 4
-# Pixels of a row that are worth a run: a kernel's width.
-LEAST_LINE = 3
+from runtime.cpu.memory.window import Pooling, Window
 
 
 class _Line(NamedTuple):

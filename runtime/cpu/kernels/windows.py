@@ -7,34 +7,121 @@ go over it. A pure function chooses the tile, by a cost in cycles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
-from runtime.cpu.kernels.runs import Window
-from runtime.cpu.memory.layout import round_up
+from runtime.cpu.calibration import (
+    LOADS,
+    WINDOW_ADDRESS,
+    WINDOW_COPY,
+    WINDOW_FINISH,
+    WINDOW_LOAD,
+    WINDOW_PIECE,
+    WINDOW_POOLED,
+    WINDOW_ROW,
+    WINDOW_SHARE,
+    WINDOW_STRETCH,
+    WINDOW_SUM,
+)
+from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
+from runtime.cpu.kernels.runs import ADD, MAX, STORE
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Image, round_up
+from runtime.cpu.memory.window import Pooling, Window
+from runtime.cpu.program import Assembly
+from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 
 # How a window is packed: shared by all taps, or a copy for each column of taps, or for each tap.
 SHARED, COLUMNS, TAPS = 0, 1, 2
 
-# Of a window: what leaves room for sums and weights in a first level of 48 KiB.
-WINDOW_BYTES = 36 << 10
 # Vectors of a tile, by the elements of one: half of the registers (kRowVectors of the kernels).
 VECTORS = {16: 16}
 FEW_VECTORS = 8
 
-# Cycles, measured. A load, of which a nonzero takes one for each vector and two for itself; a load
-# that crosses a cache line counts twice. An address, of which it takes one for each row. The sums
-# of a panel, for each vector, and what a row costs at least: they come from the second level. What
-# a vector of outputs costs to finish, and lanes that lie side by side to write; such a piece of a
-# window to find, and a vector of it to copy.
-LOAD, ADDRESS = 0.55, 0.5
-SUM, ROW = 5.0, 10.0
-FINISH, STRETCH = 4.0, 20.0
-PIECE, COPY = 5.0, 3.0
-# Multiplications of a lane that a core begins in a cycle.
-MULTIPLICATIONS = 2
+
+class Windows:
+    """Rows of nonzeros, all of which go over one packed window before the next."""
+
+    name = "windows"
+    configurations: Mapping[str, Configuration] = {}
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what the best tiling costs; infinite for blocks, and where there is no tiling."""
+        if not problem.is_rows or problem.window is None:
+            return float("inf")
+        outputs = Outputs(problem.height, problem.width, problem.lanes)
+        return choose_tiling(problem.shape, problem.window, outputs, problem.stored, machine)[1]
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the nonzeros."""
+        return 4 * problem.stored
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return the halo that other kernels would read: this one reads pixels with any."""
+        return plain_halo(problem, machine)
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return whether the smallest tile fits: its window holds all pixels that are pooled."""
+        at_once = prod(pooling.window)
+        window_bytes = at_once * problem.shape.taps * 4 * machine.vector
+        return at_once <= WINDOW_POOLED and window_bytes <= _most_bytes(machine)
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        x, y, machine = in_rows(program, layer), layer.y, program.machine
+        pool = layer.pooling.window if layer.pooling else (1, 1)
+        shape, weight = layer.shape, layer.step.weight
+        outputs = Outputs(y.height * pool[0], y.width * pool[1], y.lanes, pool)
+        tiling, _ = choose_tiling(shape, layer.window, outputs, layer.step.stored, machine)
+        assert tiling is not None, "a kernel that the cost model would not choose"
+        channels = tiling.channels
+        packed = program.packed(
+            weight, ("panels", shape, channels),
+            lambda: pack_panels(compressed(weight), shape, channels),
+        )  # fmt: skip
+        # Pooled pixels of all samples, of which this is a slice, are no neighbours: copy them.
+        made = y if y.is_plane else _beside(program, layer.at, y)
+        program.call(
+            "rows",
+            layer.at,
+            *image_arguments(program, replace(layer, y=made), x),
+            (
+                *layer.window.kernel, *layer.window.strides, *layer.window.dilations,
+                *layer.window.pads,
+            ),
+            {**vars(packed), "bias": program.bias(layer.step.bias)},
+            program.activation(layer.step.activation),
+            {
+                **tiling._asdict(),
+                "combine": _combine(layer.pooling),
+                "pool_y": pool[0],
+                "pool_x": pool[1],
+                "scale": layer.scale,
+            },
+        )  # fmt: skip
+        if made is not y:
+            program.call("copy", layer.at, made.view, y.view)
+
+
+def _most_bytes(machine: Machine) -> int:
+    """Return the bytes of a window, at most."""
+    return int(WINDOW_SHARE * machine.level1)
+
+
+def _combine(pooling: Pooling | None) -> int:
+    if pooling is None:
+        return STORE
+    return MAX if pooling.largest else ADD
+
+
+def _beside(program: Assembly, at: int, y: Image) -> Image:
+    """Return an image as large, in memory of its own, whose pixels are neighbours."""
+    return program.image(program.placement.memory((y.batch, y.channels, y.height, y.width), at))
 
 
 class Tiling(NamedTuple):
@@ -71,7 +158,7 @@ class Outputs(NamedTuple):
 
 @lru_cache(maxsize=256)
 def choose_tiling(
-    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, vector: int, threads: int
+    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, machine: Machine
 ) -> tuple[Tiling | None, float]:
     """Return the tiles that take least time, and how long, or None and infinity.
 
@@ -83,9 +170,7 @@ def choose_tiling(
         Of the convolution, before pooling.
     nonzeros : int
         Of the weight.
-    vector : int
-        Elements of a vector.
-    threads : int
+    machine : Machine
 
     Returns
     -------
@@ -97,17 +182,18 @@ def choose_tiling(
     Examples
     --------
     >>> shape, window = Shape(256, 256, 9), Window((3, 3), pads=(1, 1))
-    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, 16, 2)[0]
+    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, Machine(16, 2))[0]
     Tiling(rows=2, pixels=8, samples=16, copies=0, channels=14, parts=1)
     """
     best, least = None, float("inf")
+    vector = machine.vector
     if shape.groups > 1 or nonzeros == 0:
         return best, least
     for tile in _tiles(window, outputs, vector):
-        for tiling, time in _times(tile, shape, window, outputs, nonzeros, vector, threads):
+        for tiling, time in _times(tile, shape, window, outputs, nonzeros, machine):
             if time < least:
                 best, least = tiling, time
-    return best, least * threads * MULTIPLICATIONS * vector / outputs.lanes
+    return best, least * machine.threads * machine.multiplications * vector / outputs.lanes
 
 
 def _tiles(window: Window, outputs: Outputs, vector: int) -> Iterator[Tiling]:
@@ -139,23 +225,26 @@ def _times(
     window: Window,
     outputs: Outputs,
     nonzeros: int,
-    vector: int,
-    threads: int,
+    machine: Machine,
 ) -> Iterator[tuple[Tiling, float]]:
     """Yield a tiling for each number of parts, and its cycles."""
+    vector, threads = machine.vector, machine.threads
     vectors, elements, pieces = _window(tiling, window, outputs, vector)
-    most = WINDOW_BYTES // 4 // elements
+    most = _most_bytes(machine) // 4 // elements
     if most < 1 or vectors > VECTORS.get(vector, FEW_VECTORS):
         return
     panels = -(-shape.channels // most)
     channels = -(-shape.channels // panels)
     a_row = nonzeros / shape.rows
-    loads = 2 + vectors * (1 + _crossing(tiling, window, vector))
+    # Of whole vectors, where the constants were measured LOADS begin in a cycle.
+    wide = LOADS / machine.loads
+    loads = 2 + wide * vectors * (1 + _crossing(tiling, window, vector))
     stretches = tiling.rows * (1 if tiling.samples == outputs.lanes else tiling.pixels)
     addresses = tiling.rows if tiling.copies == SHARED else 1
-    row = a_row * (loads * LOAD + addresses * ADDRESS) + panels * (ROW + SUM * vectors)
-    row += FINISH * vectors + STRETCH * stretches
-    packing = shape.channels * (pieces * PIECE + elements / vector * COPY)
+    row = a_row * (loads * WINDOW_LOAD + addresses * WINDOW_ADDRESS)
+    row += panels * (WINDOW_ROW + WINDOW_SUM * wide * vectors)
+    row += WINDOW_FINISH * wide * vectors + WINDOW_STRETCH * stretches
+    packing = shape.channels * (pieces * WINDOW_PIECE + wide * elements / vector * WINDOW_COPY)
     tiles = (
         -(-outputs.height // tiling.rows)
         * -(-outputs.width // tiling.pixels)

@@ -1,26 +1,102 @@
-"""Weights of dense 3x3 convolutions for the minimal filtering algorithm F(4x4, 3x3)."""
+"""Dense 3x3 convolutions by the minimal filtering algorithm F(4x4, 3x3)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktools.forks import PRODUCTS
+from runtime.cpu.calibration import (
+    WINOGRAD_CHANNELS,
+    WINOGRAD_PRODUCTS,
+    WINOGRAD_SHARE,
+    WINOGRAD_SINGLE,
+    WINOGRAD_TRANSFORM,
+    WINOGRAD_UNCACHED,
+    WINOGRAD_WHOLE,
+    WINOGRAD_WHOLE_TRANSFORM,
+)
+from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Pooling
+from runtime.cpu.program import Assembly
 
 ROWS = 16  # that lie next to each other: kWinogradRows of the kernels
 POSITIONS = 36  # products of a tile
 
-# Of transformed inputs, that leave room for weights in a second-level cache of 2 MiB.
-COLUMN_BYTES = 5 << 18
-# Shares of the peak that products of two vectors and of one reach, and what is left of them where
-# the transformed inputs do not stay in cache. Multiplications that transforming an entry costs.
-EFFICIENCY, SINGLE_EFFICIENCY, UNCACHED = 0.8, 0.75, 0.7
-TRANSFORM = 8
 TILE = 4  # outputs of a tile along an axis
 
 _A, _B = 3 / 4, 4 / 3  # the points are 0, A, -A, B, -B and infinity
+
+
+class Winograd:
+    """A quarter of the multiplications of a dense 3x3 window, from weights four times as large."""
+
+    name = "winograd"
+    configurations: Mapping[str, Configuration] = {}
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what products and transforms of all tiles cost; infinite for other windows."""
+        shape, window = problem.shape, problem.window
+        tiles = _tiles(problem.height, problem.width)
+        fits = window is not None and window.kernel == (3, 3) and problem.is_plain
+        if (
+            not fits
+            or shape.groups > 1
+            or min(shape.channels, shape.rows) < WINOGRAD_CHANNELS
+            or tiles * problem.lanes < 2 * machine.vector
+        ):
+            return float("inf")
+        return tiles * _tile_cost(
+            shape.channels, shape.rows, WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM
+        )
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the transformed weights."""
+        return 4 * POSITIONS * problem.shape.rows * problem.shape.channels
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return the halo that other kernels would read: this one reads pixels with any."""
+        return plain_halo(problem, machine)
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return False: tiles of outputs are no pooling windows."""
+        return False
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        x, y, machine, weight = in_rows(program, layer), layer.y, program.machine, layer.step.weight
+        program.call(
+            "winograd",
+            layer.at,
+            *image_arguments(program, layer, x),
+            layer.window.pads,
+            {
+                "weights": program.packed(
+                    weight,
+                    ("winograd",),
+                    lambda: transformed(
+                        weight if isinstance(weight, np.ndarray) else weight.to_dense()
+                    ),
+                ),
+                "bias": program.bias(layer.step.bias),
+            },
+            program.activation(layer.step.activation),
+            configured(x.channels, y.channels, y.height, y.width, y.lanes, machine),
+        )
+
+
+def _tiles(height: int, width: int) -> int:
+    return -(-height // TILE) * -(-width // TILE)
+
+
+def _tile_cost(channels: int, rows: int, efficiency: float, transform: float) -> float:
+    """Return what a tile costs: its products at a share of the peak, and its transforms."""
+    return POSITIONS * (rows * channels / efficiency + transform * (rows + channels))
 
 
 def _filter_transform() -> NDArray[np.float64]:
@@ -70,7 +146,7 @@ def transformed(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def configured(
-    channels: int, rows: int, height: int, width: int, lanes: int, vector: int, threads: int
+    channels: int, rows: int, height: int, width: int, lanes: int, machine: Machine
 ) -> dict[str, Any]:
     """Return how the work is cut, as the kernels take it.
 
@@ -82,9 +158,7 @@ def configured(
         Of the output.
     lanes : int
         Elements of a pixel.
-    vector : int
-        Elements of a vector.
-    threads : int
+    machine : Machine
 
     Returns
     -------
@@ -94,19 +168,22 @@ def configured(
 
     Examples
     --------
-    >>> configured(64, 64, 32, 32, 64, 16, 2)
+    >>> configured(64, 64, 32, 32, 64, Machine(16, 2))
     {'vectors': 2, 'row_blocks': 8, 'parts': 1}
     """
-    tiles = -(-height // TILE) * -(-width // TILE) * lanes
+    vector, threads = machine.vector, machine.threads
+    tiles = _tiles(height, width) * lanes
+    most = WINOGRAD_SHARE * machine.level2
     row_blocks = -(-rows // ROWS)
 
     def time(choice: tuple[int, int]) -> float:
         vectors, parts = choice
         blocks = -(-tiles // (vectors * vector))
         part = -(-row_blocks // parts) * ROWS
-        cached = POSITIONS * channels * vectors * vector * 4 <= COLUMN_BYTES
-        share = (EFFICIENCY if vectors == 2 else SINGLE_EFFICIENCY) * (1 if cached else UNCACHED)
-        work = POSITIONS * (part * channels / share + TRANSFORM * (part + channels))
+        cached = POSITIONS * channels * vectors * vector * 4 <= most
+        share = WINOGRAD_PRODUCTS if vectors == 2 else WINOGRAD_SINGLE
+        share *= 1 if cached else WINOGRAD_UNCACHED
+        work = _tile_cost(channels, part, share, WINOGRAD_TRANSFORM)
         return -(-blocks * parts // threads) * vectors * work
 
     choices = [(v, p) for v in (2, 1) for p in range(1, min(row_blocks, 2 * threads) + 1)]

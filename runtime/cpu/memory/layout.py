@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from runtime.cpu.calibration import PADDED_BATCH
+
 Shape = tuple[int, ...]
 
 # Elements of a cache line of 64 bytes: planes begin on one.
 LINE = 16
-# A batch is padded to whole vectors where that wastes no more than this.
-PADDED_BATCH = 1.1
 
 
 def round_up(number: int, unit: int) -> int:

@@ -129,6 +129,7 @@ ACTIVATIONS = [
     s.Activation("Sigmoid"),
     s.Activation("HardSigmoid", 0.2, 0.5),
     s.Activation("HardSwish"),
+    s.Activation("Softplus"),
 ]
 
 

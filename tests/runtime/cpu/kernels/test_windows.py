@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from masktools.checkpoint import Residual
 from runtime import reference
 from runtime.cpu import native
-from runtime.cpu.kernels.runs import Window
 from runtime.cpu.kernels.windows import COLUMNS, SHARED, TAPS, Outputs, Tiling, choose_tiling
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 from runtime.plan.steps import Activation
@@ -108,7 +109,7 @@ def chosen(module, w, window, size, lanes, pool=(1, 1), threads=2):
     shape = Shape(len(w), w.shape[1], window.taps)
     outputs = Outputs(*size, lanes, pool)
     nonzeros = max(np.count_nonzero(w), 1)
-    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, module.lanes, threads)
+    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, Machine(module.lanes, threads))
     assert cost > 0
     return tiling
 
@@ -314,7 +315,7 @@ def test_tiles_fit_the_registers_and_the_cache(
     shape = Shape(rows, channels, kernel[0] * kernel[1])
     nonzeros = max(int(density * rows * channels * shape.taps), 1)
     window, outputs = Window(kernel, strides), Outputs(height, width, lanes)
-    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, vector, threads)
+    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, Machine(vector, threads))
     assert tiling is not None
     # No layer takes less than its multiplications do at peak.
     assert cost > nonzeros * height * width
@@ -328,7 +329,9 @@ def test_tiles_fit_the_registers_and_the_cache(
 
 def test_more_nonzeros_cost_more():
     shape, window, outputs = Shape(64, 64, 9), Window((3, 3), pads=(1, 1)), Outputs(16, 16, 8)
-    costs = [choose_tiling(shape, window, outputs, n, 16, 2)[1] for n in (1000, 4000, 8000)]
+    costs = [
+        choose_tiling(shape, window, outputs, n, Machine(16, 2))[1] for n in (1000, 4000, 8000)
+    ]
     assert costs == sorted(costs)
 
 
@@ -336,14 +339,14 @@ def test_more_nonzeros_cost_more():
 def test_layers_that_have_no_tiles(shape):
     """Convolution groups; windows of one channel that the cache does not hold."""
     kernel = (3, 3) if shape.groups > 1 else (3000, 3)
-    tiling, cost = choose_tiling(shape, Window(kernel), Outputs(4, 4, 16), 99, 16, 2)
+    tiling, cost = choose_tiling(shape, Window(kernel), Outputs(4, 4, 16), 99, Machine(16, 2))
     assert tiling is None
     assert cost == float("inf")
 
 
 def test_pooling_windows_lie_in_one_tile():
     shape, window = Shape(64, 64, 9), Window((3, 3), pads=(1, 1))
-    tiling, _ = choose_tiling(shape, window, Outputs(6, 6, 64, (2, 2)), 5000, 16, 2)
+    tiling, _ = choose_tiling(shape, window, Outputs(6, 6, 64, (2, 2)), 5000, Machine(16, 2))
     assert tiling is not None
     assert tiling.rows % 2 == tiling.pixels % 2 == 0
 

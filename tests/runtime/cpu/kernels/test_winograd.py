@@ -11,6 +11,7 @@ from minimal_filtering import TOLERANCE, close, direct, drawn, run
 
 from runtime.cpu import native
 from runtime.cpu.kernels.winograd import POSITIONS, ROWS, _filter_transform, configured, transformed
+from runtime.cpu.machine import Machine
 
 # How far from exact sums, as a share of the largest output: what tests of whole networks allow.
 
@@ -101,6 +102,6 @@ def test_transformed_weights_hold_the_filters(rows, channels, seed):
     threads=st.integers(1, 9),
 )
 def test_the_work_is_cut_as_the_kernels_allow(sizes, vector, threads):
-    made = configured(*sizes, vector, threads)
+    made = configured(*sizes, Machine(vector, threads))
     assert made["vectors"] in (1, 2)
     assert 1 <= made["parts"] <= -(-sizes[1] // ROWS)
