@@ -27,7 +27,12 @@ FOLDERS = {
     "masktools.importers": ["masktools.network"],
     "masktools.partition": ["masktools.layout"],
     "masktools.transform": ["masktools.partition"],
-    "masktools.conversion": ["masktools.transform", "masktools.importers", "masktools.version"],
+    "masktools.conversion": [
+        "masktools.transform",
+        "masktools.importers",
+        "masktools.names",
+        "masktools.version",
+    ],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
     "masktools.calibration": ["masktools.checkpoint", "masktools.importers"],
     "masktools.export": ["masktools.checkpoint", "masktools.names"],

@@ -14,9 +14,11 @@ from command_lines import invoke
 from onnx import helper
 from torch import nn
 from torch.nn.utils import prune
+from typer.testing import CliRunner
 
 import masktools
 from masktools import MaskError
+from masktools.cli import app
 from masktools.export import from_onnx
 from masktools.export.exporting import prepare
 
@@ -198,3 +200,43 @@ def test_from_onnx_logs_what_it_matched(tmp_path, caplog):
     masks = {"stem.0": state["stem.0.weight_mask"].numpy()}
     from_onnx(path, tmp_path / "out.safetensors", masks=masks, residual="keep")
     assert "stem.0 as /stem/stem.0/Conv" in caplog.text
+
+
+# --- conversions ----------------------------------------------------------------------------------
+
+
+def test_a_graph_meets_masks_named_by_module(tmp_path, caplog):
+    net, state = pruned(False)
+    path = exported(net, tmp_path / "net.onnx", "TorchScript")
+    masks = {"layers.0.conv": state["layers.0.conv.weight_mask"].numpy()}
+    options = {"method": "refill", "density": 0.5, "progress": False}
+    found = masktools.convert(masks, graph=path, by="multiplications", **options)
+    assert list(found.layouts) == ["layers.0.conv"]
+    assert "layers.0.conv as /layers.0/conv/Conv" in caplog.text
+    with pytest.raises(MaskError, match="the graph has no layer 'conv9'"):
+        masktools.convert({"conv9": masks["layers.0.conv"]}, graph=path, **options)
+
+
+def test_weights_of_another_file_meet_the_masks(tmp_path):
+    net, state = pruned(False)
+    path = exported(net, tmp_path / "net.onnx", "TorchScript")
+    masks = {n: state[f"{n}.weight_mask"].numpy() != 0 for n in PRUNED}
+    masktools.save_masks(tmp_path / "masks.npz", {f"net.{n}": m for n, m in masks.items()})
+    torch.save({"a": state["mlp.2.weight_orig"]}, tmp_path / "odd.pt")
+    (tmp_path / "names.json").write_text(json.dumps({"a": "net.mlp.2"}))
+
+    def converted(*arguments, status=0):
+        command = ["convert", tmp_path / "masks.npz", tmp_path / "result", "--method=refill"]
+        done = CliRunner().invoke(app.app, [*map(str, [*command, *arguments])])
+        assert done.exit_code == status, done.stderr
+        return done.stderr
+
+    assert "the prefix 'net.' was stripped" in converted("--weights", path)
+    stderr = converted("--weights", tmp_path / "odd.pt", status=1)
+    assert "matches no layer of" in stderr or "match no layer of" in stderr
+    assert "odd.pt, which has a (5, 6)" in stderr
+    masktools.save_masks(tmp_path / "masks.npz", {"net.mlp.2": masks["mlp.2"]})
+    converted(
+        "--weights", tmp_path / "odd.pt", "--include=net.mlp.2",
+        "--weights-names", tmp_path / "names.json", "--weights-tool=arrays",
+    )  # fmt: skip
