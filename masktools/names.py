@@ -258,7 +258,7 @@ class _Search:
             self.notes.append(f"by the zeros of the weights: {_pairs(sure)}")
 
     def by_shape(self) -> None:
-        """Match what is left where shapes, or shapes in their order, leave no choice."""
+        """Match the remaining names where shapes, or shapes in their order, decide."""
         names, layers = self.unused(), [layer for layer in self.free() if self.known[layer].lost]
         shapes = [self.known[layer].shape for layer in layers]
         wanted = [self.given[name] for name in names]

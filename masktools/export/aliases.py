@@ -1,4 +1,4 @@
-"""What else the layers of an ONNX file may be called, by what its exporter left in it."""
+"""Find the other names of an ONNX file's layers in what its exporter left behind."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def fitted(
 
 
 def _kept(value: Any) -> BoolArray:  # noqa: ANN401 - a mask or a layout
-    """Return what is kept; what is no mask is left to whoever checks it later."""
+    """Return which weights a mask or a layout keeps; its values are checked later."""
     if isinstance(value, BlockLayout):
         return value.to_mask()
     try:
