@@ -96,10 +96,8 @@ def select(
     Raises
     ------
     MaskError
-        If a name matches no layer, a shape differs, or there is a residual under ``"error"``.
+        If a shape differs, or there is a residual under ``"error"``.
     """
-    for what, given in (("layout", layouts), ("mask", masks)):
-        _check_names(what, given or {}, layers)
     stored = {}
     outside: dict[str, tuple[int, float]] = {}
     for name, layer in layers.items():
@@ -170,15 +168,6 @@ def _fitting(layer: Layer, mask: ArrayLike) -> BoolArray:
             f"layer {layer.name!r}: expected a mask of shape {layer.shape}, got {keep.shape}"
         )
     return keep
-
-
-def _check_names(what: str, given: Mapping[str, object], layers: Mapping[str, Layer]) -> None:
-    unknown = [name for name in given if name not in layers]
-    if unknown:
-        raise MaskError(
-            f"{what} {unknown[0]!r} matches no layer of the network, which has "
-            f"{', '.join(layers) or 'none'}"
-        )
 
 
 def _complaint(outside: Mapping[str, tuple[int, float]]) -> str:

@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(net, tmp_path):
     path = tmp_path / "out.safetensors"
     for arguments, message in (
         ({"masks": {"conv9": mask(CONV)}}, "mask 'conv9' matches no layer of the network, which"),
-        ({"layouts": {"x": blocks(CONV)}}, "layout 'x' matches no layer .* has stem, conv.0, last"),
+        ({"layouts": {"x": blocks(CONV)}}, r"layout 'x' matches no layer .* has stem \(8, 3"),
         ({"masks": {"conv.0": mask(LAST)}}, r"layer 'conv.0': expected a mask of shape \(16, 8, 3"),
         ({"layouts": {"conv.0": blocks(LAST)}}, "layer 'conv.0': expected a layout of shape"),
         ({"masks": {"conv.0": np.full(CONV, 0.5)}}, "layer 'conv.0': expected a mask of 0 and 1"),
