@@ -57,7 +57,8 @@ def from_onnx(
     layouts : mapping of str to BlockLayout, default None
         The blocks of the layers that it names; all others stay dense. None takes them from the
         masks: rows that keep the same columns make a block if they are 4 or more, or keep all
-        columns; the weights of all other rows are the residual.
+        columns; a row that lacks a few of a block's columns belongs to it, with zeros that are
+        stored (see `BlockLayout.from_mask`); the weights of all other rows are the residual.
     masks : mapping of str to array_like of bool, default None
         The weights that count, in the shape of the layer's weight; layers without a mask stay
         dense. None reads the zeros of the weights; then the first layer, the classifier and
@@ -199,7 +200,7 @@ def _stored(
         masks = fitted("mask", masks, known, weights, say)
     if layouts is not None:
         layouts = fitted("layout", layouts, known, weights, say)
-    return select(network.layers, weights, layouts, masks, residual)
+    return select(network.layers, weights, layouts, masks, residual, say)
 
 
 def assemble(network: Network, stored: Mapping[str, Stored]) -> Checkpoint:

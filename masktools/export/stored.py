@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,7 @@ def select(
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
+    say: Callable[[str], None],
 ) -> dict[str, Stored]:
     """Decide which weights of each layer are stored, and in which blocks.
 
@@ -92,6 +93,8 @@ def select(
         The weights that count; all others are zero. None reads the zeros of the weights.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks.
+    say : callable
+        Is told of layers in whose blocks zeros are stored.
 
     Raises
     ------
@@ -115,6 +118,12 @@ def select(
         if keep is None or layout is None:
             stored[name] = Stored(weight)
             continue
+        filled = 0 if name in (layouts or {}) else layout.fill(keep)
+        if filled:
+            say(
+                f"layer {name!r}: {filled} weights that are zero lie inside its blocks and are "
+                "stored: taken for kept weights that are zero by accident"
+            )
         beside = layout.residual(keep)
         if beside.any():
             total = np.abs(weight[keep]).sum(dtype=np.float64)
@@ -152,10 +161,8 @@ def _layout(layer: Layer, keep: BoolArray | None, given: BlockLayout | None) -> 
         return layout
     if keep is None or keep.all():
         return None
-    exact = BlockLayout.from_mask(keep, groups=layer.groups)
     # Whole rows are structure however few they are: a layer may keep two channels.
-    blocks = [b for b in exact.blocks if len(b.rows) >= MIN_ROWS or len(b.columns) == exact.columns]
-    return BlockLayout(exact.shape, blocks, layer.groups)
+    return BlockLayout.from_mask(keep, MIN_ROWS, layer.groups, whole=True)
 
 
 def _fitting(layer: Layer, mask: ArrayLike) -> BoolArray:
