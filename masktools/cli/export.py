@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from masktools.cli.common import Json, refusing
-from masktools.errors import FormatError
+from masktools.cli.common import Json, NamesFile, Threshold, Tool, read_names, refusing
+from masktools.errors import FormatError, printable
 from masktools.files import check_target, whole_file
 
 if TYPE_CHECKING:
@@ -40,13 +41,19 @@ def export_command(
             help="Run both networks and compare, on every backend that can run here.",
         ),
     ] = True,
+    tool: Tool = None,
+    names: NamesFile = None,
+    threshold: Threshold = None,
     as_json: Json = False,
 ) -> None:
     """Write a network and its masks as a checkpoint that the runtime runs."""
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
     with refusing():
-        report, lines = export(net, out, masks, layouts, residual, verify)
+        how = {"tool": tool, "names": read_names(names), "threshold": threshold}
+        report, lines = export(net, out, masks, layouts, residual, verify, how)
+    for note in report["notes"]:
+        print(f"masktools: {printable(note)}", file=sys.stderr)
     if as_json:
         print(json.dumps(report))
         return
@@ -62,6 +69,7 @@ def export(
     layouts: Path | None = None,
     residual: str = "error",
     verify: bool = True,
+    how: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -76,12 +84,15 @@ def export(
     verify : bool, default True
         Both networks, the source with the exported masks, run on the same random inputs, the
         checkpoint on every backend that can run here (see `masktools.cli.verification`).
+    how : mapping, default None
+        How `masks` is read: the further arguments of `masktools.load_masks`.
 
     Returns
     -------
     dict
-        ``out``, ``bytes``, ``sparse_layers``; ``difference``, the largest of all, and
-        ``verification``, what was run (both None unless verified). None of it is in the file.
+        ``out``, ``bytes``, ``sparse_layers``; ``notes``, what was assumed or decided;
+        ``difference``, the largest of all, and ``verification``, what was run (both None unless
+        verified). None of it is in the file.
     list of str
         The verification as text; empty without one.
 
@@ -102,12 +113,10 @@ def export(
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
     blocks, seed = (None, None) if layouts is None else _load_layouts(layouts)
+    found = None if masks is None else load_masks(masks, **(how or {}))
+    notes = [] if found is None else [f"{masks}: {note}" for note in found.notes]
     checkpoint, kept = prepare(
-        net,
-        masks=None if masks is None else load_masks(masks),
-        layouts=blocks,
-        residual=residual,
-        seed=seed,
+        net, masks=found, layouts=blocks, residual=residual, seed=seed, say=notes.append
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
@@ -116,6 +125,7 @@ def export(
         "out": str(out),
         "bytes": out.stat().st_size,
         "sparse_layers": len(checkpoint.sparse),
+        "notes": notes,
         "difference": None if verified is None else verified.difference,
         "verification": None if verified is None else verified.as_dict(),
     }

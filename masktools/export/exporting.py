@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from masktools.checkpoint import Checkpoint, write
 from masktools.checks import check_count, check_layers
 from masktools.errors import GraphError, MaskError
+from masktools.export.aliases import fitted, known_layers
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     import torch
     from onnx import ModelProto
+
+logger = logging.getLogger("masktools.export")
 
 
 def from_onnx(
@@ -54,14 +57,17 @@ def from_onnx(
     layouts : mapping of str to BlockLayout, default None
         The blocks of the layers that it names; all others stay dense. None takes them from the
         masks: rows that keep the same columns make a block if they are 4 or more, or keep all
-        columns; the weights of all other rows are the residual.
+        columns; a row that lacks a few of a block's columns belongs to it, with zeros that are
+        stored (see `BlockLayout.from_mask`); the weights of all other rows are the residual.
     masks : mapping of str to array_like of bool, default None
         The weights that count, in the shape of the layer's weight; layers without a mask stay
         dense. None reads the zeros of the weights; then the first layer, the classifier and
         depthwise convolutions stay dense, and so does a layer with less than 1 % zeros.
     names : mapping of str to str, default None
         Renames layers: the name in the ONNX file to the name that masks, layouts and the
-        checkpoint have.
+        checkpoint have. Without it, masks and layouts are matched by what the exporter left of the
+        modules' names, by a common prefix, or by the weights (see `masktools.names.match`); how is
+        logged.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
     seed : int, default None
@@ -103,6 +109,7 @@ def prepare(
     names: Mapping[str, str] | None = None,
     residual: str = "error",
     seed: int | None = None,
+    say: Callable[[str], None] = logger.warning,
 ) -> tuple[Checkpoint, dict[str, BoolArray]]:
     """Return the checkpoint that `from_onnx` writes, and the weights that are left in it.
 
@@ -110,6 +117,8 @@ def prepare(
     ----------
     src, layouts, masks, names, residual, seed
         As `from_onnx`.
+    say : callable, default a warning of the log
+        Is told, in a sentence each, what was decided that could have been meant otherwise.
 
     Returns
     -------
@@ -117,7 +126,7 @@ def prepare(
     dict of str to ndarray of bool
         By layer, before anything is folded or taken out: which weights are stored and not zero.
     """
-    from masktools.network.onnx.reader import read_onnx
+    from masktools.network.onnx.reader import load_onnx, read_onnx
 
     check_wishes(layouts, masks, residual)
     if names is not None:
@@ -125,8 +134,9 @@ def prepare(
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
-    network = _renamed(Network.of(read_onnx(src)), names or {})
-    stored = _stored(network, layouts, masks, residual)
+    model = load_onnx(src)
+    network = _renamed(Network.of(read_onnx(model)), names or {})
+    stored = _stored(network, model, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -168,21 +178,29 @@ def from_torch(
     seed = _as_seed(seed)
     check_target(Path(dst))
     tied = _tied(module)
-    network = Network.of(read_onnx(_to_onnx(module, example_input)))
+    model = _to_onnx(module, example_input)
+    network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
-    stored = _stored(network, layouts, masks, residual)
+    stored = _stored(network, model, layouts, masks, residual, logger.warning)
     write(dst, replace(assemble(network, stored), seed=seed))
 
 
 def _stored(
     network: Network,
+    model: ModelProto,
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
+    say: Callable[[str], None],
 ) -> dict[str, Stored]:
     weights = {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
-    return select(network.layers, weights, layouts, masks, residual)
+    known = known_layers(model, network.layers)
+    if masks is not None:
+        masks = fitted("mask", masks, known, weights, say)
+    if layouts is not None:
+        layouts = fitted("layout", layouts, known, weights, say)
+    return select(network.layers, weights, layouts, masks, residual, say)
 
 
 def assemble(network: Network, stored: Mapping[str, Stored]) -> Checkpoint:
