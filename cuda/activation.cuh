@@ -3,13 +3,23 @@
 
 namespace masktools {
 
-enum ActivationOp { IDENTITY, RELU, CLIP, LEAKY_RELU, SIGMOID, HARD_SIGMOID, HARD_SWISH, SOFTPLUS };
+enum ActivationOp {
+  IDENTITY,
+  RELU,
+  CLIP,
+  LEAKY_RELU,
+  SIGMOID,
+  HARD_SIGMOID,
+  HARD_SWISH,
+  SOFTPLUS,
+  ELU
+};
 constexpr int ANY = -1;  // no op: which one is known when the kernel runs
 
 // 12 bytes, passed by value.
 struct Activation {
   int op;             // an ActivationOp
-  float alpha, beta;  // the bounds of CLIP; of LEAKY_RELU (alpha) and HARD_SIGMOID
+  float alpha, beta;  // the bounds of CLIP; of LEAKY_RELU and ELU (alpha) and HARD_SIGMOID
 };
 
 // Comparisons stand so that a NaN comes out as a NaN.
@@ -37,6 +47,7 @@ __device__ __forceinline__ float activate(const Activation& activation, float x)
   if constexpr (OP == HARD_SIGMOID) return clip(activation.alpha * x + activation.beta, 0, 1);
   if constexpr (OP == HARD_SWISH) return x * clip(x / 6 + 0.5f, 0, 1);
   if constexpr (OP == SOFTPLUS) return softplus(x);
+  if constexpr (OP == ELU) return x >= 0 ? x : activation.alpha * expm1f(x);
   return x;
 }
 
@@ -57,6 +68,8 @@ __device__ __forceinline__ float activate(const Activation& activation, float x)
       return activate<HARD_SWISH>(activation, x);
     case SOFTPLUS:
       return activate<SOFTPLUS>(activation, x);
+    case ELU:
+      return activate<ELU>(activation, x);
     default:
       return x;
   }

@@ -11,6 +11,7 @@ import re
 import pytest
 from paths import ROOT
 
+from masktools.checkpoint.file import VERSION
 from masktools.network.onnx.rewrites import REWRITES
 from masktools.network.operators import OPERATORS
 from masktools.network.operators.elementwise import FUNCTIONS
@@ -67,6 +68,25 @@ def test_differences_are_seen():
 )
 def test_every_operator_is_in_every_table(where, table):
     assert differences(OPERATORS, table) == {}, where
+
+
+# Frozen: a file of version 1 that held another operator could not be read by its readers.
+VERSION_1 = """
+    Add AveragePool BatchNormalization Clip Concat Conv Div Flatten Gemm GlobalAveragePool
+    HardSigmoid HardSwish Identity LeakyRelu MaxPool Mul Pad ReduceMean Relu Reshape Resize Sigmoid
+    Slice Softmax Split Squeeze Sub Transpose Unsqueeze
+"""
+
+
+def test_every_operator_says_which_version_of_the_format_knows_it():
+    _, _, rest = text("docs/format.md").partition("| version | what is new |\n|---|---|\n")
+    rows = [row.split("|")[1:3] for row in rest.partition("\n\n")[0].splitlines()]
+    known = {int(version): re.findall(r"`([A-Z]\w+)`", new) for version, new in rows}
+    assert max(known) == VERSION
+    known[1] = VERSION_1.split()
+    said = {f"{name} in {operator.version}" for name, operator in OPERATORS.items()}
+    documented = {f"{name} in {version}" for version, names in known.items() for name in names}
+    assert differences(documented, said) == {}, "docs/format.md, and `version` in the rows"
 
 
 def kinds_of_steps():

@@ -140,6 +140,7 @@ Activation Fields::activation(const char* name) {
       {"HardSigmoid", Op::kHardSigmoid},
       {"HardSwish", Op::kHardSwish},
       {"Softplus", Op::kSoftplus},
+      {"Elu", Op::kElu},
   };
   const Op op = fields.choice("op", kNames);
   const Activation activation{op, fields.get<float>("alpha"), fields.get<float>("beta")};

@@ -80,10 +80,13 @@ class Fields {
   template <class E>
   E choice(const char* name, const Names<E>& names) {
     const std::string given = get<std::string>(name);
+    std::string all;
     for (const auto& [known, value] : names) {
       if (given == known) return value;
+      all += (all.empty() ? "" : ", ") + std::string(known);
     }
-    throw pybind11::value_error(of_ + ": " + name + ": there is no '" + given + "'");
+    throw pybind11::value_error(of_ + ": " + name + ": there is no '" + given +
+                                "' in this build, only " + all);
   }
 
   View view(const char* name) { return to_view(get<ViewTuple>(name)); }

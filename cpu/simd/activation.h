@@ -15,11 +15,12 @@ struct Activation {
     kSigmoid,
     kHardSigmoid,
     kHardSwish,
-    kSoftplus
+    kSoftplus,
+    kElu
   };
 
   Op op = Op::kNone;
-  float alpha = 0.0f;  // LeakyRelu, HardSigmoid; the lower bound of Clip
+  float alpha = 0.0f;  // LeakyRelu, HardSigmoid, Elu; the lower bound of Clip
   float beta = 0.0f;   // HardSigmoid; the upper bound of Clip
 };
 

@@ -33,10 +33,15 @@ inline V maximum(V a, V b) {
   return a > b ? a : a != a ? a : b;
 }
 
-// e to the power x, to within two units in the last place; NaN where x is. Powers beyond the
-// normal numbers end at their limits.
+// e to the power x, as (1 + rest) * scale: the rest is small, and the scale is a power of 2.
 template <class V>
-inline V exponential(V x) {
+struct Power {
+  V rest, scale;
+};
+
+// Powers beyond the normal numbers end at their limits. The rest is NaN where x is.
+template <class V>
+inline Power<V> power_of_e(V x) {
   constexpr float kLog2 = 1.44269504f;
   constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;  // ln 2 in two parts
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: sums with it are rounded to whole numbers
@@ -50,14 +55,28 @@ inline V exponential(V x) {
   sum = sum * r + 4.1665795894e-2f;
   sum = sum * r + 1.6666665459e-1f;
   sum = sum * r + 5.0000001201e-1f;
-  sum = sum * r * r + r + 1.0f;
+  sum = sum * r * r + r;
   // The whole part of x / ln 2 stands in the low bits of `shifted`; it becomes an exponent.
   std::uint32_t bits[sizeof(V) / 4];
   std::memcpy(bits, &shifted, sizeof(V));
   for (std::uint32_t& b : bits) b = (b + 127) << 23;
   V scale;
   std::memcpy(&scale, bits, sizeof(V));
-  return sum * scale;
+  return {sum, scale};
+}
+
+// e to the power x, to within two units in the last place; NaN where x is.
+template <class V>
+inline V exponential(V x) {
+  const Power<V> power = power_of_e(x);
+  return (power.rest + 1.0f) * power.scale;
+}
+
+// exponential(x) - 1, as exact where x is about 0 and the difference has few digits left.
+template <class V>
+inline V exponential_less_one(V x) {
+  const Power<V> power = power_of_e(x);
+  return power.rest * power.scale + (power.scale - 1.0f);
 }
 
 // ln(1 + x) for x from 0 to 1, to within a few units in the last place: with s = x / (2 + x) it is
@@ -102,6 +121,8 @@ inline V activate(const Activation& activation, V x) {
       return x * clamp(x * (1.0f / 6.0f) + 0.5f, zero, one);
     case Activation::Op::kSoftplus:
       return softplus(x);
+    case Activation::Op::kElu:
+      return x < zero ? exponential_less_one(x) * alpha : x;
     case Activation::Op::kNone:
       break;
   }

@@ -23,7 +23,7 @@ Pair = tuple[int, int]
 
 
 ActivationOp = Literal[
-    "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus"
+    "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Elu"
 ]
 # Every function of one number that a step can end in, by its name in ONNX, and its number in the
 # enums of cpu/simd/activation.h and cuda/activation.cuh; 0 there is none.
@@ -39,7 +39,7 @@ class Activation:
     op : str
         One of `ACTIVATIONS`.
     alpha, beta : float
-        Of LeakyRelu (alpha) and HardSigmoid; the bounds of Clip.
+        Of LeakyRelu and Elu (alpha) and HardSigmoid; the bounds of Clip.
     """
 
     op: ActivationOp

@@ -152,6 +152,7 @@ def activated(op, x, alpha, beta):
             "HardSigmoid": lambda: np.clip(alpha * x + beta, 0, 1),
             "HardSwish": lambda: x * np.clip(x / 6 + 0.5, 0, 1),
             "Softplus": lambda: np.logaddexp(x, 0),
+            "Elu": lambda: np.where(x >= 0, x, alpha * np.expm1(x)),
         }[op]()
 
 

@@ -106,6 +106,7 @@ def activation(draft, x):
     attributes = {
         "Clip": draft.pick(({}, {"min": -0.5}, {"max": 0.75}, {"min": 0.0, "max": 6.0})),
         "LeakyRelu": {"alpha": draft.pick((0.1, -0.5, 1.5))},
+        "Elu": {"alpha": draft.pick((1.0, 0.3, -1.5))},
         "HardSigmoid": {"alpha": draft.pick((0.2, -0.3)), "beta": draft.pick((0.5, 0.25))},
     }
     return draft.node(op, [x], **attributes.get(op, {}))

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 # What a network may compute of its constants and shapes while it is read.
 _FOLDED = """
-    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Equal
-    Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less LessOrEqual
-    Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
-    ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt Squeeze Sub Sum
-    Tile Transpose Unsqueeze Where
+    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Elu
+    Equal Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less
+    LessOrEqual Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt Squeeze
+    Sub Sum Tile Transpose Unsqueeze Where
 """
 FOLDED = frozenset(_FOLDED.split())
 

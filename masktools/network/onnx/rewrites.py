@@ -210,6 +210,7 @@ REWRITES: Rewrites = {
     "Conv": conv,
     "Div": _arithmetic,
     "Dropout": _removed,
+    "Elu": _plain(alpha=1.0),
     "Flatten": _flatten,
     "Gemm": gemm,
     "GlobalAveragePool": _plain(),

@@ -69,6 +69,10 @@ FUNCTIONS: Mapping[str, Operator] = {
     ),
     "HardSwish": _function(lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1)),
     "Softplus": replace(_function(lambda x, a: np.logaddexp(x, 0)), version=2),
+    "Elu": replace(
+        _function(lambda x, a: np.where(x < 0, a["alpha"] * np.expm1(x), x), alpha=FLOAT),
+        version=2,
+    ),
 }
 
 

@@ -26,6 +26,7 @@ _PARAMETERS: dict[str, tuple[tuple[str, float | None], ...]] = {
     "Clip": (("min", -np.inf), ("max", np.inf)),
     "LeakyRelu": (("alpha", None),),
     "HardSigmoid": (("alpha", None), ("beta", None)),
+    "Elu": (("alpha", None),),
 }
 
 

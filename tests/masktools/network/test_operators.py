@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from masktools.checkpoint import Checkpoint
 from masktools.network.graph import Graph, Node, Value
 from masktools.network.operators import COORDINATES, OPERATORS, ROUNDINGS
+from masktools.network.operators.rules import Known
 from masktools.network.shapes import infer_shapes
 from runtime.model import Model
 from runtime.plan import plan
@@ -184,30 +185,48 @@ def test_batch_normalization(shape):
     assert_one("BatchNormalization", normal(*shape), {"epsilon": 1e-3}, **constants)
 
 
+FUNCTIONS_OF_ONE_NUMBER = [
+    ("Relu", {}),
+    ("Sigmoid", {}),
+    ("HardSwish", {}),
+    ("Softplus", {}),
+    ("Identity", {}),
+    ("LeakyRelu", {"alpha": 0.2}),
+    ("LeakyRelu", {"alpha": -1.5}),
+    ("Elu", {"alpha": 1.0}),
+    ("Elu", {"alpha": 0.3}),
+    ("Elu", {"alpha": -2.5}),
+    ("Elu", {"alpha": 0.0}),
+    ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
+    ("Clip", {}),
+    ("Clip", {"min": -0.5}),
+    ("Clip", {"max": 0.5}),
+    ("Clip", {"min": -0.5, "max": 0.25}),
+    ("Clip", {"min": 0.5, "max": -0.5}),
+]
+
+
 @pytest.mark.parametrize(
     ("op", "attributes"),
-    [
-        ("Relu", {}),
-        ("Sigmoid", {}),
-        ("HardSwish", {}),
-        ("Softplus", {}),
-        ("Identity", {}),
-        ("LeakyRelu", {"alpha": 0.2}),
-        ("LeakyRelu", {"alpha": -1.5}),
-        ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
-        ("Clip", {}),
-        ("Clip", {"min": -0.5}),
-        ("Clip", {"max": 0.5}),
-        ("Clip", {"min": -0.5, "max": 0.25}),
-        ("Clip", {"min": 0.5, "max": -0.5}),
-        ("Softmax", {"axis": 1}),
-        ("Softmax", {"axis": 3}),
-    ],
+    [*FUNCTIONS_OF_ONE_NUMBER, ("Softmax", {"axis": 1}), ("Softmax", {"axis": 3})],
 )
 def test_functions_of_one_number(op, attributes):
     x = normal(2, 5, 3, 4) * 4
     x[0, 0, 0, :4] = [0, -3, 3, 1e4]  # where they bend, and where exp overflows
     assert_one(op, x, attributes)
+
+
+@pytest.mark.parametrize(("op", "attributes"), FUNCTIONS_OF_ONE_NUMBER)
+def test_constants_pass_through_functions_of_one_number(op, attributes):
+    """What is known of a channel becomes what the network would compute; NaN stays unknown."""
+    x = np.array([[np.nan, -1e4, -3, -0.1, 0, 0.2, 3, 1e4]], np.float32)
+    node = Node("node", op, ("x",), ("y",), attributes)
+    with np.errstate(all="ignore"):
+        (values,) = OPERATORS[op].constant(
+            Known({}, {}, {"x": x.shape}, {"x": x[0].astype(np.float64)}), node
+        )
+    run = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend(), "float64")
+    np.testing.assert_allclose(values, np.ravel(run(x)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])

@@ -138,6 +138,8 @@ ACTIVATIONS = [
     s.Activation("HardSigmoid", 0.2, 0.5),
     s.Activation("HardSwish"),
     s.Activation("Softplus"),
+    s.Activation("Elu", 1.0),
+    s.Activation("Elu", -2.5),
 ]
 
 
@@ -164,6 +166,23 @@ def test_activations(variant, given, gap):
     with np.errstate(all="ignore"):
         expected = reference._activated(given, x)
     assert_written(out, arena, y, expected, tolerance=4 * EPS)
+
+
+@pytest.mark.parametrize("alpha", [1.0, -2.5, 1e30, 1e-30])
+def test_elu_keeps_its_digits_about_zero(variant, alpha):
+    """Where exp(x) - 1 loses them, however large or small alpha makes what is left."""
+    x = -np.geomspace(1e-8, 100, 4001).astype(np.float32)
+    given = s.Activation("Elu", alpha)
+    view, y = View(0, x.shape, (1,)), View(x.size, x.shape, (1,))
+    arena = np.concatenate([x, np.full(x.size, 5.0, np.float32)])
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op="Identity", operands=[view], y=y, activation=asdict(given)),
+    )
+    expected = alpha * np.expm1(x.astype(np.float64))
+    np.testing.assert_allclose(reference._activated(given, x), expected, rtol=4 * EPS)
+    np.testing.assert_allclose(y.of(out), expected, rtol=4 * EPS)
 
 
 def test_operations_in_place(variant):

@@ -144,6 +144,7 @@ ACTIVATIONS = {
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
     "HardSwish": {},
     "Softplus": {},
+    "Elu": {"alpha": -1.5},
 }
 
 
@@ -153,6 +154,12 @@ def test_activations(cupy, op):
     assert_one(op, {"x": x}, **ACTIVATIONS[op])
     x[0, 0, 0] = [np.nan, np.inf, -np.inf, 0, 1]
     assert_equal(one(op, {"x": x}, **ACTIVATIONS[op]), {"x": x})
+
+
+@pytest.mark.parametrize("alpha", [1.0, -1e30])
+def test_elu_keeps_its_digits_about_zero(cupy, alpha):
+    x = np.float32(1e-6) * normal(9, 3, 4, 5)
+    assert_equal(one("Elu", {"x": x}, alpha=alpha), {"x": x})
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -68,6 +68,14 @@ def test_constants_are_folded_by_the_rules_of_their_own_operator_set(opset):
     np.testing.assert_allclose(y, x * scale[:, None, None], rtol=1e-6)
 
 
+def test_a_weight_may_pass_through_an_activation():
+    w, x = weight(4, 3), weight(2, 3)
+    nodes = [node("Elu", ["w"], ["v"], alpha=0.5), node("Gemm", ["x", "v"], ["y"], transB=1)]
+    graph = read_onnx(model(nodes, {"w": w}, [("x", ["N", 3])], opset=13))
+    assert [n.op for n in graph.nodes] == ["Gemm"]
+    np.testing.assert_allclose(run(graph, x), x @ np.where(w < 0, 0.5 * np.expm1(w), w).T, 1e-5)
+
+
 def test_shape_arithmetic_is_folded():
     class View(nn.Module):
         def forward(self, x):
