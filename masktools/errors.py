@@ -19,6 +19,10 @@ class GraphError(MasktoolsError, ValueError):
     """A network that cannot be represented: an operator, an attribute or a shape."""
 
 
+class CalibrationError(MasktoolsError, ValueError):
+    """Inputs or labels that a network cannot be calibrated on."""
+
+
 class PartitionError(MasktoolsError, RuntimeError):
     """A partitioner that failed, or is not installed."""
 
