@@ -73,6 +73,9 @@ class Observed(Protocol):
     def missed(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``y - w x`` for each row of `weight`, (rows / groups, columns)."""
 
+    def spread(self, group: int, weight: Float64) -> Float64:
+        """Return the variance of ``w x`` for each row of `weight`, (rows / groups, columns)."""
+
 
 class Gram:
     """The products of all pairs of columns, added up; the inputs are not kept.
@@ -154,12 +157,16 @@ class Gram:
 
     def missed(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``y - w x`` for each row."""
-        mean_x, mean_y = self._x[group] / self.count, self._y[group] / self.count
-        known = weight @ mean_x
-        squares = np.einsum("rc,rc->r", weight @ self._xx[group], weight)
-        crossed = np.einsum("rc,cr->r", weight, self._xy[group])
-        second = (squares - 2 * crossed) / self.count - np.square(known) + 2 * known * mean_y
-        return np.asarray(np.maximum(self.variance_y[group] + second, 0))
+        means = (weight @ (self._x[group] / self.count)) * (self._y[group] / self.count)
+        common = np.einsum("rc,cr->r", weight, self._xy[group]) / self.count - means
+        variance = self.variance_y[group] - 2 * common + self.spread(group, weight)
+        return np.asarray(np.maximum(variance, 0))
+
+    def spread(self, group: int, weight: Float64) -> Float64:
+        """Return the variance of ``w x`` for each row."""
+        squares = np.einsum("rc,rc->r", weight @ self._xx[group], weight) / self.count
+        mean = weight @ (self._x[group] / self.count)
+        return np.asarray(np.maximum(squares - np.square(mean), 0))
 
 
 class Few:
@@ -230,6 +237,10 @@ class Few:
         """Return the variance of ``y - w x`` for each row."""
         wrong = self._centred(self._y, group) - self._centred(self._x, group) @ weight.T
         return np.asarray(wrong.var(axis=0))
+
+    def spread(self, group: int, weight: Float64) -> Float64:
+        """Return the variance of ``w x`` for each row."""
+        return np.asarray((self._centred(self._x, group) @ weight.T).var(axis=0))
 
     def _centred(self, parts: list[FloatArray], group: int, chosen: Rows | None = None) -> Float64:
         pick = slice(None) if chosen is None else chosen

@@ -21,7 +21,6 @@ from masktools.network.graph import Graph
 from masktools.network.layers import Layer, layers
 
 Array = NDArray[Any]
-Constants = dict[str, Array]
 # Takes the number of steps, and gives what to call with a layer's name after each.
 Progress = Callable[[int], AbstractContextManager[Step]]
 
@@ -70,40 +69,36 @@ def calibrate_graph(
     wanted = {name: place for name, place in found.items() if name in kept}
     if not wanted:
         raise MaskError("there is no layer to calibrate")
-    normed = {n: p for n, p in found.items() if n in wanted or p.norm is not None}
     as_is = dict(graph.constants)
     for name, mask in kept.items():
         as_is[known[name].weight] = graph.constants[known[name].weight] * mask
     fitted: dict[str, Fitted] = {}
-    candidates: dict[str, Constants] = {}
-    total = len(normed) + (len(wanted) if method == "refit" else 0)
-    with (progress or _silent)(total) as step:
-        current: Constants = as_is
-        if method == "refit":
-            current, fitted = refit(graph, as_is, wanted, kept, given, run, step)
-            candidates["refit"] = current
-        matched = match_statistics(graph, current, normed, given, run, step)
-        candidates["refit, statistics" if fitted else "statistics"] = matched
-        taps = {p.node.outputs[0]: 1 if p.node.op == "Conv" else -1 for p in wanted.values()}
-        source, before, *after = distances(graph, [as_is, *candidates.values()], taps, given, run)
-    ends = [value.name for value in graph.outputs]
-    name, best, values = min(
-        zip(candidates, after, candidates.values(), strict=True),
-        key=lambda one: _error(one[1], ends) or 0.0,
+    steps = (
+        wanted
+        if method == "refit"
+        else {n: p for n, p in found.items() if n in wanted or p.norm is not None}
     )
+    with (progress or _silent)(len(steps)) as step:
+        if method == "refit":
+            values, fitted = refit(graph, as_is, wanted, kept, given, run, step)
+        else:
+            values = match_statistics(graph, as_is, steps, given, run, step)
+    taps = {p.node.outputs[0]: 1 if p.node.op == "Conv" else -1 for p in wanted.values()}
+    source, before, after = distances(graph, [as_is, values], taps, given, run)
+    ends = [value.name for value in graph.outputs]
     fit_on, held_back = given.counts
     report = CalibrationReport(
-        method=name,
+        method=method,
         samples=fit_on,
         held_back=held_back,
         error_before=_error(before, ends),
-        error_after=_error(best, ends),
+        error_after=_error(after, ends),
         agreement_before=_share(before.classes, source.classes),
-        agreement_after=_share(best.classes, source.classes),
+        agreement_after=_share(after.classes, source.classes),
         accuracy_source=_share(source.classes, classes),
         accuracy_before=_share(before.classes, classes),
-        accuracy_after=_share(best.classes, classes),
-        layers=tuple(_row(n, p, kept[n], fitted.get(n), before, best) for n, p in wanted.items()),
+        accuracy_after=_share(after.classes, classes),
+        layers=tuple(_row(n, p, kept[n], fitted.get(n), before, after) for n, p in wanted.items()),
         notes=tuple(_notes(kept, wanted, fitted, given)),
     )
     weights = {layer.weight for layer in known.values()}

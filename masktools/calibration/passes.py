@@ -15,7 +15,7 @@ from masktools.calibration.affine import Place
 from masktools.calibration.linear import Float64
 from masktools.calibration.moments import Observed, observed
 from masktools.calibration.patches import by_position, groups_of, position_count, windows
-from masktools.calibration.refit import Fit, best_bias, error, fits
+from masktools.calibration.refit import Fit, best_bias, error, fits, restored
 from masktools.calibration.samples import Samples
 from masktools.calibration.walk import Run, Walk
 from masktools.checks import BoolArray
@@ -157,6 +157,8 @@ def _refit(
         *fits(fitted, start, keep, RIDGES),
     ]
     best = min(candidates, key=lambda fit: error(held, fit.weight, fit.bias))
+    if np.isfinite(best.ridge):
+        best = restored(fitted, best)
     changed = place.shifted(constants, best.bias - bias)
     changed[place.weight] = best.weight.reshape(old.shape).astype(np.float32)
     return changed, Fitted(columns, fitted.count, best.ridge, best.condition, best.fallbacks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from masktools.calibration.linear import Float64
 from masktools.calibration.moments import Observed, Rows
 from masktools.checks import BoolArray
+
+# Of a row's variance: less of it explained is chance, and not to be scaled up.
+NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,28 @@ def fits(seen: Observed, start: Float64, kept: BoolArray, ridges: Sequence[float
             weights, ridges, conditions, fallbacks, strict=True
         )
     ]
+
+
+def restored(seen: Observed, fit: Fit) -> Fit:
+    """Return a fit each row of which has the variance that is wanted.
+
+    Least squares explain a part of what is wanted and leave the rest out, so that outputs vary too
+    little, from layer to layer less. Rows scaled up miss more each, but the layers after them get
+    inputs of the size that they were made for.
+
+    Parameters
+    ----------
+    seen : Observed
+    fit : Fit
+    """
+    grouped = fit.weight.reshape(len(seen.mean_x), -1, fit.weight.shape[1])
+    scales = []
+    for group, (part, want) in enumerate(zip(grouped, seen.variance_y, strict=True)):
+        have = seen.spread(group, part)
+        alive = (have > NEGLIGIBLE * want) & (want > 0)
+        scales.append(np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive)))
+    weight = fit.weight * np.concatenate(scales)[:, None]
+    return replace(fit, weight=weight, bias=best_bias(seen, weight))
 
 
 def best_bias(seen: Observed, weight: Float64) -> Float64:

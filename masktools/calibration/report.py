@@ -49,8 +49,7 @@ class CalibrationReport:
 
     Parameters
     ----------
-    method : {"refit", "refit, statistics", "statistics"}
-        What was done to the values that were kept.
+    method : {"refit", "statistics"}
     samples, held_back : int
         How many values were fitted on, and how many were not used for that.
     error_before, error_after : float or None

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 # Samples that run at once, where the network leaves that open; fewer in all are refused.
 BATCH = 32
 # One sample in so many is held back from the fit, to choose by and to measure on.
-HELD = 5
+HELD = 8
 
 
 @dataclass(frozen=True, eq=False)
