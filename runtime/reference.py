@@ -93,9 +93,7 @@ class ReferenceExecutable:
         with np.errstate(all="ignore"):
             for (step, shape), dead in zip(self._steps, plan.dead_after, strict=True):
                 start = time.perf_counter()
-                live[step.output] = _KERNELS[type(step)](
-                    step, shape, [live[v] for v in step.inputs]
-                )
+                live[step.output] = KERNELS[type(step)](step, shape, [live[v] for v in step.inputs])
                 for value in dead:
                     del live[value]
                 if seconds is not None:
@@ -205,7 +203,7 @@ def _activated(activation: s.Activation | None, x: Array) -> Array:
     if activation is None:
         return x
     constants = x.dtype.type(activation.alpha), x.dtype.type(activation.beta)
-    return _ACTIVATIONS[activation.op](x, *constants)
+    return ACTIVATIONS[activation.op](x, *constants)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -213,7 +211,8 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, x.dtype.type(1), small) / (1 + small))
 
 
-_ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
+# For each activation, the function that computes it.
+ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
     "Relu": lambda x, alpha, beta: np.maximum(x, 0),
     "Clip": lambda x, alpha, beta: np.minimum(np.maximum(x, alpha), beta),
     "LeakyRelu": lambda x, alpha, beta: np.where(x >= 0, x, alpha * x),
@@ -327,7 +326,8 @@ def _image(x: Array) -> Array:
     return x[:, :, None] if x.ndim == 3 else x
 
 
-_KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
+# For each kind of step, the function that computes it.
+KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.Convolution: _convolution,
     s.Product: _product,
     s.ScaleShift: _scale_shift,

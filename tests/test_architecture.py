@@ -38,7 +38,18 @@ FOLDERS = {
     "runtime.tuning": ["runtime.plan"],
     "runtime.reference": ["runtime.backend"],
     # Backends do not know each other, and the rest of the runtime loads them by name alone.
-    "runtime.cpu": ["runtime.backend", "runtime.tuning"],
+    "runtime.cpu": ["runtime.backend", "runtime.tuning", "runtime.cpu.choice", "runtime.cpu.steps"],
+    # Of the CPU: what lies below the kernels does not ask which of them computes a layer.
+    "runtime.cpu.machine": [],
+    "runtime.cpu.weights": ["runtime.plan"],
+    "runtime.cpu.memory": ["runtime.cpu.machine", "runtime.plan"],
+    "runtime.cpu.calls": ["runtime.cpu.memory"],
+    "runtime.cpu.poison": ["runtime.cpu.calls"],
+    "runtime.cpu.program": ["runtime.cpu.poison", "runtime.cpu.weights"],
+    "runtime.cpu.kernels": ["runtime.cpu.kernels.problem"],
+    "runtime.cpu.steps": ["runtime.cpu.kernels.problem"],
+    "runtime.cpu.kernels.problem": ["runtime.cpu.program"],
+    "runtime.cpu.choice": ["runtime.cpu.kernels"],
     "runtime.cuda": ["runtime.backend", "runtime.tuning"],
     "runtime.model": ["runtime.backend"],
     "runtime.__main__": ["runtime.model", "masktools.version"],
@@ -150,6 +161,8 @@ def test_the_rules_see_an_import_that_breaks_them():
     assert folder_of("masktools.partition.search") not in reachable("runtime.model")
     assert folder_of("runtime.cpu.backend") not in reachable("runtime.cuda")
     assert folder_of("runtime.cpu.backend") not in reachable("runtime.model")
+    assert folder_of("runtime.cpu.kernels.winograd") not in reachable("runtime.cpu.memory")
+    assert folder_of("runtime.cpu.kernels.winograd") not in reachable("runtime.cpu.steps")
     assert folder_of("masktools.unheard_of") is None
     assert folder_of("masktools.export") == "masktools.export"
 

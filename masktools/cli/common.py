@@ -1,4 +1,4 @@
-"""What commands share: options, the way they end, and how results are shown."""
+"""Options that commands share, how they end on an error, and how they show results."""
 
 from __future__ import annotations
 

@@ -37,6 +37,14 @@ def convert_command(
     by: Annotated[
         Literal["weights", "multiplications"], typer.Option(help="What the density is a share of.")
     ] = "weights",
+    across: Annotated[
+        Literal["log-share", "share", "absolute", "erk", "own"],
+        typer.Option(
+            help="How the layers share the density: the sum of the logarithms of the shares of "
+            "saliency that they retain is largest (no layer ends empty); the sum of the shares; "
+            "of the saliency itself; Erdős-Rényi-kernel densities; each mask's own, to scale."
+        ),
+    ] = "log-share",
     graph: Annotated[
         Path | None,
         typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
@@ -81,6 +89,7 @@ def convert_command(
         "method": method,
         "density": density,
         "by": by,
+        "across": across,
         "extra": extra,
         "criterion": criterion,
         "target": target,

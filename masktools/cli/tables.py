@@ -24,18 +24,17 @@ if TYPE_CHECKING:
 def conversion_table(report: Report) -> Table:
     """Return a line per layer, one for the converted layers and one for all together."""
     counted = report.total.multiplications is not None
-    table = _table("layer", ("rows × columns", "blocks", "density", "retained"))
-    if counted:
-        table.add_column("multiplications", justify="right")
-    for row in report:
-        cells = [row.layer, f"{row.rows} × {row.columns}", *_cells(row, counted)]
+    heads = ["rows ×\ncolumns", "blocks", "density", "retained", "of the\nbudget"]
+    table = _table("layer", heads + ["multi-\nplications"] * counted)
+    for row, share in zip(report, report.budget_shares, strict=True):
+        cells = [row.layer, f"{row.rows} × {row.columns}", *_cells(row, share, counted)]
         if row.dense_because:
             cells[2] = "dense"
         table.add_row(_name(row.layer), *cells[1:], style="dim" if row.dense_because else "")
     table.add_section()
     converted = sum(not row.dense_because for row in report)
-    table.add_row(f"{converted} converted", "", *_cells(report.converted, counted))
-    table.add_row(f"all {len(report)}", "", *_cells(report.total, counted), style="bold")
+    table.add_row(f"{converted} converted", "", *_cells(report.converted, None, counted))
+    table.add_row(f"all {len(report)}", "", *_cells(report.total, None, counted), style="bold")
     return table
 
 
@@ -126,18 +125,20 @@ def _name(name: str) -> Text:
 
 
 def _table(first: str, others: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    # Narrow gaps: seven columns and a name of 16 characters fit a terminal of 80.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
     table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _cells(figures: Figures | LayerReport, counted: bool) -> list[str]:
+def _cells(figures: Figures | LayerReport, share: float | None, counted: bool) -> list[str]:
     cells = [
         f"{figures.blocks:,}",
         _change(figures.density_before, figures.density_after),
         f"{figures.retained:.3f}",
+        "" if share is None else f"{share:.1%}",
     ]
     if counted:
         before, after = (
@@ -149,4 +150,4 @@ def _cells(figures: Figures | LayerReport, counted: bool) -> list[str]:
 
 
 def _change(before: float | None, after: float | None) -> str:
-    return "" if before is None or after is None else f"{before:.3f} → {after:.3f}"
+    return "" if before is None or after is None else f"{before:.3f}→{after:.3f}"

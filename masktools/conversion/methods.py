@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.checks import BoolArray
+from masktools.conversion.across import Offer, spend
 from masktools.conversion.resume import Finished
 from masktools.conversion.selection import Source, listed
 from masktools.conversion.workers import Job, find_all
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout
-from masktools.partition.budget import choose
 from masktools.partition.partitioners import group_heights
 from masktools.transform.ranked_rows import RankedRows
 from masktools.transform.refill import GIVEN_CRITERIA, row_scores, rows_kept
-
-Candidates = tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ def regroup_layers(
     sources: Sequence[Source],
     density: float | None,
     by: str,
+    across: str,
     options: Mapping[str, Any],
     executor: Executor | None,
     finished: Finished,
@@ -53,16 +52,22 @@ def regroup_layers(
     density : float or None
         Of all sources together; None leaves each layer its own.
     by : {"weights", "multiplications"}
+    across : str
+        How the layers share the budget; see `masktools.conversion.across.spend`.
     options : mapping
         The other arguments of `row_groups`.
     executor, finished, progress
         As `find_all` takes them.
     """
     costs = [_column_cost(source, by) for source in sources]
-    own = [_cost(source.matrix, cost) for source, cost in zip(sources, costs, strict=True)]
+    own = [_own(source, by) for source in sources]
     dense = sum(source.rows * int(cost.sum()) for source, cost in zip(sources, costs, strict=True))
     budget = None if density is None else _whole(density, dense)
-    shares = own if budget is None else _shares(sources, costs, options["group_rows"], budget)
+    rough = [
+        _in_order(source, cost, options["group_rows"], mine)
+        for source, cost, mine in zip(sources, costs, own, strict=True)
+    ]
+    shares = own if budget is None else _costs(rough, spend(rough, budget, across))
     jobs = [
         Job(
             source.name,
@@ -75,7 +80,11 @@ def regroup_layers(
     ]
     by_layer = find_all(jobs, executor, finished, progress)
     found = [by_layer[source.name] for source in sources]
-    chosen = _spend([f.groups.candidates() for f in found], budget, own)
+    offers = [
+        Offer(*f.groups.candidates(), source.shape, mine)
+        for f, source, mine in zip(found, sources, own, strict=True)
+    ]
+    chosen = spend(offers, budget, across)
     return [
         Converted(
             f.groups.layout(which),
@@ -95,6 +104,7 @@ def refill_layers(
     sources: Sequence[Source],
     density: float | None,
     by: str,
+    across: str,
     extra: float,
     criterion: str,
     scores: Mapping[str, ArrayLike] | None,
@@ -107,6 +117,8 @@ def refill_layers(
     density : float or None
         Of all sources together; None leaves each layer its own, its rows counted as by `refill`.
     by : {"weights", "multiplications"}
+    across : str
+        How the layers share the budget; see `masktools.conversion.across.spend`.
     extra, criterion
         As `refill` takes them.
     scores : mapping of str to array_like of float, or None
@@ -125,7 +137,11 @@ def refill_layers(
         layouts = [_keep_own(one, source, by) for one, source in zip(ranked, sources, strict=True)]
     else:
         budget = _whole(density, sum(one.row_cost * one.shape[0] for one in ranked))
-        chosen = _spend([one.candidates() for one in ranked], budget, [])
+        offers = [
+            Offer(*one.candidates(), source.shape, _own(source, by))
+            for one, source in zip(ranked, sources, strict=True)
+        ]
+        chosen = spend(offers, budget, across)
         layouts = [one.layout(which) for one, which in zip(ranked, chosen, strict=True)]
     return [Converted(*pair) for pair in zip(layouts, seconds, strict=True)]
 
@@ -153,8 +169,7 @@ def _rank(
 
 def _keep_own(ranked: RankedRows, source: Source, by: str) -> BlockLayout:
     """Return a layer's best rows, as many as its own density pays for."""
-    kept = _cost(source.matrix, _column_cost(source, by))
-    share = Fraction(kept, max(ranked.row_cost * source.rows, 1))
+    share = Fraction(_own(source, by), max(ranked.row_cost * source.rows, 1))
     rankings, rows = ranked.scores.shape
     return ranked.keep(np.full(rankings, rows_kept(share, rows)))
 
@@ -174,8 +189,9 @@ def _column_cost(source: Source, by: str) -> NDArray[np.int64]:
     return source.column_cost
 
 
-def _cost(mask: BoolArray, column_cost: NDArray[np.int64]) -> int:
-    return int(np.count_nonzero(mask, axis=0) @ column_cost)
+def _own(source: Source, by: str) -> int:
+    """Return what the weights cost that the layer's mask keeps."""
+    return int(np.count_nonzero(source.matrix, axis=0) @ _column_cost(source, by))
 
 
 def _whole(density: float, cost: int) -> int:
@@ -183,35 +199,18 @@ def _whole(density: float, cost: int) -> int:
     return min(math.floor(density * cost * (1 + 1e-12)), cost)
 
 
-def _shares(
-    sources: Sequence[Source],
-    costs: Sequence[NDArray[np.int64]],
-    group_rows: int,
-    budget: int,
-) -> list[int]:
-    """Return what each layer would spend if its groups were its rows in their order.
+def _in_order(source: Source, cost: NDArray[np.int64], group_rows: int, own: int) -> Offer:
+    """Return what a layer would offer if its groups were its rows in their order.
 
     The search for row groups needs a price to aim at; what the layer gets is settled later,
     among all layers. On trained tickets the saliency retained came within 0.1 % of what the
     shares that were settled on would have given at once.
     """
-    candidates: list[Candidates] = []
-    for source, cost in zip(sources, costs, strict=True):
-        heights = np.tile(group_heights(source.rows // source.groups, group_rows), source.groups)
-        first = np.cumsum(heights) - heights
-        sums = np.add.reduceat(source.saliency, first, axis=0) if first.size else source.saliency
-        candidates.append((sums.ravel(), (heights[:, None] * cost).ravel()))
-    chosen = _spend(candidates, budget, [])
-    return [int(cost[which].sum()) for (_, cost), which in zip(candidates, chosen, strict=True)]
+    heights = np.tile(group_heights(source.rows // source.groups, group_rows), source.groups)
+    first = np.cumsum(heights) - heights
+    sums = np.add.reduceat(source.saliency, first, axis=0) if first.size else source.saliency
+    return Offer(sums.ravel(), (heights[:, None] * cost).ravel(), source.shape, own)
 
 
-def _spend(
-    candidates: Sequence[Candidates], budget: int | None, own: Sequence[int]
-) -> list[BoolArray]:
-    """Choose among each layer's candidates: each within its own cost, or all within a budget."""
-    if budget is None:
-        return [choose(*one, most) for one, most in zip(candidates, own, strict=True)]
-    gain = np.concatenate([gain for gain, _ in candidates])
-    cost = np.concatenate([cost for _, cost in candidates])
-    ends = np.cumsum([len(gain) for gain, _ in candidates])
-    return np.split(choose(gain, cost, budget), ends[:-1])
+def _costs(offers: Sequence[Offer], chosen: Sequence[BoolArray]) -> list[int]:
+    return [int(offer.cost[which].sum()) for offer, which in zip(offers, chosen, strict=True)]

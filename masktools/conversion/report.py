@@ -183,11 +183,26 @@ class Report(Sequence[LayerReport]):
     def __getitem__(self, index: int | slice) -> LayerReport | tuple[LayerReport, ...]:
         return self.layers[index]
 
+    @property
+    def budget_shares(self) -> tuple[float | None, ...]:
+        """Each layer's part of all that the converted layers store; None where left dense.
+
+        Counted as the budget was: in weights, or in multiplications.
+        """
+        what = "multiplications_stored" if self.options.get("by") == "multiplications" else "stored"
+        whole = getattr(self.converted, what)
+        return tuple(
+            None if row.dense_because or not whole else getattr(row, what) / whole for row in self
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
         return {
             "options": dict(self.options),
-            "layers": [row.as_dict() for row in self.layers],
+            "layers": [
+                row.as_dict() | {"budget_share": share}
+                for row, share in zip(self, self.budget_shares, strict=True)
+            ],
             "converted": self.converted.as_dict(),
             "total": self.total.as_dict(),
             "notes": list(self.notes),

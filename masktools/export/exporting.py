@@ -23,8 +23,8 @@ from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
 from masktools.files import check_target
 from masktools.layout import BlockLayout
-from masktools.network.graph import Graph
-from masktools.network.layers import layer_name, layers, names_layer
+from masktools.network.layers import layer_name, names_layer
+from masktools.network.network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,10 +125,10 @@ def prepare(
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
-    graph = _renamed(read_onnx(src), names or {})
-    stored = _stored(graph, layouts, masks, residual)
+    network = _renamed(Network.of(read_onnx(src)), names or {})
+    stored = _stored(network, layouts, masks, residual)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
-    return replace(assemble(graph, stored), source=source, seed=seed), kept
+    return replace(assemble(network, stored), source=source, seed=seed), kept
 
 
 def from_torch(
@@ -168,35 +168,34 @@ def from_torch(
     seed = _as_seed(seed)
     check_target(Path(dst))
     tied = _tied(module)
-    graph = read_onnx(_to_onnx(module, example_input))
-    graph = _renamed(graph, {name: tied[name] for name in layers(graph) if name in tied})
+    network = Network.of(read_onnx(_to_onnx(module, example_input)))
+    network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
-    stored = _stored(graph, layouts, masks, residual)
-    write(dst, replace(assemble(graph, stored), seed=seed))
+    stored = _stored(network, layouts, masks, residual)
+    write(dst, replace(assemble(network, stored), seed=seed))
 
 
 def _stored(
-    graph: Graph,
+    network: Network,
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
 ) -> dict[str, Stored]:
-    found = layers(graph)
-    weights = {name: graph.constants[f"{name}.weight"] for name in found}
-    return select(found, weights, layouts, masks, residual)
+    weights = {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
+    return select(network.layers, weights, layouts, masks, residual)
 
 
-def assemble(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
+def assemble(network: Network, stored: Mapping[str, Stored]) -> Checkpoint:
     """Return the checkpoint of a network: folded, shrunk, and its weights as they are stored.
 
     Parameters
     ----------
-    graph : Graph
-        In the normal form. Not changed.
+    network : Network
+        Not changed.
     stored : mapping of str to Stored
         What is stored of every layer; stands for the graph's own weights. Not changed.
     """
-    graph, stored = shrink(*fold(graph, stored))
+    graph, stored = shrink(*fold(network, stored))
     constants = dict(graph.constants)
     sparse = {}
     for name, layer in stored.items():
@@ -209,9 +208,11 @@ def assemble(graph: Graph, stored: Mapping[str, Stored]) -> Checkpoint:
     return Checkpoint(replace(graph, constants=constants), sparse)
 
 
-def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """Return the graph with layers renamed, weights and biases with them."""
-    found = layers(graph)
+def _renamed(network: Network, names: Mapping[str, str]) -> Network:
+    """Return the network with layers renamed, weights and biases with them."""
+    if not names:
+        return network
+    graph, found = network.graph, network.layers
     unknown = [name for name in names if name not in found]
     if unknown:
         raise MaskError(
@@ -234,7 +235,8 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     constants = {new.get(name, name): array for name, array in graph.constants.items()}
     if len(constants) < len(graph.constants):
         raise MaskError(f"names: {', '.join(names.values())} are names of other constants too")
-    return replace(graph, nodes=nodes, constants=constants)
+    shapes = {new.get(name, name): shape for name, shape in network.shapes.items()}
+    return Network(replace(graph, nodes=nodes, constants=constants), shapes)
 
 
 def _as_seed(seed: int | None) -> int | None:

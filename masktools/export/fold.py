@@ -11,27 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.export.stored import Stored
-from masktools.network.graph import Graph, Node, Shape, fresh, real
+from masktools.network.graph import Node, Shape, fresh, real
+from masktools.network.network import Network
 from masktools.network.operators import ARITHMETIC
-from masktools.network.shapes import infer_shapes
 
 Constants = dict[str, NDArray[Any]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def fold(graph: Graph, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str, Stored]]:
+def fold(network: Network, stored: Mapping[str, Stored]) -> tuple[Network, dict[str, Stored]]:
     """Fold batch normalisation, and arithmetic with constants, into the layers.
 
     Parameters
     ----------
-    graph : Graph
-        In the normal form. Not changed.
+    network : Network
+        Not changed.
     stored : mapping of str to Stored
         The weights by layer, which stand for the graph's own. Not changed.
 
     Returns
     -------
-    Graph
+    Network
         Without BatchNormalization: where no layer precedes it, or one whose output or weight is
         used elsewhere too, a Mul and an Add by constants of shape (C, 1, 1) are left.
     dict of str to Stored
@@ -40,7 +40,7 @@ def fold(graph: Graph, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str, S
     -----
     Scales and shifts are combined in float64 and rounded once, to float32.
     """
-    shapes = infer_shapes(graph, {v.name: tuple(n or 2 for n in v.shape) for v in graph.inputs})
+    graph, shapes = network.graph, dict(network.shapes)
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     readers.update(value.name for value in graph.outputs)
     constants, weights = dict(graph.constants), dict(stored)
@@ -65,7 +65,8 @@ def fold(graph: Graph, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str, S
             made_by.update({name: at for name in layer.outputs if readers[name] == 1})
     read = {name for node in nodes for name in node.inputs}
     left = {name: array for name, array in constants.items() if name in read}
-    return replace(graph, nodes=tuple(nodes), constants=left), weights
+    shapes.update((name, array.shape) for name, array in left.items())
+    return Network(replace(graph, nodes=tuple(nodes), constants=left), shapes), weights
 
 
 def _normalisation(node: Node, constants: Constants) -> Affine:
@@ -123,10 +124,8 @@ def _absorb(
     return replace(layer, inputs=(x, weight, new), outputs=outputs)
 
 
-def _as_arithmetic(
-    node: Node, constants: Constants, shapes: Mapping[str, Shape]
-) -> tuple[Node, Node]:
-    """Return a batch normalisation as a product and a sum."""
+def _as_arithmetic(node: Node, constants: Constants, shapes: dict[str, Shape]) -> tuple[Node, Node]:
+    """Return a batch normalisation as a product and a sum; add what lies between to `shapes`."""
     x, y = node.inputs[0], node.outputs[0]
     names = []
     for what, value in zip(("scale", "shift"), _normalisation(node, constants), strict=True):
@@ -134,6 +133,7 @@ def _as_arithmetic(
         shape = (-1, *(1,) * (len(shapes[x]) - 2))
         constants[names[-1]] = value.astype(np.float32).reshape(shape)
     between = fresh(f"{y}.scaled", constants, shapes)
+    shapes[between] = shapes[y]
     return (
         Node(f"{node.name}.scale", "Mul", (x, names[0]), (between,)),
         Node(f"{node.name}.shift", "Add", (between, names[1]), (y,)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from masktools.network.graph import Graph, Node, Shape
 from masktools.network.operators import operator_of
 from masktools.network.operators.rules import Flow
-from masktools.network.shapes import infer_shapes
+from masktools.network.shapes import shapes_of
 
 if TYPE_CHECKING:
     import networkx
@@ -42,7 +42,7 @@ def channel_graph(
     """
     import networkx
 
-    flow = trace(graph, weights)
+    flow = trace(graph, shapes_of(graph, weights))
     dependencies: networkx.Graph[tuple[str, int]] = networkx.Graph()
     dependencies.add_nodes_from(flow.made)
     for a, b in flow.ties:
@@ -54,19 +54,16 @@ def channel_graph(
     return dependencies
 
 
-def trace(graph: Graph, weights: Mapping[str, Shape] | None = None) -> Flow:
+def trace(graph: Graph, shapes: Mapping[str, Shape]) -> Flow:
     """Follow the channels of a network from where they are made.
 
     Parameters
     ----------
     graph : Graph
         In the normal form.
-    weights : mapping of str to tuple of int, default none
-        Shapes of the weights that are sparse, by constant's name.
+    shapes : mapping of str to tuple of int
+        Of every tensor.
     """
-    shapes = infer_shapes(
-        graph, {v.name: tuple(n or 2 for n in v.shape) for v in graph.inputs}, weights
-    )
     flow = Flow(graph.constants.keys(), shapes)
     for value in graph.inputs:
         if len(value.shape) > 1:

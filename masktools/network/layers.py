@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from masktools.checks import as_mask
 from masktools.errors import GraphError, MaskError
 from masktools.network.graph import Graph, Node, Shape, integer, ints
-from masktools.network.shapes import infer_shapes, pixels_inside
+from masktools.network.shapes import pixels_inside, shapes_of
 
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
 
@@ -140,9 +140,23 @@ def layers(graph: Graph, weights: Mapping[str, Shape] | None = None) -> dict[str
     GraphError
         If the shapes do not fit, or a weight is read as a matrix and as a convolution.
     """
-    shapes = infer_shapes(
-        graph, {v.name: tuple(n or 1 for n in v.shape) for v in graph.inputs}, weights
-    )
+    return layers_of(graph, shapes_of(graph, weights))
+
+
+def layers_of(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Layer]:
+    """Return the layers of a graph whose shapes are known.
+
+    Parameters
+    ----------
+    graph : Graph
+    shapes : mapping of str to tuple of int
+        Of every tensor.
+
+    Raises
+    ------
+    GraphError
+        As `layers`.
+    """
     users: dict[str, list[Node]] = {}
     for node in graph.nodes:
         if node.op in ("Conv", "Gemm"):

@@ -12,6 +12,31 @@ from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Shape, where
 from masktools.network.operators import operator_of
 
+# What an open batch counts as where any size would do: not 1, which broadcasting would hide.
+OPEN_BATCH = 2
+
+
+def shapes_of(
+    graph: Graph, weights: Mapping[str, Shape] | None = None, batch: int = OPEN_BATCH
+) -> dict[str, Shape]:
+    """Return the shape of every tensor when an open batch has `batch` samples.
+
+    Parameters
+    ----------
+    graph : Graph
+        In the normal form of docs/format.md.
+    weights : mapping of str to tuple of int, default none
+        Shapes of the weights that are sparse, by constant's name.
+    batch : int, default OPEN_BATCH
+
+    Raises
+    ------
+    GraphError
+        As `infer_shapes`.
+    """
+    given = {v.name: tuple(batch if n is None else n for n in v.shape) for v in graph.inputs}
+    return infer_shapes(graph, given, weights)
+
 
 def infer_shapes(
     graph: Graph, inputs: Mapping[str, Shape], weights: Mapping[str, Shape] | None = None

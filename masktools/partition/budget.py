@@ -35,7 +35,7 @@ def choose(gain: Numbers, cost: NDArray[np.integer[Any]], budget: int) -> BoolAr
     >>> choose(np.array([6.0, 5.0, 0.0, 1.0]), np.array([2, 4, 1, 1]), 3)
     array([ True, False, False,  True])
     """
-    order, _ = _by_gain_per_cost(gain, cost)
+    order, _ = by_gain_per_cost(gain, cost)
     chosen = np.zeros(len(gain), np.bool_)
     room = budget
     while True:
@@ -54,16 +54,19 @@ def price(gain: Numbers, cost: NDArray[np.integer[Any]], budget: int) -> float:
 
     Candidates above it are bought, candidates below it are not. 0 where everything fits.
     """
-    order, worth = _by_gain_per_cost(gain, cost)
+    order, worth = by_gain_per_cost(gain, cost)
     used = np.cumsum(cost[order], dtype=np.int64)
     last = int(np.searchsorted(used, budget, side="right"))
     return float(worth[last]) if last < len(order) else 0.0
 
 
-def _by_gain_per_cost(
+def by_gain_per_cost(
     gain: Numbers, cost: NDArray[np.integer[Any]]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the candidates that gain at all, best first, and their gain / cost."""
+    """Return the candidates that gain at all, best first, and their gain / cost.
+
+    What costs nothing comes first, equals in their order.
+    """
     some = np.flatnonzero(gain > 0)
     worth = np.full(len(some), np.inf)
     np.divide(gain[some], cost[some], out=worth, where=cost[some] > 0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,21 +16,15 @@ from numpy.typing import NDArray
 from masktools.forks import lock_of
 from runtime.backend import Availability
 from runtime.cpu import native
-from runtime.cpu.kernels.bfloat16 import pack_tiles, product_kernel
-from runtime.cpu.kernels.winograd import transformed
-from runtime.cpu.machine import Configure, Machine
-from runtime.cpu.steps import assemble
-from runtime.cpu.tuning import chooser
-from runtime.cpu.weights.nonzeros import PackedRows, compressed, pack_panels
-from runtime.cpu.weights.pack import pack
-from runtime.cpu.weights.row_groups import Float32, Packed, Scheme
-from runtime.cpu.weights.row_groups import Shape as LayerShape
+from runtime.cpu.compiler import Compiler
+from runtime.cpu.machine import Machine
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+Made = TypeVar("Made")
 
 DTYPES = ("float32", "bfloat16")
 MOST_THREADS = 256
@@ -52,7 +46,7 @@ class CpuBackend:
 
     def __init__(self, tuned: bool | None = None) -> None:
         self.tuned = os.environ.get(TUNE) == "1" if tuned is None else tuned
-        self._packed: WeakKeyDictionary[Plan, dict[str, PackedWeights]] = WeakKeyDictionary()
+        self._packed: WeakKeyDictionary[Plan, PackedWeights] = WeakKeyDictionary()
 
     def available(self) -> Availability:
         """Return which variant runs here, or why none does."""
@@ -79,20 +73,10 @@ class CpuBackend:
         threads = threads or default_threads()
         if threads > MOST_THREADS:
             raise PlanError(f"backend 'cpu' takes at most {MOST_THREADS} threads, not {threads}")
-        product = product_kernel(module) if dtype == "bfloat16" else ""
-        machine = Machine(module.lanes, threads, product=product)
-        made = self._packed.setdefault(plan, {})
-        packed = made.setdefault(dtype, PackedWeights(pack_tiles if product else pack))
-
-        def program(plan: Plan, shapes: Mapping[str, Shape], configure: Configure) -> Any:  # noqa: ANN401
-            made = assemble(plan, shapes, machine, packed, configure)
-            return made.program(lambda elements: module.Program(elements, threads, dtype))
-
-        def make(shapes: Mapping[str, Shape]) -> Any:  # noqa: ANN401
-            configure = chooser(plan, shapes, machine, module, program, self.tuned)
-            return program(plan, shapes, configure)
-
-        return CpuExecutable(plan, plan.batch(input_shapes), make)
+        machine = Machine(module.lanes, threads)
+        packed = self._packed.setdefault(plan, PackedWeights())
+        compiler = Compiler(module, machine, dtype, packed, self.tuned)
+        return CpuExecutable(plan, plan.batch(input_shapes), compiler)
 
     def upload(self, array: Any) -> Array:  # noqa: ANN401
         """Return the array itself, in C order."""
@@ -107,45 +91,29 @@ class CpuBackend:
 
 
 class PackedWeights:
-    """The groups of a plan's weights: each weight is packed once, for all shapes of inputs."""
+    """The weights of a plan as kernels read them: each is packed once, for all shapes of inputs."""
 
-    def __init__(self, pack: Callable[[s.Weight, Scheme, LayerShape], Packed]) -> None:
-        self._pack = pack
-        self._made: dict[tuple[int, Scheme, LayerShape], tuple[s.Weight, Packed]] = {}
-        self._transformed: dict[int, tuple[s.Weight, Float32]] = {}
-        self._panels: dict[tuple[int, LayerShape, int], tuple[s.Weight, PackedRows]] = {}
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, Hashable], tuple[s.Weight, Any]] = {}
 
-    def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
-        """Return the groups of a weight."""
-        key = (id(weight), scheme, shape)
-        if key not in self._made:
-            self._made[key] = (weight, self._pack(weight, scheme, shape))
-        return self._made[key][1]
-
-    def winograd(self, weight: s.Weight) -> Float32:
-        """Return a weight as the minimal filtering algorithm multiplies by it."""
-        if id(weight) not in self._transformed:
-            dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
-            self._transformed[id(weight)] = (weight, transformed(dense))
-        return self._transformed[id(weight)][1]
-
-    def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
-        """Return the rows of nonzeros of a weight, by panels of channels."""
-        key = (id(weight), shape, channels)
-        if key not in self._panels:
-            self._panels[key] = (weight, pack_panels(compressed(weight), shape, channels))
-        return self._panels[key][1]
+    def __call__(self, weight: s.Weight, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return a weight as `make` packs it, which is called once for each weight and key."""
+        known = (id(weight), key)
+        if known not in self._made:
+            self._made[known] = (weight, make())
+        made: Made = self._made[known][1]
+        return made
 
 
 class CpuExecutable:
     """A program of the compiled kernels, made when it first runs; threads may share it."""
 
-    def __init__(self, plan: Plan, batch: int, make: Callable[[Mapping[str, Shape]], Any]) -> None:
+    def __init__(self, plan: Plan, batch: int, compiler: Compiler) -> None:
         self._shapes = {name: plan.shape(name, batch) for name in plan.shapes}
         self._inputs = tuple(value.name for value in plan.inputs)
         self._outputs = [(v.name, self._shapes[plan.results[v.name]]) for v in plan.outputs]
         self._steps = len(plan.steps)
-        self._make = make
+        self._plan, self._compiler = plan, compiler
         self._lock = lock_of(self)
         self._made: Any = None
 
@@ -155,7 +123,7 @@ class CpuExecutable:
         if self._made is None:
             with self._lock:
                 if self._made is None:
-                    self._made = self._make(self._shapes)
+                    self._made = self._compiler.program(self._plan, self._shapes)
         return self._made
 
     def run(

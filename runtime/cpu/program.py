@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from runtime.cpu import poison
 from runtime.cpu.calls import Calls
-from runtime.cpu.choice.pooling import pooled_steps
-from runtime.cpu.choice.problems import methods_of
-from runtime.cpu.kernels.runs import Pooling
-from runtime.cpu.machine import Configure, Machine
-from runtime.cpu.memory.layout import Image, Shape, View, as_image
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Image, View, as_image
 from runtime.cpu.memory.placement import Placement
-from runtime.cpu.memory.slices import slices_of
-from runtime.cpu.weights.nonzeros import PackedRows
-from runtime.cpu.weights.row_groups import Float32, Packed, Scheme
-from runtime.cpu.weights.row_groups import Shape as LayerShape
+from runtime.cpu.memory.slices import Slices
+from runtime.cpu.weights.row_groups import Float32
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
 
+Made = TypeVar("Made")
 
-class Packer(Protocol):
-    """Packs weights, and remembers them."""
 
-    def __call__(self, weight: s.Weight, scheme: Scheme, shape: LayerShape) -> Packed:
-        """Return the groups of a weight."""
+class Packed(Protocol):
+    """Remembers packed weights."""
 
-    def winograd(self, weight: s.Weight) -> Float32:
-        """Return a weight as the minimal filtering algorithm multiplies by it."""
-
-    def panels(self, weight: s.Weight, shape: LayerShape, channels: int) -> PackedRows:
-        """Return the rows of nonzeros of a weight, by panels of channels."""
+    def __call__(self, weight: s.Weight, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return a weight as `make` packs it, which is called once for each weight and key."""
 
 
 class Assembly:
@@ -43,32 +34,21 @@ class Assembly:
     Parameters
     ----------
     plan : Plan
-    shapes : mapping of str to tuple of int
-        Of every value.
+    placement : Placement
+        Where the values of the plan lie.
+    slices : Slices
+        The steps that are executed slice by slice.
     machine : Machine
-    packer : Packer
-    configure : callable
-        Returns how the work of a layer is cut.
+        That the calls are cut for.
+    packed : Packed
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        shapes: Mapping[str, Shape],
-        machine: Machine,
-        packer: Packer,
-        configure: Configure,
+        self, plan: Plan, placement: Placement, slices: Slices, machine: Machine, packed: Packed
     ) -> None:
-        self.plan, self.shapes, self.machine, self.packed = plan, shapes, machine, packer
-        self.configure = configure
-        self.methods = methods_of(plan, shapes, machine)
-        self._pooled = pooled_steps(plan, shapes, machine, self.methods)
-        fused = {at: pool for at, (pool, _) in self._pooled.items()}
-        self.taken = set(fused.values())
-        self.slices = slices_of(plan, shapes, machine, self.methods)
-        narrow = {at for at, method in self.methods.items() if method.narrow}
-        self.placement = Placement(plan, shapes, machine.vector, fused, self.slices, narrow)
-        self.calls = Calls(self.placement)
+        self.plan, self.placement, self.slices = plan, placement, slices
+        self.machine, self.packed = machine, packed
+        self.calls = Calls(placement)
 
     @property
     def slice(self) -> int | None:
@@ -127,13 +107,6 @@ class Assembly:
         self.call("copy", at, view, copied)
         return self.image(copied)
 
-    def pooling(self, at: int) -> tuple[Pooling | None, str]:
-        """Return the pooling that a convolution takes in, and the value that it writes."""
-        if at not in self._pooled:
-            return None, self.plan.steps[at].output
-        pool, pooling = self._pooled[at]
-        return pooling, self.plan.steps[pool].output
-
     def activation(self, activation: s.Activation | None) -> tuple[str, float, float]:
         """Return an activation as the kernels take it."""
         if activation is None:
@@ -155,7 +128,7 @@ class Assembly:
             strides.insert(2, 0)
         return replace(view, shape=tuple(shape), strides=tuple(strides))
 
-    def program(self, make: Callable[[int], Any]) -> Any:  # noqa: ANN401 - of the compiled module
+    def bound(self, make: Callable[[int], Any]) -> Any:  # noqa: ANN401 - of the compiled module
         """Return the program of all calls.
 
         Parameters

@@ -4,59 +4,128 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from runtime.cpu.kernels import grouped as layers
-from runtime.cpu.machine import Configuration, Configure, Machine
-from runtime.cpu.memory.layout import Shape, View
+from runtime.cpu.kernels.problem import LayerCall, Way
+from runtime.cpu.memory.layout import Image, View
 from runtime.cpu.memory.placement import START
-from runtime.cpu.program import Assembly, Packer
+from runtime.cpu.memory.window import Pooling, Window, window_of
+from runtime.cpu.program import Assembly
 from runtime.plan import steps as s
-from runtime.plan.plan import Plan
 
 
-def assemble(
-    plan: Plan,
-    shapes: Mapping[str, Shape],
-    machine: Machine,
-    packer: Packer,
-    configure: Configure = lambda _: Configuration(),
-) -> Assembly:
-    """Return the calls of a plan for one batch, in the order of execution.
+def add_calls(
+    program: Assembly, ways: Mapping[int, Way], pooled: Mapping[int, tuple[int, Pooling]]
+) -> None:
+    """Add the calls of a whole plan, in the order of execution.
 
     Parameters
     ----------
-    plan : Plan
-    shapes : mapping of str to tuple of int
-        Of every value.
-    machine : Machine
-    packer : callable
-        Returns the groups of a weight, given its scheme and shape.
-    configure : callable, default the cost model's choice
-        Returns how the work of a layer is cut.
+    program : Assembly
+        Without calls yet.
+    ways : mapping of int to Way
+        How each step with weights is computed, by its index.
+    pooled : mapping of int to (int, Pooling)
+        Of convolutions that pool as they write: the step that pools, and how.
     """
-    made = Assembly(plan, shapes, machine, packer, configure)
+    plan, slices = program.plan, program.slices
+    emit = _Emitter(program, ways, pooled)
     for number, value in enumerate(plan.inputs):
-        made.call("copy_in", START, number, made.view(value.name))
-    for part in range(made.slices.parts):
-        made.calls.begin(part)
-        _emit(made, range(made.slices.steps))
-    made.calls.begin(None)
-    _emit(made, range(made.slices.steps, len(plan.steps)))
+        program.call("copy_in", START, number, program.view(value.name))
+    for part in range(slices.parts):
+        program.calls.begin(part)
+        emit.steps(range(slices.steps))
+    program.calls.begin(None)
+    emit.steps(range(slices.steps, len(plan.steps)))
     for number, output in enumerate(plan.outputs):
-        made.call("copy_out", START, made.view(plan.results[output.name]), number)
-    return made
+        program.call("copy_out", START, program.view(plan.results[output.name]), number)
 
 
-def _emit(assembly: Assembly, steps: range) -> None:
-    """Add the calls of some steps."""
-    for at in steps:
-        if at not in assembly.taken:
-            step = assembly.plan.steps[at]
-            _EMITTERS[type(step)](assembly, at, step)
-        assembly.keep_slice(at)
+class _Emitter:
+    """Adds the calls of steps; those with weights by the kernels that were chosen."""
+
+    def __init__(
+        self,
+        program: Assembly,
+        ways: Mapping[int, Way],
+        pooled: Mapping[int, tuple[int, Pooling]],
+    ) -> None:
+        self._program, self._ways, self._pooled = program, ways, pooled
+        self._taken = {pool for pool, _ in pooled.values()}
+
+    def steps(self, steps: range) -> None:
+        """Add the calls of some steps."""
+        for at in steps:
+            step = self._program.plan.steps[at]
+            if isinstance(step, s.Convolution):
+                self._convolution(at, step)
+            elif isinstance(step, s.Product):
+                self._product(at, step)
+            elif at not in self._taken:
+                _EMITTERS[type(step)](self._program, at, step)
+            self._program.keep_slice(at)
+
+    def _convolution(self, at: int, step: s.Convolution) -> None:
+        """Add the calls of a convolution, and of the pooling that it takes in."""
+        program, pooling, output = self._program, None, step.output
+        if at in self._pooled:
+            pool, pooling = self._pooled[at]
+            output = program.plan.steps[pool].output
+        x, y = program.view(step.inputs[0]), program.image(program.view(output))
+        self._layer(at, step, x, y, self._skip(step), window_of(step), pooling)
+
+    def _product(self, at: int, step: s.Product) -> None:
+        """Add the calls of a product: a convolution whose window is the whole of its input."""
+        program = self._program
+        x, y, skip = program.view(step.inputs[0]), program.view(step.output), self._skip(step)
+        if len(y.shape) > 2:
+            self._product_of_many(at, step, x, y, skip)
+            return
+        image = program.in_planes(at, x)
+        self._layer(at, step, x, program.image(y), skip, Window((image.height, image.width)))
+
+    def _product_of_many(
+        self, at: int, step: s.Product, x: View, y: View, skip: View | None
+    ) -> None:
+        """Multiply the last of several axes: all others become lanes, in copies."""
+        program, lanes = self._program, prod(y.shape[:-1])
+
+        def flat(view: View) -> tuple[View, View]:
+            """Return planes of features, and the same seen with the view's own axes."""
+            planes = program.placement.memory((lanes, view.shape[-1]), at)
+            seen = planes.reshaped(view.shape)
+            assert seen is not None
+            return planes, seen
+
+        planes, seen = flat(x)
+        program.call("copy", at, x, seen)
+        added = None
+        if skip is not None:
+            added, seen = flat(skip)
+            program.call("copy", at, skip, seen)
+        out, seen = flat(y)
+        self._layer(at, step, planes, program.image(out), added, Window((1, 1)))
+        program.call("copy", at, seen, y)
+
+    def _skip(self, step: s.Weighted) -> View | None:
+        return self._program.view(step.inputs[1]) if len(step.inputs) == 2 else None
+
+    def _layer(
+        self,
+        at: int,
+        step: s.Weighted,
+        x: View,
+        y: Image,
+        skip: View | None,
+        window: Window,
+        pooling: Pooling | None = None,
+    ) -> None:
+        way = self._ways[at]
+        layer = LayerCall(at, step, way.problem, way.configuration, x, y, skip, window, pooling)
+        way.kernel.emit(self._program, layer)
 
 
 # --- steps without weights ---------------------------------------------------------------------
@@ -196,8 +265,6 @@ def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
 
 
 _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
-    s.Convolution: layers.convolution,
-    s.Product: layers.product,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
     s.Activate: _activate,

@@ -1,10 +1,10 @@
-"""How a layer is cut: what was fastest before, a timing now, or the cost model's proposal."""
+"""How a layer is computed: what was fastest before, a timing now, or the proposed way."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,78 +12,113 @@ from typing import Any
 import numpy as np
 
 from masktools.checkpoint import SparseWeight
-from runtime.cpu.machine import Configuration, Configure, Machine
+from runtime.cpu.choice.choose import is_lean
+from runtime.cpu.kernels.problem import Kernel, Way
+from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Shape
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
 from runtime.tuning import Cache, alone, cache_folder, tune
 
-# Makes the program of a plan, every layer of which is cut as told.
-Make = Callable[[Plan, Mapping[str, Shape], Configure], Any]
+# Makes the program of a plan whose layers are computed as told, by the index of each.
+Make = Callable[[Plan, Mapping[str, Shape], Mapping[int, Way]], Any]
 
-CANDIDATES = {
-    "default": Configuration(),
-    "short tiles": Configuration(tile_vectors=12),
-    "long tiles": Configuration(tile_vectors=96),
-    "near prefetch": Configuration(prefetch=8),
-    "far prefetch": Configuration(prefetch=32),
-    "no prefetch": Configuration(prefetch=0),
-    "one item a thread": Configuration(items=1),
-    "many items": Configuration(items=16),
-    "small panels": Configuration(panel_share=0.2),
-}
 # Seconds that a timing takes at least: a layer of a few microseconds is run more than once.
 LEAST_TIMING = 2e-3
 
 
-def chooser(
-    plan: Plan,
-    shapes: Mapping[str, Shape],
-    machine: Machine,
-    module: Any,  # noqa: ANN401
-    make: Make,
-    tuned: bool,
-) -> Configure:
-    """Return what chooses how a layer is cut.
+class Tuner:
+    """Replaces what the cost model proposes by what was fastest.
 
     Parameters
     ----------
-    plan : Plan
-    shapes : mapping of str to tuple of int
-        Of every value.
+    kernels : sequence of Kernel
     machine : Machine
     module : module
         Of the compiled kernels.
+    dtype : str
+        Of the numbers.
     make : callable
         Makes a program.
     tuned : bool
-        Time the candidates where no choice is remembered; else the first is taken there.
+        Time the candidates where no choice is remembered; else the proposal is taken there.
     """
-    remembered = Cache(cache_folder())
-    # Looked for once: a user who never tunes has no such folder, and pays nothing.
-    kept = remembered.folder.is_dir()
 
-    def configure(step: s.Weighted) -> Configuration:
-        if not tuned and not kept:
-            return CANDIDATES["default"]
-        key = {**machine_key(machine, module), "problem": problem_key(step, shapes)}
-        if not tuned:
-            known = remembered.read(key, CANDIDATES)
-            return known.choice if known else CANDIDATES["default"]
-        program = _timed(plan, step, shapes, make)
-        return tune(key, CANDIDATES, program, remembered).choice
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        machine: Machine,
+        module: Any,  # noqa: ANN401
+        dtype: str,
+        make: Make,
+        tuned: bool,
+    ) -> None:
+        self._kernels, self._machine, self._make, self._tuned = kernels, machine, make, tuned
+        self._module, self._dtype = module, dtype
 
-    return configure
+    def ways(
+        self, plan: Plan, shapes: Mapping[str, Shape], proposed: Mapping[int, Way]
+    ) -> Mapping[int, Way]:
+        """Return how each layer is computed.
+
+        Parameters
+        ----------
+        plan : Plan
+        shapes : mapping of str to tuple of int
+            Of every value.
+        proposed : mapping of int to Way
+            By the cost model.
+        """
+        remembered = Cache(cache_folder())
+        # A user who never tunes has no such folder, and pays nothing.
+        if not self._tuned and not remembered.folder.is_dir():
+            return proposed
+        machine = machine_key(self._machine, self._module, self._dtype)
+        found = {}
+        for at, way in proposed.items():
+            step = plan.steps[at]
+            assert isinstance(step, s.Weighted)
+            key = {**machine, "problem": problem_key(step, shapes)}
+            candidates = candidates_of(way, self._kernels, self._machine)
+            if self._tuned:
+                time = _timed(plan, step, shapes, self._make)
+                found[at] = tune(key, candidates, time, remembered).choice
+            else:
+                known = remembered.read(key, candidates)
+                found[at] = known.choice if known else way
+        return found
 
 
-def machine_key(machine: Machine, module: Any) -> dict[str, Any]:  # noqa: ANN401
+def candidates_of(proposed: Way, kernels: Sequence[Kernel], machine: Machine) -> dict[str, Way]:
+    """Return the ways to compute a layer that are worth timing, by name, the proposed one first.
+
+    Every kernel that can compute it, and other cuts of its work where there are some. Weights
+    larger than dense ones are timed only where they are proposed: the network's memory is bounded.
+    """
+    problem = proposed.problem
+    others = [
+        kernel
+        for kernel in kernels
+        if kernel is not proposed.kernel
+        and kernel.cost(problem, machine) < float("inf")
+        and is_lean(kernel, problem, machine)
+    ]
+    found = {}
+    for kernel in (proposed.kernel, *others):
+        found[kernel.name] = Way(kernel, problem)
+        for name, configuration in kernel.configurations.items():
+            found[f"{kernel.name}, {name}"] = Way(kernel, problem, configuration)
+    return found
+
+
+def machine_key(machine: Machine, module: Any, dtype: str) -> dict[str, Any]:  # noqa: ANN401
     """Return what a choice depends on beside the problem."""
     return {
         "device": processor(),
         "variant": module.isa,
         "source": _digest(module.__file__),
         "threads": machine.threads,
-        "product": machine.product,
+        "dtype": dtype,
     }
 
 
@@ -107,21 +142,21 @@ def problem_key(step: s.Weighted, shapes: Mapping[str, Shape]) -> dict[str, Any]
 
 def _timed(
     plan: Plan, step: s.Weighted, shapes: Mapping[str, Shape], make: Make
-) -> Callable[[Configuration], float]:
-    """Return a function that runs one step, cut as told, and returns the seconds it took."""
+) -> Callable[[Way], float]:
+    """Return a function that runs one step, computed as told, and returns the seconds it took."""
     single = alone(plan, step)
     random = np.random.default_rng(0)
     inputs = [random.standard_normal(shapes[v.name], np.float32) for v in single.inputs]
     outputs = [np.empty(shapes[step.output], np.float32)]
-    programs: dict[Configuration, Any] = {}
+    programs: dict[Way, Any] = {}
 
-    def seconds(configuration: Configuration) -> float:
-        if configuration not in programs:
-            programs[configuration] = make(single, shapes, lambda _: configuration)
-            programs[configuration].run(inputs, outputs, None)
+    def seconds(way: Way) -> float:
+        if way not in programs:
+            programs[way] = make(single, shapes, {0: way})
+            programs[way].run(inputs, outputs, None)
         took, runs = np.zeros(1), 0
         while not runs or took[0] < LEAST_TIMING:
-            programs[configuration].run(inputs, outputs, took)
+            programs[way].run(inputs, outputs, took)
             runs += 1
         return float(took[0]) / runs
 

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 from runtime.cuda.layout import NO_HALO, Layout, shares
+from runtime.plan.lifetimes import Span, lifetimes, pack
 from runtime.plan.plan import Plan
-from runtime.plan.steps import Reshape
 
 # Elements that every value's memory starts a multiple of: 128 bytes of the narrowest type, the
 # line of a GPU's caches.
 ALIGNMENT = 64
 
-
-@dataclass
-class Storage:
-    """Memory that some values share, one after another or, by Reshape, at once.
-
-    Parameters
-    ----------
-    name : str
-        The value that it is first made for.
-    size : int
-        Elements.
-    first, last : int
-        The steps between which it must be kept, both included; -1 is before the first step.
-    kind : tuple
-        What it may be handed on to: memory of the same kind alone.
-    """
-
-    name: str
-    size: int
-    first: int
-    last: int
-    kind: tuple[int, ...] = ()
+Kind: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,71 +53,35 @@ def arena(plan: Plan, values: Mapping[str, Layout], scratch: Mapping[int, int]) 
 
     Notes
     -----
-    Largest first, each at the lowest place that is free for as long as it lives: within a few
-    percent of the most that is alive at once for the networks tried. Where halos lie, each
-    geometry has memory of its own, counted in planes.
+    Packed by `runtime.plan.lifetimes.pack`. Where halos lie, each geometry has memory of its own,
+    counted in planes.
     """
-    stored, owner = _storages(plan, values)
-    for index, size in scratch.items():
-        stored.append(Storage(f"scratch:{index}", size, index, index))
-    kinds: dict[tuple[int, ...], list[Storage]] = {}
-    for storage in stored:
-        kinds.setdefault(storage.kind, []).append(storage)
+    spans, owners = lifetimes(plan, lambda value: values[value].size, lambda s: shares(s, values))
+    spans.update({f"scratch:{at}": Span(size, at, at) for at, size in scratch.items()})
+    kinds: dict[Kind, list[str]] = {}
+    for name in spans:
+        kinds.setdefault(_kind(values[name]) if name in values else (), []).append(name)
     places: dict[str, int] = {}
     zeroed = []
     end = 0
-    for kind, members in kinds.items():
-        grain = prod(kind[:2]) * kind[2] if kind else ALIGNMENT
-        within, size = _placed(members, grain)
-        places.update({name: end + at for name, at in within.items()})
+    for kind, names in kinds.items():
+        grain = prod(kind[:3]) if kind else ALIGNMENT
+        within, size = pack([spans[name] for name in names], grain)
+        places.update({name: end + at for name, at in zip(names, within, strict=True)})
         if kind:
             zeroed.append((end, end + size))
         end += -(-size // ALIGNMENT) * ALIGNMENT
-    offsets = {value: places[owner[value]] for value in values}
-    offsets.update({f"scratch:{index}": places[f"scratch:{index}"] for index in scratch})
+    offsets = {value: places[owners[value]] for value in values}
+    offsets.update({f"scratch:{at}": places[f"scratch:{at}"] for at in scratch})
     return Arena(end, offsets, tuple(zeroed))
 
 
-def _storages(plan: Plan, values: Mapping[str, Layout]) -> tuple[list[Storage], dict[str, str]]:
-    """Return the storages and, for each value, the name of the one that it lies in."""
-    owner: dict[str, str] = {}
-    stored: dict[str, Storage] = {}
+def _kind(layout: Layout) -> Kind:
+    """Return what memory may be handed on to: to values of the same kind alone.
 
-    def add(value: str, first: int) -> None:
-        layout = values[value]
-        kind: tuple[int, ...] = ()
-        if layout.halo != NO_HALO:
-            height, width = (1, *layout.padded[1:])[-2:]
-            kind = (height, width, layout.lanes, *layout.halo)
-        owner[value] = value
-        stored[value] = Storage(value, layout.size, first, first, kind)
-
-    for given in plan.inputs:
-        add(given.name, -1)
-    for index, step in enumerate(plan.steps):
-        if isinstance(step, Reshape) and shares(step, values):
-            owner[step.output] = owner[step.inputs[0]]
-        else:
-            add(step.output, index)
-        for value in (*step.inputs, step.output):
-            stored[owner[value]].last = index
-    for value in plan.results.values():
-        stored[owner[value]].last = len(plan.steps)
-    return list(stored.values()), owner
-
-
-def _placed(members: Sequence[Storage], grain: int) -> tuple[dict[str, int], int]:
-    """Return where each storage starts, a multiple of `grain`, and where the last one ends."""
-    placed: list[tuple[int, int, Storage]] = []
-    for storage in sorted(members, key=lambda s: (-s.size, s.first)):
-        at = 0
-        for start, end, other in sorted(placed, key=lambda p: p[0]):
-            apart = other.last < storage.first or storage.last < other.first
-            if apart or end <= at:
-                continue
-            if at + storage.size <= start:
-                break
-            at = -(-end // grain) * grain
-        placed.append((at, at + storage.size, storage))
-    places = {storage.name: start for start, _, storage in placed}
-    return places, max((end for _, end, _ in placed), default=0)
+    Height, width and lanes of a plane, then its halo; of values without a halo nothing.
+    """
+    if layout.halo == NO_HALO:
+        return ()
+    height, width = (1, *layout.padded[1:])[-2:]
+    return (height, width, layout.lanes, *layout.halo)

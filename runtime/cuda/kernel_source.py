@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runtime.cuda.configuration import Configuration
 from runtime.errors import BackendUnavailable
+from runtime.plan.steps import ACTIVATIONS
 
 # What the compiler is told. CuPy adds the architecture: the device's own, or the newest that the
 # compiler knows where the device is newer.
@@ -20,15 +21,6 @@ OPTIONS = ("--std=c++17",)
 
 _INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 _KINDS = {"float32": "FLOAT32", "tf32": "TF32", "float16": "FLOAT16"}
-_ACTIVATIONS = {
-    "": "IDENTITY",
-    "Relu": "RELU",
-    "Clip": "CLIP",
-    "LeakyRelu": "LEAKY_RELU",
-    "Sigmoid": "SIGMOID",
-    "HardSigmoid": "HARD_SIGMOID",
-    "HardSwish": "HARD_SWISH",
-}
 
 
 def folder() -> Path:
@@ -99,7 +91,7 @@ def _kernel(c: Configuration) -> str:
 struct Of_{c.name} {{
   using Number = {number};
   static constexpr int KIND = masktools::{_KINDS[c.dtype]};
-  static constexpr int ACTIVATION = masktools::{_ACTIVATIONS[c.activation]};
+  static constexpr int ACTIVATION = {ACTIVATIONS[c.activation] if c.activation else 0};
   static constexpr int ROWS = {c.rows}, POSITIONS = {c.positions}, DEPTH = {c.depth};
   static constexpr int WARP_ROWS = {c.warp_rows}, WARP_POSITIONS = {c.warp_positions};
   static constexpr int THREADS = {c.threads}, STAGES = {c.stages}, COPY_BYTES = {c.copy_bytes};

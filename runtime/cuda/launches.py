@@ -96,11 +96,14 @@ class Place:
         Where each value's memory starts in the arena.
     dtype : str
         float32, tf32 or float16.
+    scratch : int or None, default None
+        Where the memory that one step needs beside its values starts in the arena.
     """
 
     values: Mapping[str, Layout]
     offsets: Mapping[str, int]
     dtype: str
+    scratch: int | None = None
 
     @property
     def suffix(self) -> str:

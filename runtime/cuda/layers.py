@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,12 +66,16 @@ class Addresses:
 
 def addresses(step: Weighted, values: Mapping[str, Layout]) -> Addresses:
     """Return where a layer's numbers lie."""
-    x, *others = (values[value] for value in (step.inputs[0], step.output, *step.inputs[1:]))
-    if isinstance(step, Product):
-        read = features(x)
-        y, skip = features(others[0]), features(others[-1])
-        return Addresses(read.origin, read.y, read.x, np.zeros(1, np.int64), read.channel, y, skip)
-    step = cast("Convolution", step)
+    x, y, *skip = (values[value] for value in (step.inputs[0], step.output, *step.inputs[1:]))
+    return ADDRESSES[type(step)](step, x, y, skip[0] if skip else y)
+
+
+def _of_product(step: Product, x: Layout, y: Layout, skip: Layout) -> Addresses:
+    read, taps = features(x), np.zeros(1, np.int64)
+    return Addresses(read.origin, read.y, read.x, taps, read.channel, features(y), features(skip))
+
+
+def _of_convolution(step: Convolution, x: Layout, y: Layout, skip: Layout) -> Addresses:
     read = image(x)
     (sy, sx), (dy, dx) = step.strides, step.dilations
     ky, kx = np.indices(step.kernel).reshape(2, -1)
@@ -81,9 +85,16 @@ def addresses(step: Weighted, values: Mapping[str, Layout]) -> Addresses:
         sx * read.x,
         ky * dy * read.y + kx * dx * read.x,
         read.channel,
-        image(others[0]),
-        image(others[-1]),
+        image(y),
+        image(skip),
     )
+
+
+# For each kind of step with weights, the function that says where its numbers lie.
+ADDRESSES: Mapping[type[Weighted], Callable[[Any, Layout, Layout, Layout], Addresses]] = {
+    Convolution: _of_convolution,
+    Product: _of_product,
+}
 
 
 def features(layout: Layout) -> Image:

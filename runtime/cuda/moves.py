@@ -118,16 +118,14 @@ def between(before: Layout, after: Layout) -> tuple[Layout, Layout]:
     return Layout((1, *before.shape), 1, NO_HALO), Layout((1, *after.shape), 1, NO_HALO)
 
 
-def reshape(step: s.Reshape, place: Place, scratch: int | None) -> list[Launch]:
-    """Return the launches of a Reshape: none where numbers stay, else by way of `scratch`."""
+def reshape(step: s.Reshape, place: Place) -> Iterator[Launch]:
+    """Yield the launches of a Reshape: none where numbers stay, else two through scratch memory."""
     before, after = place.values[step.inputs[0]], place.values[step.output]
-    if scratch is None:
-        return []
+    if place.scratch is None:
+        return
     written, read = (
-        (Memory(scratch), layout.strides[len(layout.shape) - len(shape) :])
+        (Memory(place.scratch), layout.strides[len(layout.shape) - len(shape) :])
         for layout, shape in zip(between(before, after), (before.shape, after.shape), strict=True)
     )
-    return [
-        _move(place, before.shape, written, _whole(place, step.inputs[0])),
-        _move(place, after.shape, _whole(place, step.output), read),
-    ]
+    yield _move(place, before.shape, written, _whole(place, step.inputs[0]))
+    yield _move(place, after.shape, _whole(place, step.output), read)

@@ -6,7 +6,7 @@ Nothing here needs a device: the limits of one are enough.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.cuda import layers, steps, structs
 from runtime.cuda.arena import arena
@@ -95,7 +95,7 @@ def build(plan: Plan, batch: int, dtype: str, configure: layers.Configure) -> Pr
         if index in made:
             by_step.append(tuple(layers.launches(made[index], memory.offsets, beside)))
         else:
-            by_step.append(tuple(steps.launches(step, place, beside)))
+            by_step.append(tuple(steps.launches(step, replace(place, scratch=beside))))
     return Program(
         dtype,
         memory.elements,

@@ -22,7 +22,7 @@ Operand = tuple[Union[Memory, Table, None], Sequence[int]]  # noqa: UP007 - eval
 COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD = range(8)
 
 
-def launches(step: s.Step, place: Place, scratch: int | None) -> list[Launch]:
+def launches(step: s.Step, place: Place) -> list[Launch]:
     """Return the launches of a step.
 
     Parameters
@@ -30,12 +30,9 @@ def launches(step: s.Step, place: Place, scratch: int | None) -> list[Launch]:
     step : Step
         One without weights.
     place : Place
-    scratch : int or None
-        Where the memory that `scratch_elements` asked for starts.
+        With the memory that `scratch_elements` asked for.
     """
-    if isinstance(step, s.Reshape):
-        return moves.reshape(step, place, scratch)
-    return list(_MAKERS[type(step)](step, place))
+    return list(LAUNCHES[type(step)](step, place))
 
 
 def scratch_elements(step: s.Step, values: Mapping[str, Layout]) -> int:
@@ -200,7 +197,8 @@ def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) ->
     )
 
 
-_MAKERS: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
+# For each kind of step without weights, the function that makes its launches.
+LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Activate: _activate,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
@@ -212,4 +210,5 @@ _MAKERS: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Gather: moves.gather,
     s.Pad: moves.pad,
     s.Transpose: moves.transpose,
+    s.Reshape: moves.reshape,
 }

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import PlanError
-from runtime.plan.steps import Activation
+from runtime.plan.steps import ACTIVATIONS, Activation
 
 Struct = NDArray[np.void]
 
@@ -47,9 +47,6 @@ _WINDOW = np.dtype(
 _ROW = np.dtype([(name, np.int32, 2) for name in ("sizes", "x", "y")])
 _TABLES = np.dtype([("starts", np.int32, MOST_AXES)])
 
-# ActivationOp in activation.cuh.
-_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish")
-
 
 def geometry(**members: Any) -> Struct:  # noqa: ANN401 - members differ in type
     """Return a `Geometry` of geometry.cuh."""
@@ -75,7 +72,7 @@ def activation(given: Activation | None) -> tuple[int, float, float]:
     """Return the members of an `Activation` of activation.cuh."""
     if given is None:
         return (0, 0.0, 0.0)
-    return (1 + _ACTIVATIONS.index(given.op), given.alpha, given.beta)
+    return (ACTIVATIONS[given.op], given.alpha, given.beta)
 
 
 def activation_struct(given: Activation | None) -> Struct:

@@ -12,18 +12,18 @@ from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
 from masktools.forks import unlocked_property
 from masktools.network.graph import Value
-from masktools.network.shapes import infer_shapes
+from masktools.network.shapes import shapes_of
 from runtime.errors import PlanError
 from runtime.plan.bounds import check_cost
+from runtime.plan.lifetimes import lifetimes, most_at_once
 from runtime.plan.lowering import lower
-from runtime.plan.lowering_context import Context
+from runtime.plan.lowering.context import Context
 from runtime.plan.steps import (
     Activate,
     Activation,
     Arithmetic,
     Convolution,
     Product,
-    Reshape,
     ScaleShift,
     Step,
     Weighted,
@@ -75,14 +75,11 @@ class Plan:
     @unlocked_property
     def dead_after(self) -> tuple[tuple[str, ...], ...]:
         """For each step, the values that nothing reads after it."""
-        last: dict[str, int] = {value.name: 0 for value in self.inputs}
-        for index, step in enumerate(self.steps):
-            last.update(dict.fromkeys((*step.inputs, step.output), index))
-        kept = set(self.results.values())
+        spans, _ = lifetimes(self, size=lambda value: 0, shares=lambda step: False)
         dead: list[list[str]] = [[] for _ in self.steps]
-        for value, index in last.items():
-            if value not in kept and self.steps:
-                dead[index].append(value)
+        for value, span in spans.items():
+            if span.last < len(self.steps):
+                dead[span.last].append(value)
         return tuple(tuple(values) for values in dead)
 
     def peak_bytes(self, batch: int, itemsize: int = 4) -> int:
@@ -99,28 +96,12 @@ class Plan:
         int
             Bytes; a Reshape shares the memory of what it reads.
         """
-        owner: dict[str, str] = {}
-        users: Counter[str] = Counter()
-        live = peak = 0
-
-        def size(value: str) -> int:
-            return prod(self.shape(value, batch)) * itemsize
-
-        for given in self.inputs:
-            owner[given.name] = given.name
-            users[given.name] += 1
-            live += size(given.name)
-        peak = live
-        for step, dead in zip(self.steps, self.dead_after, strict=True):
-            shares = isinstance(step, Reshape)
-            owner[step.output] = owner[step.inputs[0]] if shares else step.output
-            users[owner[step.output]] += 1
-            live += 0 if shares else size(step.output)
-            peak = max(peak, live)
-            for value in dead:
-                users[owner[value]] -= 1
-                live -= 0 if users[owner[value]] else size(owner[value])
-        return peak
+        spans, _ = lifetimes(
+            self,
+            size=lambda value: prod(self.shape(value, batch)) * itemsize,
+            shares=lambda step: True,
+        )
+        return most_at_once(spans.values())
 
 
 def build(checkpoint: Checkpoint) -> Plan:
@@ -176,16 +157,10 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
     """
     graph = checkpoint.graph
     weights = {f"{layer}.weight": w.layout.shape for layer, w in checkpoint.sparse.items()}
-    tried: list[Mapping[str, Shape]] = []
-    for batch in (2, 3):
-        given = {
-            value.name: tuple(batch if n is None else n for n in value.shape)
-            for value in graph.inputs
-        }
-        try:
-            tried.append(infer_shapes(graph, given, weights))
-        except GraphError as error:
-            raise PlanError(str(error)) from error
+    try:
+        tried = [shapes_of(graph, weights, batch) for batch in (2, 3)]
+    except GraphError as error:
+        raise PlanError(str(error)) from error
     shapes: dict[str, tuple[int | None, ...]] = {}
     for name, shape in tried[0].items():
         other = tried[1][name]

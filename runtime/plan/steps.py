@@ -8,9 +8,9 @@ kernel: strides, pads and dilations always tell two axes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,12 @@ Weight = Union[Array, SparseWeight]  # noqa: UP007 - evaluated at run time on Py
 Pair = tuple[int, int]
 
 
+ActivationOp = Literal["Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish"]
+# Every function of one number that a step can end in, by its name in ONNX, and its number in the
+# enums of cpu/simd/activation.h and cuda/activation.cuh; 0 there is none.
+ACTIVATIONS: Mapping[str, int] = {op: number for number, op in enumerate(get_args(ActivationOp), 1)}
+
+
 @dataclass(frozen=True)
 class Activation:
     """A function of one number.
@@ -29,12 +35,12 @@ class Activation:
     Parameters
     ----------
     op : str
-        Relu, Clip, LeakyRelu, Sigmoid, HardSigmoid or HardSwish, as in ONNX.
+        One of `ACTIVATIONS`.
     alpha, beta : float
         Of LeakyRelu (alpha) and HardSigmoid; the bounds of Clip.
     """
 
-    op: Literal["Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish"]
+    op: ActivationOp
     alpha: float = -math.inf
     beta: float = math.inf
 

@@ -10,13 +10,14 @@ from cuda_tables import GEOMETRY, Memory, Tables, aligned, joined, pack
 
 from runtime.cuda import configuration
 from runtime.cuda.configuration import Limits, Problem
+from runtime.plan.steps import ACTIVATIONS
 
 LIMITS = {
     75: Limits(75, 68, 65536, 65536),
     80: Limits(80, 108, 166912, 167936, threads_per_processor=2048),
     90: Limits(90, 132, 232448, 233472, threads_per_processor=2048),
 }
-OPS = ("", "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish")
+OPS = ("", *ACTIVATIONS)
 # What memory holds that a kernel should not read, or not write.
 UNTOUCHED = 777.0
 

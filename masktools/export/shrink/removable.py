@@ -11,10 +11,10 @@ import numpy as np
 from masktools.export.shrink.constant import constant_channels
 from masktools.export.stored import BoolArray, Stored
 from masktools.network.channels import trace
-from masktools.network.graph import Graph, Node, Shape, ints
+from masktools.network.graph import Node, ints
+from masktools.network.network import Network
 from masktools.network.operators.rules import Flow, Labels
 from masktools.network.operators.windows import padded
-from masktools.network.shapes import infer_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,20 @@ class Reader:
         return self.node.inputs[1].removesuffix(".weight")
 
 
-class Network:
-    """What deciding needs: who reads which channels, and what is known of them."""
+class Channels:
+    """Who reads which channels of a network, and which of them are constant.
 
-    def __init__(self, graph: Graph, stored: Mapping[str, Stored]) -> None:
-        self.graph, self.stored = graph, dict(stored)
-        self.shapes: Mapping[str, Shape] = infer_shapes(
-            graph, {v.name: tuple(n or 2 for n in v.shape) for v in graph.inputs}
-        )
-        self.values = constant_channels(graph, stored, self.shapes)
-        self.flow: Flow = trace(graph)
+    Parameters
+    ----------
+    network : Network
+    stored : mapping of str to Stored
+        The weights by layer. Not changed.
+    """
+
+    def __init__(self, network: Network, stored: Mapping[str, Stored]) -> None:
+        self.graph, self.shapes, self.stored = network.graph, network.shapes, dict(stored)
+        self.values = constant_channels(self.graph, stored, self.shapes)
+        self.flow: Flow = trace(self.graph, self.shapes)
         self.component = self.flow.components()
         self.groups = {name: self.component[made] for name, made in self.flow.labels.items()}
         self.count = int(self.component.max(initial=-1)) + 1
@@ -58,8 +62,8 @@ class Network:
         self.readers: list[Reader] = []
         # Of each layer that may lose rows: the groups of its rows, and the tensor that it makes.
         self.made: dict[str, tuple[Labels, str]] = {}
-        self.uses = Counter(name for node in graph.nodes for name in node.inputs)
-        for node in graph.nodes:
+        self.uses = Counter(name for node in self.graph.nodes for name in node.inputs)
+        for node in self.graph.nodes:
             if node.op == "Slice" and self._skips(node):
                 self._fix(node)
             if node.op in ("Conv", "Gemm"):

@@ -16,18 +16,19 @@ from collections.abc import Mapping
 
 from masktools.export.shrink.absorb import absorb
 from masktools.export.shrink.cut import cut
-from masktools.export.shrink.removable import Network
+from masktools.export.shrink.removable import Channels
 from masktools.export.stored import Stored
 from masktools.network.graph import Graph
+from masktools.network.network import Network
 
 
-def shrink(graph: Graph, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str, Stored]]:
+def shrink(network: Network, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str, Stored]]:
     """Return the network without the channels that it can do without; its outputs are equal.
 
     Parameters
     ----------
-    graph : Graph
-        In the normal form, without BatchNormalization. Not changed.
+    network : Network
+        Without BatchNormalization. Not changed.
     stored : mapping of str to Stored
         The weights by layer, which stand for the graph's own. Not changed.
 
@@ -42,11 +43,11 @@ def shrink(graph: Graph, stored: Mapping[str, Stored]) -> tuple[Graph, dict[str,
     an operator mixes channels (a softmax over them, a transposition), and in convolutions of
     several groups that are not depthwise, or whose weights several nodes share.
     """
-    network = Network(graph, stored)
-    removable, standing = network.decide()
+    channels = Channels(network, stored)
+    removable, standing = channels.decide()
     if not removable.any():
-        return graph, dict(stored)
-    graph, stored = absorb(network, removable, standing)
+        return network.graph, dict(stored)
+    graph, stored = absorb(channels, removable, standing)
     gone = removable & ~standing
-    kept = {name: ~gone[group] for name, group in network.groups.items()}
+    kept = {name: ~gone[group] for name, group in channels.groups.items()}
     return cut(graph, stored, kept, network.shapes)

@@ -1,110 +1,88 @@
-"""How each layer is computed: a pure function of its weights, its shape and the machine.
+"""Which kernel computes each layer: a pure function of weights, shapes and the machine.
 
-A cost model in multiplications at the processor's peak. Nothing here knows an arena, a file or a
-clock; the tuner measures what this proposes.
+Every kernel says what a layer costs by it, in multiplications at the processor's peak. Nothing here
+knows an arena, a file or a clock; the tuner measures what this proposes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
-from runtime.cpu.choice.schemes import choose_scheme, from_first_level, is_rows, stored
-from runtime.cpu.kernels.narrow import narrow_method
-from runtime.cpu.kernels.windows import Outputs, choose_tiling
-from runtime.cpu.machine import Machine, Method, Problem
-from runtime.plan.steps import Weight
+from runtime.cpu.kernels.problem import Kernel, Problem, Way, problem_of
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Shape
+from runtime.plan import steps as s
+from runtime.plan.plan import Plan
 
-# Lanes of an output from which rows by themselves reach half of what the scheme's cost tells: their
-# runs are short below.
-ROW_LANES = 128
-# Share of the peak that the products of the minimal filtering algorithm reach, and what
-# transforming an entry of a tile costs, in multiplications.
-WINOGRAD_EFFICIENCY = 0.42
-WINOGRAD_TRANSFORM = 12
-# Channels and rows below which its transforms are not paid back.
-WINOGRAD_CHANNELS = 16
-# Weights that it may add to what the file stores: a constant, and a share of the file's.
-WINOGRAD_BYTES = 24 << 20
-WINOGRAD_SHARE = 0.25
+# Bytes that weights larger than dense ones may add to what the file stores: a constant, and a share
+# of the file's.
+MORE_BYTES = 24 << 20
+MORE_SHARE = 0.25
 
 
-def choose_methods(layers: Sequence[tuple[Weight, Problem]], machine: Machine) -> list[Method]:
-    """Return how each layer of a network is computed.
+def choose_ways(
+    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, kernels: Sequence[Kernel]
+) -> dict[int, Way]:
+    """Return how each step with weights is computed, by its index.
 
     Parameters
     ----------
-    layers : sequence of (Weight, Problem)
+    plan : Plan
+    shapes : mapping of str to tuple of int
+        Of every value.
     machine : Machine
+    kernels : sequence of Kernel
+        In order: of those that cost the same, the first is taken.
+    """
+    problems = {
+        at: problem_of(step, shapes, machine.vector)
+        for at, step in enumerate(plan.steps)
+        if isinstance(step, s.Weighted)
+    }
+    chosen = choose_kernels(list(problems.values()), machine, kernels)
+    return {
+        at: Way(kernel, problem)
+        for (at, problem), kernel in zip(problems.items(), chosen, strict=True)
+    }
+
+
+def choose_kernels(
+    problems: Sequence[Problem], machine: Machine, kernels: Sequence[Kernel]
+) -> list[Kernel]:
+    """Return the kernel that costs least for each layer of a network, within its memory.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+    machine : Machine
+    kernels : sequence of Kernel
+        In order: of those that cost the same, the first is taken.
 
     Notes
     -----
-    The minimal filtering algorithm takes four times the memory of a dense weight: layers get it in
-    the order of what it saves for each byte, as long as the network's weights stay near what the
-    file stores.
+    Weights that take more memory than dense ones are given to layers in the order of what that
+    saves for each byte, as long as the network's weights stay near what the file stores.
     """
-    methods, costs = [], []
-    for weight, problem in layers:
-        scheme, cost = choose_scheme(weight, problem.shape.groups)
-        pixels = problem.height * problem.width
-        direct = cost * pixels * problem.inside
-        if scheme.form != "dense" and is_rows(weight):
-            direct *= 1 + ROW_LANES / (pixels * problem.lanes)
-        windows = windows_cost(weight, problem, machine)
-        method = Method(from_first_level(scheme, weight, problem, machine), windows=True)
-        if windows >= direct:
-            narrow = narrow_method(scheme, cost, weight, problem, machine)
-            method = narrow or replace(method, windows=False)
-        methods.append(method)
-        costs.append(min(direct, windows))
-    file = sum(stored(weight) * 4 for weight, _ in layers)
-    left = WINOGRAD_BYTES + WINOGRAD_SHARE * file
-    gains = []
-    for number, ((weight, problem), cost) in enumerate(zip(layers, costs, strict=True)):
-        gain = cost - winograd_cost(problem, machine)
-        more = 4 * (36 * problem.shape.rows * problem.shape.channels - stored(weight))
-        if gain > 0:
-            gains.append((gain * problem.lanes / more, number, more))
-    for _, number, more in sorted(gains, reverse=True):
-        if more <= left:
+    chosen, gains = [], []
+    for number, problem in enumerate(problems):
+        costs = {kernel: kernel.cost(problem, machine) for kernel in kernels}
+        lean = [kernel for kernel in kernels if is_lean(kernel, problem, machine)]
+        best = min(lean, key=costs.__getitem__)
+        chosen.append(best)
+        for kernel in kernels:
+            gain = costs[best] - costs[kernel]
+            if kernel not in lean and gain > 0:
+                more = kernel.weight_bytes(problem, machine) - 4 * problem.stored
+                gains.append((gain * problem.lanes / more, number, more, kernel))
+    file = sum(4 * problem.stored for problem in problems)
+    left = MORE_BYTES + MORE_SHARE * file
+    for _, number, more, kernel in sorted(gains, key=lambda gain: gain[:3], reverse=True):
+        if more <= left and is_lean(chosen[number], problems[number], machine):
             left -= more
-            methods[number] = Method(methods[number].scheme, winograd=True)
-    return methods
+            chosen[number] = kernel
+    return chosen
 
 
-def windows_cost(weight: Weight, problem: Problem, machine: Machine) -> float:
-    """Return the cost of rows of nonzeros over windows for one sample; infinite for other weights.
-
-    Parameters
-    ----------
-    weight : ndarray or SparseWeight
-    problem : Problem
-    machine : Machine
-    """
-    if not is_rows(weight) or problem.window is None:
-        return float("inf")
-    outputs = Outputs(problem.height, problem.width, problem.lanes)
-    return choose_tiling(
-        problem.shape, problem.window, outputs, stored(weight), machine.vector, machine.threads
-    )[1]
-
-
-def winograd_cost(problem: Problem, machine: Machine) -> float:
-    """Return the cost of the minimal filtering algorithm for one sample; infinite where it is none.
-
-    Parameters
-    ----------
-    problem : Problem
-    machine : Machine
-    """
-    shape = problem.shape
-    tiles = -(-problem.height // 4) * -(-problem.width // 4)
-    fits = problem.kernel == (3, 3) and problem.plain and shape.groups == 1
-    if (
-        not fits
-        or min(shape.channels, shape.rows) < WINOGRAD_CHANNELS
-        or tiles * problem.lanes < 2 * machine.vector
-    ):
-        return float("inf")
-    products = shape.channels * shape.rows / WINOGRAD_EFFICIENCY
-    return 36.0 * tiles * (products + WINOGRAD_TRANSFORM * (shape.channels + shape.rows))
+def is_lean(kernel: Kernel, problem: Problem, machine: Machine) -> bool:
+    """Return whether a kernel reads weights no larger than the dense weight."""
+    return kernel.weight_bytes(problem, machine) <= problem.dense_bytes

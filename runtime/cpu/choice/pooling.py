@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
-from runtime.cpu.kernels.runs import Pooling
-from runtime.cpu.kernels.windows import WINDOW_BYTES
-from runtime.cpu.machine import Machine, Method
+from runtime.cpu.kernels.problem import Way
+from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Shape, padded_batch
+from runtime.cpu.memory.window import Pooling
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
 
 # Vectors of a pixel from which a convolution may write into a pooled one: below, runs of single
 # pixels would be too short for the kernels.
 POOLED_VECTORS = 4
-# Pixels of a pooling window, at most: they are computed one after the other; those of a window of
-# inputs that rows of nonzeros go over, at once.
-POOLED_PIXELS, POOLED_AT_ONCE = 16, 4
+# Pixels of a pooling window, at most: they are computed one after the other.
+POOLED_PIXELS = 16
 
 
 def pooled_steps(
-    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, methods: Mapping[int, Method]
+    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, ways: Mapping[int, Way]
 ) -> dict[int, tuple[int, Pooling]]:
     """Return, for convolutions that write into a pooled value, that step and how it pools.
 
@@ -31,32 +29,21 @@ def pooled_steps(
     shapes : mapping of str to tuple of int
         Of every value.
     machine : Machine
-        Where it computes in bfloat16, maxima alone are taken in: a mean would be rounded at each
-        sum.
-    methods : mapping of int to Method
-        How each convolution is computed, by its index.
+    ways : mapping of int to Way
+        How each step with weights is computed, by its index: its kernel says what it takes in.
     """
     made_by = {step.output: at for at, step in enumerate(plan.steps)}
     found = {}
     for at, step in enumerate(plan.steps):
         pooling = _window(step, shapes, machine.vector)
         before = made_by.get(step.inputs[0]) if pooling else None
-        if pooling is None or before is None or (machine.product and not pooling.largest):
+        if pooling is None or before is None:
             continue
         conv = plan.steps[before]
         alone = len(plan.readers[conv.output]) == 1 and conv.output not in plan.results.values()
-        if not isinstance(conv, s.Convolution) or methods[before].winograd:
+        if not isinstance(conv, s.Convolution) or len(conv.inputs) > 1 or not alone:
             continue
-        if methods[before].windows:
-            at_once = prod(pooling.window)
-            # The smallest tile: its window has to fit, whatever strides and dilations are.
-            window_bytes = at_once * prod(conv.kernel) * 4 * machine.vector
-            if at_once > POOLED_AT_ONCE or window_bytes > WINDOW_BYTES:
-                continue
-        # Single rows go over many pixels at a time, of the panels that the cache holds.
-        elif methods[before].scheme.form == "rows":
-            continue
-        if len(conv.inputs) == 1 and alone:
+        if ways[before].kernel.takes(pooling, ways[before].problem, machine):
             found[before] = (at, pooling)
     return found
 

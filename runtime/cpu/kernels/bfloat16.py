@@ -14,6 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.checkpoint import SparseWeight
+from runtime.cpu.kernels.grouped import Grouped, configured, layer_arrays
+from runtime.cpu.kernels.inputs import skip_of
+from runtime.cpu.kernels.items import cut
+from runtime.cpu.kernels.problem import LayerCall, Problem
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Pooling
+from runtime.cpu.program import Assembly
 from runtime.cpu.weights.pack import pack
 from runtime.cpu.weights.row_groups import Packed, Scheme, Shape, balanced
 from runtime.errors import PlanError
@@ -35,6 +42,63 @@ GATHER = {"amx": 60.0, "avx512_bf16": 35.0}
 TILE = {"amx": 22.0, "avx512_bf16": 34.0 * TILE_ROWS}
 ROW = 10.0
 COLUMN = 1.2
+LANES = 64
+
+
+class Bfloat16Grouped(Grouped):
+    """Groups of rows as `Grouped` has them, but taller, multiplied by instructions of their own.
+
+    Parameters
+    ----------
+    product : str
+        "amx" or "avx512_bf16".
+    """
+
+    name = "grouped bfloat16"
+
+    def __init__(self, product: str) -> None:
+        self._product = product
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what all groups cost for each lane; see `Kernel`."""
+        nanoseconds = self._scheme(problem)[1] / LANES
+        share = problem.pixels * problem.inside(machine.vector)
+        return nanoseconds * share * machine.rate * 1e-9
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the entries of all groups, without what fills their tiles."""
+        return super().weight_bytes(problem, machine) // 2
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return whether it pools: maxima alone, for a mean would be rounded at each sum."""
+        return pooling.largest and super().takes(pooling, problem, machine)
+
+    def scheme(self, problem: Problem, machine: Machine) -> Scheme:
+        """Return how a weight is cut into groups."""
+        return self._scheme(problem)[0]
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        source, runs = self.source(program, layer, apart=False)
+        weight, shape = layer.step.weight, layer.shape
+        scheme = self.scheme(layer.problem, program.machine)
+        packed = program.packed(
+            weight, ("tiles", scheme, shape), lambda: pack_tiles(weight, scheme, shape)
+        )
+        made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
+        skip = skip_of(program, layer)
+        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
+        program.call(
+            "convolution_bfloat16", layer.at, as_tiles(arrays), source.image, layer.y, skip,
+            program.activation(layer.step.activation),
+            {**configured(layer, made), "kernel": self._product},
+        )  # fmt: skip
+
+    def _scheme(self, problem: Problem) -> tuple[Scheme, float]:
+        return problem.once(
+            ("scheme", self._product),
+            lambda: choose_scheme(problem.weight, problem.shape.groups, self._product),
+        )
 
 
 def product_kernel(module: Any) -> str:  # noqa: ANN401 - a compiled module
@@ -78,7 +142,7 @@ def rounded(values: NDArray[np.float32]) -> UInt16:
     return np.where(np.isnan(values), (words >> 16 | 0x40).astype(np.uint16), nearest)
 
 
-def choose_scheme(weight: Weight, groups: int, kernel: str) -> Scheme:
+def choose_scheme(weight: Weight, groups: int, kernel: str) -> tuple[Scheme, float]:
     """Return how a weight is cut into groups: by blocks, by rows of nonzeros, or densely.
 
     Parameters
@@ -88,6 +152,13 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> Scheme:
         Convolution groups.
     kernel : str
         "amx" or "avx512_bf16".
+
+    Returns
+    -------
+    Scheme
+        The one that takes least time by the cost model.
+    float
+        Nanoseconds of one core that 64 lanes take.
 
     Notes
     -----
@@ -103,7 +174,8 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> Scheme:
         rows = weight.stored * COLUMN + shape[0] * ROW
         costs[Scheme("rows", 1)] = rows
         costs[Scheme("blocks", LARGEST_HEIGHT)] = _blocks_cost(weight, kernel)
-    return min(costs, key=lambda scheme: costs[scheme])
+    best = min(costs, key=lambda scheme: costs[scheme])
+    return best, costs[best]
 
 
 def group_cost(rows: int, columns: int, kernel: str) -> float:

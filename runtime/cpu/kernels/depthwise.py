@@ -6,15 +6,21 @@ bounds the time is the memory that is read and written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 import numpy as np
 
 from runtime.cpu.kernels.bfloat16 import rounded
+from runtime.cpu.kernels.inputs import skip_of, with_halo
+from runtime.cpu.kernels.problem import Configuration, Kernel, LayerCall, Problem, row_halo
 from runtime.cpu.machine import Machine
+from runtime.cpu.memory.halos import WIDEST_HALO
 from runtime.cpu.memory.layout import Image
+from runtime.cpu.memory.window import Pooling
+from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Float32
-from runtime.plan import steps as s
+from runtime.plan.steps import Weight
 
 # Bytes a second that one thread reads and writes beyond its second-level cache, about.
 BANDWIDTH = 30e9
@@ -24,18 +30,82 @@ LEAST_ITEM, MOST_ITEMS = 10e-6, 4
 TILE_ROWS = 4
 
 
-def is_depthwise(step: s.Convolution) -> bool:
-    """Return whether each row of a convolution reads one channel, and not all the same."""
-    return step.groups > 1 and step.weight_shape[1] == 1
+class Depthwise:
+    """Each plane of the output reads one plane of the input.
+
+    Parameters
+    ----------
+    pooled : Kernel
+        What computes a layer instead that is pooled as it is written.
+    as_bfloat16 : bool, default False
+        Whether weights are rounded as all values are.
+    """
+
+    name = "depthwise"
+    configurations: Mapping[str, Configuration] = {}
+
+    def __init__(self, pooled: Kernel, as_bfloat16: bool = False) -> None:
+        self._pooled = pooled
+        self._as_bfloat16 = as_bfloat16
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what it multiplies, at peak: memory bounds it, and no kernel moves less of it."""
+        shape, window, vector = problem.shape, problem.window, machine.vector
+        if window is None or shape.groups == 1 or shape.group_channels > 1:
+            return float("inf")
+        wide = problem.lanes % vector and problem.reach > WIDEST_HALO * problem.image[1]
+        if wide or not finds_pixels(window.strides[1], problem.lanes, vector):
+            return float("inf")
+        return problem.stored * problem.pixels * problem.inside(vector)
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of all taps of all rows."""
+        return problem.dense_bytes
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return the zeros by which vectors along pixels read their taps, at any stride."""
+        return row_halo(problem, machine)
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return whether the kernel that takes its place then does."""
+        return self._pooled.takes(pooling, problem, machine)
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        if layer.pooling is not None:
+            self._pooled.emit(program, layer)
+            return
+        step, y, window = layer.step, layer.y, layer.window
+        x = program.in_planes(layer.at, layer.x)
+        if y.lanes % program.machine.vector:
+            wide = with_halo(program, layer, x)
+            assert wide is not None, "a kernel that the cost model would not choose"
+            x = wide
+        skip = skip_of(program, layer)
+        program.call(
+            "depthwise",
+            layer.at,
+            x.view,
+            y.view,
+            y.halo,
+            None if skip is None else skip.view,
+            [window.kernel, window.strides, window.dilations, window.pads],
+            {
+                "weights": weights_of(step.weight, self._as_bfloat16),
+                "bias": program.bias(step.bias),
+            },
+            program.activation(step.activation),
+            configured(y, program.machine),
+        )
 
 
-def in_place(step: s.Convolution, lanes: int, vector: int) -> bool:
+def finds_pixels(stride: int, lanes: int, vector: int) -> bool:
     """Return whether the kernels find the pixels that a row of the output reads.
 
     Parameters
     ----------
-    step : Convolution
-        Depthwise.
+    stride : int
+        Along x.
     lanes : int
         Elements of a pixel.
     vector : int
@@ -46,15 +116,14 @@ def in_place(step: s.Convolution, lanes: int, vector: int) -> bool:
     Vectors within pixels take any stride. Those along pixels take every one, or choose every
     second one of two vectors: then a whole number of pixels makes a vector.
     """
-    stride = step.strides[1]
     return lanes % vector == 0 or stride == 1 or (stride == 2 and vector % lanes == 0)
 
 
-def weights_of(step: s.Convolution, machine: Machine) -> Float32:
-    """Return the weights as the kernels take them, (rows, taps); rounded where all else is."""
-    weight = step.weight if isinstance(step.weight, np.ndarray) else step.weight.to_dense()
-    flat = np.ascontiguousarray(weight.reshape(len(weight), -1), np.float32)
-    if not machine.product:
+def weights_of(weight: Weight, as_bfloat16: bool) -> Float32:
+    """Return the weights as the kernels take them, (rows, taps); rounded where values are."""
+    dense = weight if isinstance(weight, np.ndarray) else weight.to_dense()
+    flat = np.ascontiguousarray(dense.reshape(len(dense), -1), np.float32)
+    if not as_bfloat16:
         return flat
     words = rounded(flat).astype(np.uint32) << np.uint32(16)
     values: Float32 = words.view(np.float32)

@@ -1,137 +1,131 @@
-"""Convolutions and products as calls of the kernels: groups of rows go over runs of lanes."""
+"""Groups of rows over runs of lanes: blocks, rows of nonzeros and dense weights alike.
+
+The kernel of every layer that no other one computes faster.
+"""
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.cpu.kernels import image_layers
-from runtime.cpu.kernels.bfloat16 import as_tiles
-from runtime.cpu.kernels.depthwise import is_depthwise
-from runtime.cpu.kernels.inputs import source_of
-from runtime.cpu.kernels.items import Cut, cut, whole
+from runtime.cpu.kernels.inputs import Source, along_pixels, in_place, skip_of
+from runtime.cpu.kernels.items import Cut, cut
 from runtime.cpu.kernels.pixel_runs import pixel_runs
-from runtime.cpu.kernels.runs import Pooling, Runs, Window, plane_runs, window_of
-from runtime.cpu.memory.layout import Image, View
+from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
+from runtime.cpu.kernels.runs import Runs, plane_runs
+from runtime.cpu.kernels.schemes import from_first_level, scheme_of
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Pooling
 from runtime.cpu.program import Assembly
-from runtime.cpu.weights.row_groups import Float32, Int64, Packed, shape_of
+from runtime.cpu.weights.pack import pack
+from runtime.cpu.weights.row_groups import Float32, Int64, Packed, Scheme
 from runtime.errors import PlanError
-from runtime.plan import steps as s
 
 # Entries behind the last column's offset: the kernels prefetch that far ahead.
 OFFSET_PADDING = 64
+# Lanes of an output from which rows by themselves reach half of what the scheme's cost tells: their
+# runs are short below.
+ROW_LANES = 128
+
+CONFIGURATIONS = {
+    "short tiles": Configuration(tile_vectors=12),
+    "long tiles": Configuration(tile_vectors=96),
+    "near prefetch": Configuration(prefetch=8),
+    "far prefetch": Configuration(prefetch=32),
+    "no prefetch": Configuration(prefetch=0),
+    "one item a thread": Configuration(items=1),
+    "many items": Configuration(items=16),
+    "small panels": Configuration(panel_share=0.2),
+}
 
 
-def convolution(assembly: Assembly, at: int, step: s.Convolution) -> None:
-    """Add the calls of a convolution, and of the pooling that it takes in."""
-    window = window_of(step)
-    pooling, output = assembly.pooling(at)
-    y = assembly.image(assembly.view(output))
-    x = assembly.view(step.inputs[0])
-    skip = assembly.view(step.inputs[1]) if len(step.inputs) == 2 else None
-    if is_depthwise(step) and pooling is None:
-        source = image_layers.depthwise_input(assembly, at, step, x, y, window)
-        if source is not None:
-            image_layers.depthwise(assembly, at, step, source, y, skip, window)
-            return
-    layer(assembly, at, step, x, y, skip, window, pooling)
+class Grouped:
+    """Groups of up to 8 rows read each column once; what they cost follows from their heights."""
+
+    name = "grouped"
+    configurations: Mapping[str, Configuration] = CONFIGURATIONS
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what all groups cost for each lane; see `Kernel`."""
+        scheme, cost = scheme_of(problem)
+        direct = cost * problem.pixels * problem.inside(machine.vector)
+        if scheme.form != "dense" and problem.is_rows:
+            direct *= 1 + ROW_LANES / (problem.pixels * problem.lanes)
+        return direct
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the entries of all groups."""
+        dense = self.scheme(problem, machine).form == "dense"
+        return problem.dense_bytes if dense else 4 * problem.stored
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return the zeros by which vectors along pixels read their taps in place."""
+        return plain_halo(problem, machine)
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return whether it pools: single rows go over many pixels at a time, and do not."""
+        return self.scheme(problem, machine).form != "rows"
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        source, runs = self.source(program, layer, apart=True)
+        scheme = self.scheme(layer.problem, program.machine)
+        packed = packed_groups(program, layer, scheme)
+        made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
+        skip = skip_of(program, layer)
+        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
+        program.call(
+            "convolution", layer.at, arrays, source.image, layer.y, skip,
+            program.activation(layer.step.activation), configured(layer, made),
+        )  # fmt: skip
+
+    def scheme(self, problem: Problem, machine: Machine) -> Scheme:
+        """Return how a weight is cut into groups."""
+        return from_first_level(scheme_of(problem)[0], problem, machine)
+
+    def source(self, program: Assembly, layer: LayerCall, apart: bool) -> tuple[Source, Runs]:
+        """Return what a layer reads, after the calls that make it, and the runs over it.
+
+        Parameters
+        ----------
+        program : Assembly
+        layer : LayerCall
+        apart : bool
+            Whether vectors of a run may lie apart.
+        """
+        vector = program.machine.vector
+        if layer.y.lanes % vector == 0:
+            source = in_place(program, layer)
+            runs = pixel_runs(source.image, layer.y, source.window, vector, layer.pooling, apart)
+        else:
+            source = along_pixels(program, layer)
+            runs = plane_runs(source.image, layer.y, source.window, vector)
+        return source, runs
 
 
-def product(assembly: Assembly, at: int, step: s.Product) -> None:
-    """Add the calls of a product: a convolution whose window is the whole of its input."""
-    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
-    skip = assembly.view(step.inputs[1]) if len(step.inputs) == 2 else None
-    if len(y.shape) > 2:
-        _product_of_many(assembly, at, step, x, y, skip)
-        return
-    image = assembly.in_planes(at, x)
-    window = Window((image.height, image.width))
-    layer(assembly, at, step, x, assembly.image(y), skip, window, None)
+def packed_groups(program: Assembly, layer: LayerCall, scheme: Scheme) -> Packed:
+    """Return the groups of a layer's weight, packed when they are first asked for."""
+    weight, shape = layer.step.weight, layer.shape
+    return program.packed(weight, ("groups", scheme, shape), lambda: pack(weight, scheme, shape))
 
 
-def _product_of_many(
-    assembly: Assembly, at: int, step: s.Product, x: View, y: View, skip: View | None
-) -> None:
-    """Multiply the last of several axes: all others become lanes, in copies."""
-    lanes = prod(y.shape[:-1])
-
-    def flat(view: View) -> tuple[View, View]:
-        """Return planes of features, and the same seen with the view's own axes."""
-        planes = assembly.placement.memory((lanes, view.shape[-1]), at)
-        seen = planes.reshaped(view.shape)
-        assert seen is not None
-        return planes, seen
-
-    planes, seen = flat(x)
-    assembly.call("copy", at, x, seen)
-    added = None
-    if skip is not None:
-        added, seen = flat(skip)
-        assembly.call("copy", at, skip, seen)
-    out, seen = flat(y)
-    layer(assembly, at, step, planes, assembly.image(out), added, Window((1, 1)), None)
-    assembly.call("copy", at, seen, y)
+def configured(layer: LayerCall, made: Cut) -> dict[str, Any]:
+    """Return how the work is cut, as the kernels take it."""
+    return {
+        "tile_vectors": layer.configuration.tile_vectors,
+        "prefetch": layer.configuration.prefetch,
+        "parts_first": made.parts_first,
+        "scale": layer.scale,
+    }
 
 
-def layer(
-    assembly: Assembly,
-    at: int,
-    step: s.Weighted,
-    x: View,
-    y: Image,
-    skip: View | None,
-    window: Window,
-    pooling: Pooling | None,
-) -> None:
-    """Add the call of a layer, after what it needs of its input."""
-    if assembly.methods[at].winograd:
-        image_layers.winograd(assembly, at, step, x, y, skip, window)
-        return
-    if assembly.methods[at].windows:
-        image_layers.rows(assembly, at, step, x, y, skip, window, pooling)
-        return
-    vector = assembly.machine.vector
-    product = assembly.machine.product
-    scheme, narrow = assembly.methods[at].scheme, assembly.methods[at].narrow
-    source = source_of(assembly, at, x, y, window, narrow)
-    if narrow or y.lanes % vector == 0:
-        apart = not narrow and not product
-        runs = pixel_runs(source.image, y, source.window, vector, pooling, apart)
-    else:
-        runs = plane_runs(source.image, y, source.window, vector)
-    groups = step.groups if isinstance(step, s.Convolution) else 1
-    shape = shape_of(step.weight, groups, window.taps)
-    packed = assembly.packed(step.weight, scheme, shape)
-    configuration = assembly.configure(step)
-    if narrow:
-        made = whole(packed, runs, assembly.machine, configuration)
-    else:
-        made = cut(packed, runs, assembly.machine, source.image.channels, configuration)
-    added = None if skip is None else assembly.like(at, skip, y)
-    given = arrays(packed, made, source.columns, assembly.bias(step.bias))
-    assembly.call(
-        "convolution_bfloat16" if product else "narrow" if narrow else "convolution",
-        at,
-        as_tiles(given) if product else given,
-        source.image,
-        y,
-        added,
-        assembly.activation(step.activation),
-        {
-            "tile_vectors": configuration.tile_vectors,
-            "prefetch": configuration.prefetch,
-            "parts_first": made.parts_first,
-            "kernel": product,
-            "scale": 1.0 if pooling is None or pooling.largest else 1.0 / prod(pooling.window),
-        },
-    )
-
-
-def arrays(packed: Packed, made: Cut, columns: Int64, bias: Float32) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a layer, as cpu/layer.h names them.
+def layer_arrays(
+    packed: Packed, made: Cut, columns: Int64, bias: Float32
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a layer, as cpu/kernels/grouped/layer.h names them.
 
     Raises
     ------

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtime.cpu.kernels.runs import Window
+from runtime.cpu.kernels.problem import LayerCall
 from runtime.cpu.kernels.unfold import Unfolding, unfolding
 from runtime.cpu.memory.halos import WIDEST_HALO
-from runtime.cpu.memory.layout import Image, View, round_up
+from runtime.cpu.memory.layout import Image, round_up
+from runtime.cpu.memory.window import Window
 from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Int64
 
@@ -37,59 +38,77 @@ class Source:
     columns: Int64
 
 
-def in_rows(assembly: Assembly, at: int, view: View) -> Image:
-    """Return a view as planes one after the other, whose rows are pixels without gaps.
+def in_rows(program: Assembly, layer: LayerCall) -> Image:
+    """Return a layer's input as planes one after the other, whose rows are pixels without gaps.
 
     It is copied where they are not: rows of a transposed image lie among those of other planes.
     """
-    x = assembly.in_planes(at, view)
+    x = program.in_planes(layer.at, layer.x)
     if x.is_plane and x.plane >= x.height * x.row:
         return x
-    return assembly.image(assembly.copied(at, assembly.as_rank_4(view)))
+    return program.image(program.copied(layer.at, program.as_rank_4(layer.x)))
 
 
-def source_of(
-    assembly: Assembly, at: int, view: View, y: Image, window: Window, narrow: bool
-) -> Source:
-    """Return what a layer reads, after the calls that make it."""
-    x = assembly.in_planes(at, view)
-    if narrow or y.lanes % assembly.machine.vector == 0:
-        return Source(x, window, window.column_offsets(x))
-    reach = window.reach(x.width, y.width)
-    if window.strides[1] == 1:
-        wide = with_halo(assembly, at, view, x, reach)
+def in_place(program: Assembly, layer: LayerCall) -> Source:
+    """Return a layer's input as planes, for runs of whole pixels or of single lanes."""
+    x = program.in_planes(layer.at, layer.x)
+    return Source(x, layer.window, layer.window.column_offsets(x))
+
+
+def along_pixels(program: Assembly, layer: LayerCall) -> Source:
+    """Return what vectors along pixels read: taps side by side, and zeros beside the rows."""
+    x = program.in_planes(layer.at, layer.x)
+    if layer.window.strides[1] == 1:
+        wide = with_halo(program, layer, x)
         if wide is not None:
-            return Source(wide, window, window.column_offsets(wide))
-    return _unfolded(assembly, at, view, x, y, window)
+            return Source(wide, layer.window, layer.window.column_offsets(wide))
+    return _unfolded(program, layer, x)
 
 
-def with_halo(assembly: Assembly, at: int, view: View, x: Image, reach: int) -> Image | None:
-    """Return an image with zeros beside its rows, or a copy; None where that would be too wide."""
+def with_halo(program: Assembly, layer: LayerCall, x: Image) -> Image | None:
+    """Return an input with zeros beside its rows, or a copy; None where that would be too wide."""
+    reach = layer.window.reach(x.width, layer.y.width)
     if x.is_plane and x.halo >= reach:
         return x
     if reach > WIDEST_HALO * x.width:
         return None
-    copied = assembly.placement.memory((x.batch, x.channels, x.height, x.width), at, reach)
+    at, view = layer.at, layer.x
+    copied = program.placement.memory((x.batch, x.channels, x.height, x.width), at, reach)
     seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
-    assembly.call("copy", at, assembly.as_rank_4(view), seen)
-    return assembly.image(copied)
+    program.call("copy", at, program.as_rank_4(view), seen)
+    return program.image(copied)
 
 
-def _unfolded(
-    assembly: Assembly, at: int, view: View, x: Image, y: Image, window: Window
-) -> Source:
+def skip_of(program: Assembly, layer: LayerCall) -> Image | None:
+    """Return the skip branch with rows and pixels as the output has them."""
+    return None if layer.skip is None else program.like(layer.at, layer.skip, layer.y)
+
+
+def image_arguments(program: Assembly, layer: LayerCall, x: Image) -> tuple[object, ...]:
+    """Return input, output and skip branch as the kernels take them, with their sizes."""
+    y = layer.y
+    return (
+        x,
+        (x.height, x.width, x.pitch),
+        y,
+        (y.height, y.width, y.pitch, y.halo),
+        skip_of(program, layer),
+        y.lanes,
+    )
+
+
+def _unfolded(program: Assembly, layer: LayerCall, x: Image) -> Source:
     """Unfold an image into planes of which every tap reads rows as long as the output's."""
+    at, y, window = layer.at, layer.y, layer.window
     if not x.is_plane:
-        view = assembly.copied(at, assembly.as_rank_4(view))
-        x = assembly.image(view)
-    made = _unfolding(window, y, assembly.machine.vector)
+        x = program.image(program.copied(at, program.as_rank_4(layer.x)))
+    made = _unfolding(window, y, program.machine.vector)
     pitch = max(y.pitch, y.width + made.columns)
     # Taps to the right of a last row's end read beyond it, for lanes that become zeros.
     rows = made.plane_rows(y.height) + (made.columns > 0)
-    u = assembly.image(
-        assembly.placement.memory((x.batch, x.channels * made.planes, rows, pitch), at)
-    )
-    assembly.call(
+    shape = (x.batch, x.channels * made.planes, rows, pitch)
+    u = program.image(program.placement.memory(shape, at))
+    program.call(
         "unfold", at, x, (x.height, x.width, x.pitch, x.lanes), u, made.origins,
         window.strides, y.height, pitch,
     )  # fmt: skip

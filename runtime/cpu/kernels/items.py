@@ -11,16 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.cpu.kernels.problem import DEFAULT, Configuration
 from runtime.cpu.kernels.runs import Runs, split
-from runtime.cpu.machine import Configuration, Machine
+from runtime.cpu.machine import Machine
 from runtime.cpu.weights.row_groups import Int64, Packed
 
 # Runs are cut at multiples of so many vectors: every kernel's width divides it.
 CUT = 24
 # Seconds of work below which an item is not worth handing out.
 LEAST_ITEM = 10e-6
-
-DEFAULT = Configuration()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from runtime.cpu.machine import Machine, Method, Problem
+from masktools.checkpoint import SparseWeight
+from runtime.cpu.kernels.grouped import (
+    CONFIGURATIONS,
+    Grouped,
+    configured,
+    layer_arrays,
+    packed_groups,
+)
+from runtime.cpu.kernels.inputs import in_place, skip_of
+from runtime.cpu.kernels.items import whole
+from runtime.cpu.kernels.pixel_runs import pixel_runs
+from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem
+from runtime.cpu.kernels.schemes import scheme_of
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Pooling
+from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Scheme
-from runtime.plan.steps import Weight
 
 # Rows as lanes: share of the peak that groups of one vector of rows reach, and of two, which share
 # each pixel that is broadcast.
@@ -20,45 +34,98 @@ NARROW_UNEVEN = 1.1
 COPIED = 1.5
 
 
-def narrow_method(
-    scheme: Scheme, cost: float, weight: Weight, problem: Problem, machine: Machine
-) -> Method | None:
-    """Return how a layer is computed whose rows become the lanes of vectors; None: not so.
+class Narrow:
+    """Groups whose rows are the lanes of vectors.
 
-    Every pixel of the output is then as good as any other, wherever it lies. Else vectors run along
-    pixels: those of small maps are not full, and rows of pixels at the border are parted.
+    Every pixel of the output is as good as any other, wherever it lies. Vectors along pixels are
+    not full on small maps, and rows of pixels at the border are parted.
     """
-    shape = problem.shape
-    pixels = problem.height * problem.width
-    if problem.lanes % machine.vector == 0:
+
+    name = "narrow"
+    configurations: Mapping[str, Configuration] = CONFIGURATIONS
+
+    def __init__(self, grouped: Grouped) -> None:
+        self._grouped = grouped
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what the groups along pixels cost where this takes less; else it is infinite.
+
+        The two are compared with each other alone: beside other kernels this claims no more.
+        """
+        if scheme_of_lanes(problem, machine) is None:
+            return float("inf")
+        return self._grouped.cost(problem, machine)
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the entries of all groups: as many as along pixels."""
+        return self._grouped.weight_bytes(problem, machine)
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return 0: it multiplies what lies inside an image alone."""
+        return 0
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return False: where samples fill vectors it is not used."""
+        return False
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        scheme = scheme_of_lanes(layer.problem, program.machine)
+        assert scheme is not None, "a kernel that the cost model would not choose"
+        source = in_place(program, layer)
+        vector = program.machine.vector
+        runs = pixel_runs(source.image, layer.y, source.window, vector, apart=False)
+        packed = packed_groups(program, layer, scheme)
+        made = whole(packed, runs, program.machine, layer.configuration)
+        skip = skip_of(program, layer)
+        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
+        program.call(
+            "narrow", layer.at, arrays, source.image, layer.y, skip,
+            program.activation(layer.step.activation), configured(layer, made),
+        )  # fmt: skip
+
+
+def scheme_of_lanes(problem: Problem, machine: Machine) -> Scheme | None:
+    """Return `_scheme` of a layer, worked out once for it."""
+    return problem.once(("narrow", machine), lambda: _scheme(problem, machine))
+
+
+def _scheme(problem: Problem, machine: Machine) -> Scheme | None:
+    """Return how a weight is cut into groups of rows that are lanes; None: vectors along pixels.
+
+    The groups are as high as leaves no thread idle.
+    """
+    shape, vector = problem.shape, machine.vector
+    scheme, cost = scheme_of(problem)
+    lanes = problem.pixels * problem.lanes
+    if problem.lanes % vector == 0:
         return None
     if scheme.form == "rows" or shape.group_rows == 1:
-        few = pixels * problem.lanes <= NARROW_ROWS * machine.vector
-        return Method(scheme, narrow=True) if few else None
-    if pixels * problem.lanes > NARROW_LANES:
+        return scheme if lanes <= NARROW_ROWS * vector else None
+    if lanes > NARROW_LANES:
         return None
-    height = 2 * machine.vector
+    vectors = -(-lanes // vector) + (2 if problem.inside(vector) < 1 else 0)
+    direct = cost * vectors * vector * problem.inside(vector)
+    direct *= 1 if problem.is_plain else COPIED
+    if _lane_cost(scheme, problem, machine) * lanes > direct:
+        return None
+    height = 2 * vector
     groups = -(-shape.rows // height)
     if -(-groups // machine.threads) * machine.threads * height > NARROW_UNEVEN * shape.rows:
-        height = machine.vector
-    lanes = pixels * problem.lanes
-    vectors = -(-lanes // machine.vector) + (2 if problem.inside < 1 else 0)
-    direct = cost * vectors * machine.vector * problem.inside * (1 if problem.plain else COPIED)
-    if _narrow_cost(scheme, weight, problem, machine) * lanes > direct:
-        return None
-    return Method(Scheme(scheme.form, height, unit=machine.vector), narrow=True)
+        height = vector
+    return Scheme(scheme.form, height, unit=vector)
 
 
-def _narrow_cost(scheme: Scheme, weight: Weight, problem: Problem, machine: Machine) -> float:
+def _lane_cost(scheme: Scheme, problem: Problem, machine: Machine) -> float:
     """Return what a layer costs for one lane, whose rows become the lanes of vectors."""
-    shape = problem.shape
+    shape, weight = problem.shape, problem.weight
 
     def cost(rows: int, columns: int) -> float:
         vectors = -(-rows // machine.vector)
         share = NARROW_EFFICIENCY[vectors > 1]
         return vectors * machine.vector * columns * problem.covered / share
 
-    if scheme.form == "dense" or isinstance(weight, np.ndarray):
+    if scheme.form == "dense" or not isinstance(weight, SparseWeight):
         return shape.groups * cost(shape.group_rows, shape.group_channels * shape.taps)
     residual = weight.residual.values.size if weight.residual is not None else 0
     return cost(1, residual) + sum(cost(len(b.rows), len(b.columns)) for b in weight.layout.blocks)

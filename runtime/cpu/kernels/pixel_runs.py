@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.cpu.kernels.runs import ADD, MAX, Pooling, Runs, TapSets, Window, classes
+from runtime.cpu.kernels.runs import ADD, MAX, Runs, TapSets, classes
 from runtime.cpu.memory.layout import LINE, Image, round_up
+from runtime.cpu.memory.window import Pooling, Window
 
 # Vectors of a pixel that fill a kernel by themselves: runs of narrower ones go from pixel to pixel.
 WIDE_PIXEL = 4

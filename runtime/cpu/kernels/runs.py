@@ -14,79 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cpu.memory.layout import LINE, Image, round_up
-from runtime.plan.steps import Convolution
+from runtime.cpu.memory.window import Window
 
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 
 STORE, MAX, ADD = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Window:
-    """The taps of a convolution, along y and x.
-
-    Parameters
-    ----------
-    kernel, strides, dilations : (int, int)
-    pads : (int, int)
-        Before the first row and the first pixel.
-    """
-
-    kernel: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    dilations: tuple[int, int] = (1, 1)
-    pads: tuple[int, int] = (0, 0)
-
-    @property
-    def taps(self) -> int:
-        """How many there are."""
-        return self.kernel[0] * self.kernel[1]
-
-    def reach(self, before: int, after: int) -> int:
-        """Return how many pixels beyond a side taps reach, from widths of image and output."""
-        last = (after - 1) * self.strides[1] + (self.kernel[1] - 1) * self.dilations[1]
-        return max(self.pads[1], last - self.pads[1] - (before - 1), 0)
-
-    def inside(self, axis: int, size: int, pixels: int) -> NDArray[np.bool_]:
-        """Return which taps of which output pixels lie inside the image, (pixels, kernel)."""
-        at = (
-            np.arange(pixels)[:, None] * self.strides[axis]
-            + np.arange(self.kernel[axis]) * self.dilations[axis]
-            - self.pads[axis]
-        )
-        found: NDArray[np.bool_] = (at >= 0) & (at < size)
-        return found
-
-    def tap_offsets(self, x: Image) -> Int64:
-        """Return the element offset of each tap from the first, shape (taps,)."""
-        y, z = (np.arange(self.kernel[a], dtype=np.int64) * self.dilations[a] for a in (0, 1))
-        return (y[:, None] * x.row + z * x.pixel).ravel()
-
-    def column_offsets(self, x: Image) -> Int64:
-        """Return the element offset of each (tap, channel), tap by tap."""
-        planes = np.arange(x.channels, dtype=np.int64) * x.plane
-        return (self.tap_offsets(x)[:, None] + planes).ravel()
-
-
-def window_of(step: Convolution) -> Window:
-    """Return the window of a convolution."""
-    return Window(step.kernel, step.strides, step.dilations, (step.pads[0], step.pads[1]))
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """A pooling window, as large as its strides, that the convolution writes into.
-
-    Parameters
-    ----------
-    window : (int, int)
-    largest : bool
-        The maximum; else the mean.
-    """
-
-    window: tuple[int, int]
-    largest: bool
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,20 @@ go over it. A pure function chooses the tile, by a cost in cycles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
-from runtime.cpu.kernels.runs import Window
-from runtime.cpu.memory.layout import round_up
+from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
+from runtime.cpu.kernels.runs import ADD, MAX, STORE
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Image, round_up
+from runtime.cpu.memory.window import Pooling, Window
+from runtime.cpu.program import Assembly
+from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 
 # How a window is packed: shared by all taps, or a copy for each column of taps, or for each tap.
@@ -35,6 +43,87 @@ FINISH, STRETCH = 4.0, 20.0
 PIECE, COPY = 5.0, 3.0
 # Multiplications of a lane that a core begins in a cycle.
 MULTIPLICATIONS = 2
+# Pixels of a pooling window, at most: a window of inputs holds what all of them read.
+POOLED_AT_ONCE = 4
+
+
+class Windows:
+    """Rows of nonzeros, all of which go over one packed window before the next."""
+
+    name = "windows"
+    configurations: Mapping[str, Configuration] = {}
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what the best tiling costs; infinite for blocks, and where there is no tiling."""
+        if not problem.is_rows or problem.window is None:
+            return float("inf")
+        outputs = Outputs(problem.height, problem.width, problem.lanes)
+        return choose_tiling(
+            problem.shape, problem.window, outputs, problem.stored, machine.vector, machine.threads
+        )[1]
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the nonzeros."""
+        return 4 * problem.stored
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return the halo that other kernels would read: this one reads pixels with any."""
+        return plain_halo(problem, machine)
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return whether the smallest tile fits: its window holds all pixels that are pooled."""
+        at_once = prod(pooling.window)
+        window_bytes = at_once * problem.shape.taps * 4 * machine.vector
+        return at_once <= POOLED_AT_ONCE and window_bytes <= WINDOW_BYTES
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        x, y, machine = in_rows(program, layer), layer.y, program.machine
+        pool = layer.pooling.window if layer.pooling else (1, 1)
+        shape, weight = layer.shape, layer.step.weight
+        outputs = Outputs(y.height * pool[0], y.width * pool[1], y.lanes, pool)
+        tiling, _ = choose_tiling(
+            shape, layer.window, outputs, layer.step.stored, machine.vector, machine.threads
+        )
+        assert tiling is not None, "a kernel that the cost model would not choose"
+        channels = tiling.channels
+        packed = program.packed(
+            weight, ("panels", shape, channels),
+            lambda: pack_panels(compressed(weight), shape, channels),
+        )  # fmt: skip
+        # Pooled pixels of all samples, of which this is a slice, are no neighbours: copy them.
+        made = y if y.is_plane else _beside(program, layer.at, y)
+        program.call(
+            "rows",
+            layer.at,
+            *image_arguments(program, replace(layer, y=made), x),
+            (
+                *layer.window.kernel, *layer.window.strides, *layer.window.dilations,
+                *layer.window.pads,
+            ),
+            {**vars(packed), "bias": program.bias(layer.step.bias)},
+            program.activation(layer.step.activation),
+            {
+                **tiling._asdict(),
+                "combine": _combine(layer.pooling),
+                "pool_y": pool[0],
+                "pool_x": pool[1],
+                "scale": layer.scale,
+            },
+        )  # fmt: skip
+        if made is not y:
+            program.call("copy", layer.at, made.view, y.view)
+
+
+def _combine(pooling: Pooling | None) -> int:
+    if pooling is None:
+        return STORE
+    return MAX if pooling.largest else ADD
+
+
+def _beside(program: Assembly, at: int, y: Image) -> Image:
+    """Return an image as large, in memory of its own, whose pixels are neighbours."""
+    return program.image(program.placement.memory((y.batch, y.channels, y.height, y.width), at))
 
 
 class Tiling(NamedTuple):

@@ -1,13 +1,19 @@
-"""Weights of dense 3x3 convolutions for the minimal filtering algorithm F(4x4, 3x3)."""
+"""Dense 3x3 convolutions by the minimal filtering algorithm F(4x4, 3x3)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktools.forks import PRODUCTS
+from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Pooling
+from runtime.cpu.program import Assembly
 
 ROWS = 16  # that lie next to each other: kWinogradRows of the kernels
 POSITIONS = 36  # products of a tile
@@ -19,8 +25,78 @@ COLUMN_BYTES = 5 << 18
 EFFICIENCY, SINGLE_EFFICIENCY, UNCACHED = 0.8, 0.75, 0.7
 TRANSFORM = 8
 TILE = 4  # outputs of a tile along an axis
+# The same of the whole layer, beside other kernels: what the rest of it takes is in these shares.
+WHOLE_EFFICIENCY, WHOLE_TRANSFORM = 0.42, 12
+# Channels and rows below which its transforms are not paid back.
+LEAST_CHANNELS = 16
 
 _A, _B = 3 / 4, 4 / 3  # the points are 0, A, -A, B, -B and infinity
+
+
+class Winograd:
+    """A quarter of the multiplications of a dense 3x3 window, from weights four times as large."""
+
+    name = "winograd"
+    configurations: Mapping[str, Configuration] = {}
+
+    def cost(self, problem: Problem, machine: Machine) -> float:
+        """Return what products and transforms of all tiles cost; infinite for other windows."""
+        shape, window = problem.shape, problem.window
+        tiles = _tiles(problem.height, problem.width)
+        fits = window is not None and window.kernel == (3, 3) and problem.is_plain
+        if (
+            not fits
+            or shape.groups > 1
+            or min(shape.channels, shape.rows) < LEAST_CHANNELS
+            or tiles * problem.lanes < 2 * machine.vector
+        ):
+            return float("inf")
+        return tiles * _tile_cost(shape.channels, shape.rows, WHOLE_EFFICIENCY, WHOLE_TRANSFORM)
+
+    def weight_bytes(self, problem: Problem, machine: Machine) -> int:
+        """Return the memory of the transformed weights."""
+        return 4 * POSITIONS * problem.shape.rows * problem.shape.channels
+
+    def halo(self, problem: Problem, machine: Machine) -> int:
+        """Return the halo that other kernels would read: this one reads pixels with any."""
+        return plain_halo(problem, machine)
+
+    def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
+        """Return False: tiles of outputs are no pooling windows."""
+        return False
+
+    def emit(self, program: Assembly, layer: LayerCall) -> None:
+        """Add the call, after those that make what it reads."""
+        x, y, machine, weight = in_rows(program, layer), layer.y, program.machine, layer.step.weight
+        program.call(
+            "winograd",
+            layer.at,
+            *image_arguments(program, layer, x),
+            layer.window.pads,
+            {
+                "weights": program.packed(
+                    weight,
+                    ("winograd",),
+                    lambda: transformed(
+                        weight if isinstance(weight, np.ndarray) else weight.to_dense()
+                    ),
+                ),
+                "bias": program.bias(layer.step.bias),
+            },
+            program.activation(layer.step.activation),
+            configured(
+                x.channels, y.channels, y.height, y.width, y.lanes, machine.vector, machine.threads
+            ),
+        )
+
+
+def _tiles(height: int, width: int) -> int:
+    return -(-height // TILE) * -(-width // TILE)
+
+
+def _tile_cost(channels: int, rows: int, efficiency: float, transform: float) -> float:
+    """Return what a tile costs: its products at a share of the peak, and its transforms."""
+    return POSITIONS * (rows * channels / efficiency + transform * (rows + channels))
 
 
 def _filter_transform() -> NDArray[np.float64]:
@@ -97,7 +173,7 @@ def configured(
     >>> configured(64, 64, 32, 32, 64, 16, 2)
     {'vectors': 2, 'row_blocks': 8, 'parts': 1}
     """
-    tiles = -(-height // TILE) * -(-width // TILE) * lanes
+    tiles = _tiles(height, width) * lanes
     row_blocks = -(-rows // ROWS)
 
     def time(choice: tuple[int, int]) -> float:
@@ -106,7 +182,7 @@ def configured(
         part = -(-row_blocks // parts) * ROWS
         cached = POSITIONS * channels * vectors * vector * 4 <= COLUMN_BYTES
         share = (EFFICIENCY if vectors == 2 else SINGLE_EFFICIENCY) * (1 if cached else UNCACHED)
-        work = POSITIONS * (part * channels / share + TRANSFORM * (part + channels))
+        work = _tile_cost(channels, part, share, TRANSFORM)
         return -(-blocks * parts // threads) * vectors * work
 
     choices = [(v, p) for v in (2, 1) for p in range(1, min(row_blocks, 2 * threads) + 1)]

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
-
-from runtime.cpu.memory.layout import LINE, round_up
-
-
-@dataclass
-class Buffer:
-    """Elements that are needed from one step to another, both included."""
-
-    elements: int
-    first: int
-    last: int
+from runtime.cpu.memory.layout import LINE
+from runtime.plan.lifetimes import Span, pack
 
 
 class Buffers:
@@ -31,51 +20,21 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._buffers: list[Buffer] = []
+        self._buffers: list[Span] = []
 
     def add(self, elements: int, at: int) -> int:
         """Return the number of a new buffer that is needed at a step."""
-        self._buffers.append(Buffer(elements, at, at))
+        self._buffers.append(Span(elements, at, at))
         return len(self._buffers) - 1
 
     def touch(self, number: int, at: int) -> None:
         """Keep a buffer live at a step."""
-        buffer = self._buffers[number]
-        buffer.first, buffer.last = min(buffer.first, at), max(buffer.last, at)
+        self._buffers[number].touch(at)
 
     def elements(self, number: int) -> int:
         """Return how large a buffer is."""
-        return self._buffers[number].elements
+        return self._buffers[number].size
 
     def arranged(self) -> tuple[list[int], int]:
-        """Return the offset of each buffer, and the elements of an arena that holds all.
-
-        The largest is placed first, each in the smallest gap between those that are live with it.
-        """
-        offsets = [0] * len(self._buffers)
-        # Those that were placed, by the steps at which they are live: a network of n steps would
-        # otherwise look at n * n pairs.
-        placed: defaultdict[int, list[int]] = defaultdict(list)
-        total = 0
-        order = sorted(range(len(offsets)), key=lambda i: (-self._buffers[i].elements, i))
-        for number in order:
-            buffer = self._buffers[number]
-            size = round_up(buffer.elements, LINE)
-            steps = range(buffer.first, buffer.last + 1)
-            offsets[number] = self._gap(size, {i for at in steps for i in placed[at]}, offsets)
-            total = max(total, offsets[number] + size)
-            for at in steps:
-                placed[at].append(number)
-        return offsets, total
-
-    def _gap(self, size: int, beside: set[int], offsets: list[int]) -> int:
-        live = sorted(
-            (offsets[i], offsets[i] + round_up(self._buffers[i].elements, LINE)) for i in beside
-        )
-        best, best_room, end = -1, 0, 0
-        for begin, after in live:
-            room = begin - end
-            if room >= size and (best < 0 or room < best_room):
-                best, best_room = end, room
-            end = max(end, after)
-        return best if best >= 0 else end
+        """Return the offset of each buffer, and the elements of an arena that holds all."""
+        return pack(self._buffers, LINE)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from runtime.cpu.kernels.depthwise import in_place, is_depthwise
-from runtime.cpu.kernels.runs import window_of
 from runtime.cpu.memory.layout import Shape, padded_batch
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
@@ -19,7 +17,7 @@ WIDEST_WASTE = 1.1
 
 
 def halos(
-    plan: Plan, shapes: Mapping[str, Shape], vector: int, narrow: Collection[int] = ()
+    plan: Plan, shapes: Mapping[str, Shape], vector: int, wanted: Mapping[int, int]
 ) -> dict[str, int]:
     """Return how many pixels of zeros each value has beside its rows; those with none left out.
 
@@ -30,15 +28,14 @@ def halos(
         Of every value.
     vector : int
         Elements of a vector.
-    narrow : collection of int, default none
-        Steps that need none.
+    wanted : mapping of int to int
+        Pixels that a step wants beside the rows of its first input, by its index.
     """
     needed: dict[str, int] = {}
     same = _Classes()
     for at, step in enumerate(plan.steps):
-        if isinstance(step, s.Convolution) and at not in narrow:
-            reach = _halo_of(step, shapes, vector)
-            needed[step.inputs[0]] = max(reach, needed.get(step.inputs[0], 0))
+        if at in wanted:
+            needed[step.inputs[0]] = max(wanted[at], needed.get(step.inputs[0], 0))
         if isinstance(step, s.Weighted) and len(step.inputs) == 2:
             same.join(step.inputs[1], step.output)
         if (isinstance(step, s.Concat) and step.axis == 1) or (
@@ -55,17 +52,6 @@ def halos(
         widest[same.of(name)] = max(widest[same.of(name)], reach)
     found = {name: widest[same.of(name)] for name in shapes}
     return {name: halo for name, halo in found.items() if halo}
-
-
-def _halo_of(step: s.Convolution, shapes: Mapping[str, Shape], vector: int) -> int:
-    """Return the halo by which a convolution reads its input in place; 0 if it needs none."""
-    x, y = shapes[step.inputs[0]], shapes[step.output]
-    lanes = padded_batch(x[0], vector)
-    strided = is_depthwise(step) and in_place(step, lanes, vector)
-    if lanes % vector == 0 or (step.strides[1] != 1 and not strided):
-        return 0
-    reach = window_of(step).reach(x[-1], y[-1])
-    return reach if reach <= WIDEST_HALO * x[-1] else 0
 
 
 def _rows_waste(shape: Shape, vector: int) -> bool:

@@ -7,7 +7,7 @@ reads again is written over.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from math import prod
 
 from runtime.cpu.memory.arena import Buffers
@@ -35,8 +35,8 @@ class Placement:
         step.
     slices : Slices, default none
         The steps that are executed slice by slice.
-    narrow : collection of int, default none
-        Steps that multiply what lies inside an image alone, and so need no halo.
+    halos_wanted : mapping of int to int, default none
+        Pixels of zeros that a step wants beside the rows of its first input, by its index.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Placement:
         vector: int,
         fused: Mapping[int, int] | None = None,
         slices: Slices = WHOLE,
-        narrow: Collection[int] = (),
+        halos_wanted: Mapping[int, int] | None = None,
     ) -> None:
         self.buffers = Buffers()
         # How each buffer is laid out that is no array in C order: who has a halo stands here alone.
@@ -58,12 +58,9 @@ class Placement:
         self._slices = slices
         made = slices.made(plan)
         self._whole_shapes = shapes
-        self._shapes = shapes = {
-            name: (slices.samples, *shape[1:]) if name in made else shape
-            for name, shape in shapes.items()
-        }
+        self._shapes = slices.shapes(plan, shapes)
         self._vector = vector
-        self._halos = halos(plan, shapes, vector, narrow)
+        self._halos = halos(plan, self._shapes, vector, halos_wanted or {})
         self.parents = {
             part: (whole, start)
             for part, (whole, start) in _parents(plan).items()

@@ -8,11 +8,9 @@ from step to step takes the memory of one slice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import NamedTuple
 
-from runtime.cpu.kernels.winograd import POSITIONS
-from runtime.cpu.machine import Machine, Method
+from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import LINE, Shape
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
@@ -48,12 +46,20 @@ class Slices(NamedTuple):
         """Return the values that the sliced steps make."""
         return {step.output for step in plan.steps[: self.steps]}
 
+    def shapes(self, plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Return the shapes of values, of those that the sliced steps make for one slice."""
+        made = self.made(plan)
+        return {
+            name: (self.samples, *shape[1:]) if name in made else shape
+            for name, shape in shapes.items()
+        }
+
 
 WHOLE = Slices()  # nothing is sliced
 
 
 def slices_of(
-    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, methods: Mapping[int, Method]
+    plan: Plan, shapes: Mapping[str, Shape], machine: Machine, weight_bytes: Mapping[int, int]
 ) -> Slices:
     """Return the slices of a plan, a pure function of its shapes and the machine.
 
@@ -63,20 +69,19 @@ def slices_of(
     shapes : mapping of str to tuple of int
         Of every value.
     machine : Machine
-    methods : mapping of int to Method
-        How each step with weights is computed, by its index.
+    weight_bytes : mapping of int to int
+        Of each step with weights, as its kernel reads them, by its index.
     """
     samples = max(LINE, machine.vector)
     batch = shapes[plan.inputs[0].name][0] if shapes[plan.inputs[0].name] else 1
-    # Products of bfloat16 take more lanes at a time than a slice has.
-    if machine.product or batch % samples or batch < LEAST_SLICES * samples:
+    if batch % samples or batch < LEAST_SLICES * samples:
         return WHOLE
     count = 0
     for at, step in enumerate(plan.steps):
         values = [shapes[name] for name in (*step.inputs, step.output)]
         if not _sliceable(step) or any(len(v) != 4 or v[0] != batch for v in values):
             break
-        if isinstance(step, s.Weighted) and _weight_bytes(step, methods[at]) > MOST_WEIGHTS:
+        if weight_bytes.get(at, 0) > MOST_WEIGHTS:
             break
         pixels = values[-1][2] * values[-1][3]
         least = LEAST_VECTORS * machine.threads * machine.vector
@@ -84,13 +89,6 @@ def slices_of(
             break
         count += 1
     return Slices(count, samples, batch // samples) if count > 1 else WHOLE
-
-
-def _weight_bytes(step: s.Weighted, method: Method) -> float:
-    """Return the memory of a layer's weights as they are multiplied by."""
-    if method.winograd:
-        return 4 * POSITIONS * prod(step.weight_shape[:2])
-    return 4 * (prod(step.weight_shape) if method.scheme.form == "dense" else step.stored)
 
 
 def _sliceable(step: s.Step) -> bool:

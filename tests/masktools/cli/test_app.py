@@ -55,6 +55,11 @@ def run(*arguments, status=0):
     return done.stdout, done.stderr
 
 
+def unboxed(stderr):
+    """Return the words of a usage error, which the terminal breaks into lines inside a box."""
+    return " ".join(stderr.translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split())
+
+
 def only_line(stderr):
     assert stderr.count("\n") == 1, stderr
     return stderr
@@ -118,6 +123,36 @@ def test_convert_gives_what_the_function_gives(ticket, tmp_path):
     result.save(tmp_path / "same")
     for name in ("masks.safetensors", "layouts.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+
+
+def test_convert_shares_the_density_as_it_is_asked_to(ticket, tmp_path):
+    arguments = ("convert", ticket, tmp_path / "out", *FAST, "--density", "0.1")
+    found = {}
+    for law in ("log-share", "share", "absolute", "erk", "own"):
+        data = json.loads(run(*arguments, "--across", law, "--json")[0])
+        assert data["options"]["across"] == law
+        assert Conversion.load(tmp_path / "out").report.options["across"] == law
+        shares = [row["budget_share"] for row in data["layers"]]
+        assert [share is None for share in shares] == [True, False, False, True]
+        assert sum(filter(None, shares)) == pytest.approx(1)
+        found[law] = [row["stored"] for row in data["layers"]]
+    assert json.loads(run(*arguments, "--json")[0])["layers"][1]["stored"] == found["log-share"][1]
+    assert len({tuple(stored) for stored in found.values()}) > 1
+    _, stderr = run("convert", ticket, tmp_path / "out", *FAST, "--across", "erk", status=2)
+    assert "give a density" in unboxed(stderr)
+    _, stderr = run(*arguments, "--across", "layers", status=2)
+    assert "log-share" in stderr
+
+
+def test_convert_shows_what_each_layer_takes_of_the_budget(ticket, tmp_path):
+    arguments = ("convert", ticket, tmp_path / "out", *FAST, "--density", "0.1")
+    table, _ = run(*arguments)
+    assert {"retained", "budget"} <= set(" ".join(table.splitlines()[:2]).split())
+    for row in json.loads(run(*arguments, "--json")[0])["layers"]:
+        line = next(line for line in table.splitlines() if line.split()[:1] == [row["layer"]])
+        assert ("%" in line) == (row["budget_share"] is not None)
+        if row["budget_share"] is not None:
+            assert f"{row['budget_share']:.1%}" in line.split()
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".npz", ".pt"])

@@ -81,12 +81,12 @@ def test_a_checkpoint_keeps_the_seed_of_its_conversion(net, module, tmp_path):
 
 
 def test_the_command_leaves_no_file_when_outputs_differ(net, tmp_path, monkeypatch):
-    def wrong(graph, stored):
+    def wrong(network, stored):
         stored = dict(stored)
         weight = stored["head"].weight.copy()
         weight[2, 3] += 0.1
         stored["head"] = type(stored["head"])(weight)
-        return graph, stored
+        return network.graph, stored
 
     monkeypatch.setattr("masktools.export.exporting.shrink", wrong)
     _, stderr = invoke(net, tmp_path / "out.safetensors", status=1)

@@ -125,7 +125,7 @@ def test_a_network_spends_no_more_than_its_density(method, density):
 @pytest.mark.parametrize("method", ["regroup", "refill"])
 def test_one_budget_retains_more_than_the_same_density_everywhere(method):
     masks, weights = network()
-    options = FAST if method == "regroup" else {}
+    options = {**(FAST if method == "regroup" else {}), "across": "absolute"}
     for density in (0.15, 0.3, 0.5):
         together = convert(masks, weights, method=method, density=density, **options)
         alone = [
@@ -157,9 +157,13 @@ def test_rows_follow_given_scores_and_their_number_the_saliency():
     masks = {name: np.ones((4, 1), bool) for name in weights}
     scores = {"a": [2.0, 0.0, 9.0, 1.0], "b": [1.0, 2.0, 3.0, 4.0]}
     options = {"criterion": "first-order", "scores": scores, "include": ["a", "b"]}
-    result = convert(masks, weights, method="refill", density=3 / 8, **options)
-    kept = {name: np.flatnonzero(mask.any(axis=1)).tolist() for name, mask in result.masks.items()}
-    assert kept == {"a": [0, 2, 3], "b": []}
+    for across, expected in (
+        ("absolute", {"a": [0, 2, 3], "b": []}),
+        ("log-share", {"a": [0, 2], "b": [3]}),
+    ):
+        result = convert(masks, weights, method="refill", density=3 / 8, across=across, **options)
+        kept = {n: np.flatnonzero(mask.any(axis=1)).tolist() for n, mask in result.masks.items()}
+        assert kept == expected
 
 
 def test_refill_keeps_the_same_rows_for_every_target():
@@ -175,7 +179,9 @@ def test_refill_keeps_the_same_rows_for_every_target():
 def test_a_layer_that_loses_everything_is_noted():
     weights = {"a": np.full((4, 2), 9.0), "b": np.full((4, 2), 0.1)}
     masks = {name: np.eye(4, 2, dtype=bool) for name in weights}
-    result = convert(masks, weights, method="refill", density=0.25, include=["a", "b"])
+    result = convert(
+        masks, weights, method="refill", density=0.25, across="absolute", include=["a", "b"]
+    )
     assert result.report.notes == ("layer 'b': nothing of it is left within the density",)
 
 

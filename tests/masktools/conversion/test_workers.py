@@ -210,6 +210,16 @@ def test_another_weight_is_found_again(layers, tmp_path):
     assert again.layers == ["conv1"]
 
 
+def test_another_law_of_the_budget_finds_nothing_to_resume(layers, tmp_path):
+    masks, weights = layers
+    arguments = {"method": "regroup", "resume": tmp_path, "density": 0.1, **FAST}
+    convert(masks, weights, across="absolute", **arguments)
+    again = Inline()
+    changed = convert(masks, weights, executor=again, **arguments)
+    assert sorted(again.layers) == ["conv1", "conv2", "conv3"]
+    assert changed.layouts == convert(masks, weights, **{**arguments, "resume": None}).layouts
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
 def test_a_damaged_file_is_found_again_and_noted(layers, tmp_path, damage):
     masks, weights = layers

@@ -16,6 +16,8 @@ from masktools import BlockLayout, DenseBlock, GraphError, MaskError
 from masktools.checkpoint import read
 from masktools.export import from_onnx, from_torch
 from masktools.export.exporting import prepare
+from masktools.network import shapes
+from masktools.network.shapes import infer_shapes
 
 
 @pytest.fixture
@@ -113,6 +115,22 @@ def test_the_file_is_the_same_every_time_and_names_its_source(net, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     source = read(tmp_path / "a").source
     assert source == "sha256:" + hashlib.sha256(net.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("names", [None, {"conv.0": "body"}])
+def test_shapes_are_worked_out_once(net, tmp_path, monkeypatch, names):
+    asked = []
+
+    def infer(graph, *given):
+        asked.append(graph)
+        return infer_shapes(graph, *given)
+
+    monkeypatch.setattr(shapes, "infer_shapes", infer)
+    keep = mask(CONV)
+    keep[:6] = keep[0]  # Rows that are left out make constants, which are folded and cut.
+    layer = (names or {"conv.0": "conv.0"})["conv.0"]
+    from_onnx(net, tmp_path / "out", masks={layer: keep}, residual="drop", names=names)
+    assert len(asked) == 1
 
 
 def test_the_file_is_as_large_as_values_and_indices(net, tmp_path):

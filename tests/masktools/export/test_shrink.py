@@ -18,6 +18,8 @@ from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import Stored
 from masktools.network.graph import Node
 from masktools.network.layers import layers
+from masktools.network.network import Network
+from masktools.network.shapes import shapes_of
 from runtime.backend import choose
 from runtime.model import Model
 from runtime.plan import plan
@@ -53,7 +55,7 @@ def check(graph, weights):
     """Shrink, compare the outputs, and return what is left."""
     x = np.random.default_rng(7).standard_normal((2, *graph.inputs[0].shape[1:])).astype("f4")
     before = run(graph, weights, x)
-    small, left = shrink(graph, weights)
+    small, left = shrink(Network.of(graph), weights)
     after = run(small, left, x)
     assert [v.name for v in small.outputs] == [v.name for v in graph.outputs]
     for name, y in before.items():
@@ -64,7 +66,7 @@ def check(graph, weights):
             layer.layout.check(full=True)
             outside = ~layer.kept()
             assert not layer.weight[outside].any(), name
-    model = assemble(graph, weights)  # As it is written, blocks and all.
+    model = assemble(Network.of(graph), weights)  # As it is written, blocks and all.
     model.check()
     ready = Model(plan.build(model), choose("reference"))(x)
     ready = ready if isinstance(ready, dict) else {graph.outputs[0].name: ready}
@@ -258,7 +260,7 @@ def test_nothing_to_do_changes_nothing():
     b = Builder()
     graph = b.graph(b.conv(b.act("Relu", b.conv("x", 6)), 4))
     weights = stored(graph)
-    small, left = shrink(graph, weights)
+    small, left = shrink(Network.of(graph), weights)
     assert small is graph
     assert all(left[name] is weights[name] for name in weights)
 
@@ -381,8 +383,10 @@ def test_any_network_computes_the_same(case):
             name: Stored(w.weight, BlockLayout.from_mask(w.weight != 0, groups=groups(graph, name)))
             for name, w in weights.items()
         }
-    graph, weights = fold(graph, weights)
-    check(graph, weights)
+    network, weights = fold(Network.of(graph), weights)
+    for name, shape in shapes_of(network.graph).items():
+        assert network.shapes[name] == shape, name
+    check(network.graph, weights)
 
 
 def pruned(graph):

@@ -187,7 +187,7 @@ def test_weights_are_packed_once_for_all_batches_of_whole_vectors():
     backend = CpuBackend()
     model = Model(planned(NETWORKS[0]), backend)
     model(images(16))
-    (packed,) = next(iter(backend._packed.values())).values()
+    (packed,) = backend._packed.values()
     made = dict(packed._made)
     for batch in (32, 48, 64):
         model(images(batch))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -20,7 +19,6 @@ from masktools.layout import BlockLayout, DenseBlock
 from masktools.network.graph import Graph, Node, Value
 from masktools.network.operators import COORDINATES, ROUNDINGS
 from masktools.network.shapes import pixels_inside
-from runtime.cpu.memory.arena import Buffers
 from runtime.errors import PlanError
 from runtime.plan import plan
 from runtime.plan.positions import is_whole, padded_positions, resized_positions
@@ -72,7 +70,7 @@ def picked(op, size):
 def test_positions_are_bounded_before_they_are_listed(op, monkeypatch):
     monkeypatch.setattr(limits, "PICKED", 2**20)
     for at in ("resized", "padded"):
-        monkeypatch.setattr(f"runtime.plan.lowering_moves.{at}_positions", None)
+        monkeypatch.setattr(f"runtime.plan.lowering.movement.{at}_positions", None)
     size = 2**21
     network = checkpoint([picked(op, size)], (1, size // 2), {"y": (1, size)})
     refused(network, rf"node 'y' \({op}\): it picks \({size},\) entries")
@@ -350,22 +348,6 @@ def test_nodes_and_their_ends_are_bounded(monkeypatch):
     monkeypatch.setattr(limits, "ALL_ENDS", 7)
     with pytest.raises(GraphError, match="8 inputs and outputs of nodes; 7"):
         checkpoint(chain[:3], (2,), {"v3": (2,)})
-
-
-def test_a_buffer_is_compared_with_those_that_live_beside_it_alone(monkeypatch):
-    compared = []
-    gap = Buffers._gap
-    monkeypatch.setattr(
-        Buffers, "_gap", lambda self, *a: (compared.append(len(a[1])), gap(self, *a))[1]
-    )
-    buffers = Buffers()
-    number = 1000
-    for at in range(number):
-        buffers.touch(buffers.add(64, at), at + 1)
-    offsets, elements = buffers.arranged()
-    assert sum(compared) <= 2 * number
-    assert elements == 128
-    assert all(a != b for a, b in pairwise(offsets))
 
 
 def test_every_limit_is_documented_with_its_value():

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout
-from runtime.cpu.choice.choose import WINOGRAD_BYTES, WINOGRAD_SHARE, choose_methods
-from runtime.cpu.choice.schemes import choose_scheme
+from runtime.cpu.choice.choose import MORE_BYTES, MORE_SHARE, choose_kernels
+from runtime.cpu.choice.kernels import GROUPED, KERNELS
 from runtime.cpu.kernels.items import cut, whole
+from runtime.cpu.kernels.narrow import Narrow, scheme_of_lanes
 from runtime.cpu.kernels.pixel_runs import pixel_runs
-from runtime.cpu.kernels.runs import Pooling, Window, plane_runs
-from runtime.cpu.machine import Machine, Problem
+from runtime.cpu.kernels.problem import Problem
+from runtime.cpu.kernels.runs import plane_runs
+from runtime.cpu.kernels.schemes import choose_scheme
+from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Form, View, as_image
+from runtime.cpu.memory.window import Pooling, Window
 from runtime.cpu.weights.pack import pack
 from runtime.cpu.weights.row_groups import Scheme, Shape, shape_of
 
@@ -60,69 +64,96 @@ def test_taller_groups_never_cost_more():
     assert costs == sorted(costs, reverse=True)
 
 
-def problem(weight, height, width, lanes, kernel=(3, 3), plain=True):
-    return Problem(shape_of(weight), kernel, height, width, lanes, plain=plain)
+def problem(weight, height, width, lanes, pads=(1, 1), strides=(1, 1)):
+    """Return a layer whose output is as large as its input."""
+    window = Window(weight_shape(weight)[2:], strides, pads=pads)
+    return Problem(weight, shape_of(weight), height, width, lanes, (height, width), window)
 
 
-def method_of(weight, *given, **named):
-    """Return how a layer is computed whose windows reach beyond its images by a pixel."""
-    made = problem(weight, *given, **named)
-    rows, columns = (1 - 2 / (3 * size) for size in (made.height, made.width))
-    made = made._replace(inside=rows, covered=rows * columns)
-    (method,) = choose_methods([(weight, made)], MACHINE)
-    return method
+def weight_shape(weight):
+    return weight.shape if isinstance(weight, np.ndarray) else weight.layout.shape
+
+
+def chosen(*given, **named):
+    """Return the name of the kernel that a layer by itself is computed by."""
+    (kernel,) = choose_kernels([problem(*given, **named)], MACHINE, KERNELS)
+    return kernel.name
 
 
 def test_rows_are_lanes_where_few_pixels_fill_no_vectors():
     for weight in (np.ones((64, 64, 3, 3), np.float32), sparse((64, 64, 3, 3), 0.2, 32)):
         for size, lanes in ((1, 1), (2, 1), (4, 1), (4, 3), (7, 1), (8, 1)):
-            assert method_of(weight, size, size, lanes).narrow, (size, lanes)
+            assert chosen(weight, size, size, lanes) == "narrow", (size, lanes)
         for size, lanes in ((1, 16), (8, 64), (56, 1), (14, 8)):
-            assert not method_of(weight, size, size, lanes).narrow, (size, lanes)
+            assert chosen(weight, size, size, lanes) != "narrow", (size, lanes)
     rows = sparse((64, 64, 3, 3), 0.1, 1)
-    assert method_of(rows, 2, 2, 1).narrow
-    assert not method_of(rows, 4, 4, 1).narrow
+    assert Narrow(GROUPED).cost(problem(rows, 2, 2, 1), MACHINE) < float("inf")
+    assert Narrow(GROUPED).cost(problem(rows, 4, 4, 1), MACHINE) == float("inf")
 
 
 @pytest.mark.parametrize(("rows", "height"), [(64, 32), (512, 32), (32, 16), (96, 16), (10, 16)])
 def test_groups_of_lanes_are_as_high_as_leaves_no_thread_idle(rows, height):
     weight = np.ones((rows, 64, 3, 3), np.float32)
-    assert method_of(weight, 4, 4, 1).scheme == Scheme("dense", height, unit=16)
+    scheme = scheme_of_lanes(problem(weight, 4, 4, 1), MACHINE)
+    assert scheme == Scheme("dense", height, unit=16)
 
 
 def test_dense_windows_of_three_take_fewer_multiplications():
-    weight = np.ones((64, 64, 3, 3), np.float32)
-    (method,) = choose_methods([(weight, problem(weight, 32, 32, 64))], MACHINE)
-    assert method.winograd
+    assert chosen(np.ones((64, 64, 3, 3), np.float32), 32, 32, 64) == "winograd"
     sparse_one = sparse((64, 64, 3, 3), 0.1, 16)
-    (method,) = choose_methods([(sparse_one, problem(sparse_one, 32, 32, 64))], MACHINE)
-    assert not method.winograd
-    assert method.scheme == Scheme("blocks")
+    assert chosen(sparse_one, 32, 32, 64) == "grouped"
+    assert GROUPED.scheme(problem(sparse_one, 32, 32, 64), MACHINE) == Scheme("blocks")
+
+
+def test_rows_of_nonzeros_go_over_windows():
+    assert chosen(sparse((64, 64, 3, 3), 0.2, 1), 32, 32, 64) == "windows"
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel", "size", "plain"),
+    ("shape", "strides"),
     [
-        ((64, 64, 3, 3), (3, 3), 32, False), ((64, 64, 1, 1), (1, 1), 32, True),
-        ((64, 64, 5, 5), (5, 5), 32, True), ((64, 3, 3, 3), (3, 3), 32, True),
+        ((64, 64, 3, 3), (2, 2)), ((64, 64, 1, 1), (1, 1)), ((64, 64, 5, 5), (1, 1)),
+        ((64, 3, 3, 3), (1, 1)),
     ],
 )  # fmt: skip
-def test_other_windows_are_computed_directly(shape, kernel, size, plain):
-    weight = np.ones(shape, np.float32)
-    (method,) = choose_methods([(weight, problem(weight, size, size, 64, kernel, plain))], MACHINE)
-    assert not method.winograd
+def test_other_windows_are_computed_directly(shape, strides):
+    assert chosen(np.ones(shape, np.float32), 32, 32, 64, strides=strides) == "grouped"
 
 
-def test_memory_bounds_what_winograd_may_add():
+def test_memory_bounds_what_larger_weights_may_add():
     """The layers that gain most for a byte get it: large maps before small ones."""
     weights = [np.ones((512, 512, 3, 3), np.float32) for _ in range(6)]
-    layers = [(w, problem(w, 4 * (i + 1), 4 * (i + 1), 64)) for i, w in enumerate(weights)]
-    methods = choose_methods(layers, MACHINE)
-    more = sum(27 * 512 * 512 * 4 for method in methods if method.winograd)
+    layers = [problem(w, 4 * (i + 1), 4 * (i + 1), 64) for i, w in enumerate(weights)]
+    names = [kernel.name for kernel in choose_kernels(layers, MACHINE, KERNELS)]
+    taken = [i for i, name in enumerate(names) if name == "winograd"]
+    more = len(taken) * 27 * 512 * 512 * 4
     stored = sum(w.nbytes for w in weights)
-    assert 0 < more <= WINOGRAD_BYTES + WINOGRAD_SHARE * stored
-    taken = [i for i, method in enumerate(methods) if method.winograd]
+    assert 0 < more <= MORE_BYTES + MORE_SHARE * stored
     assert taken == list(range(6 - len(taken), 6))
+
+
+class Priced:
+    """A kernel of which only costs and bytes are known."""
+
+    def __init__(self, cost, weight_bytes):
+        self.cost = lambda problem, machine: cost
+        self.weight_bytes = lambda problem, machine: weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("kernels", "taken"),
+    [
+        ([(3.0, 1), (2.0, 1), (2.0, 1)], 1),  # of equals the first
+        ([(float("inf"), 1), (9.0, 1)], 1),
+        ([(1.0, 1 << 30), (2.0, 1)], 1),  # beyond the memory
+        ([(1.0, 1 << 20), (2.0, 1)], 0),
+        ([(1.5, 1 << 20), (1.0, 1 << 30), (2.0, 1)], 0),  # the best of those that fit
+    ],
+)
+def test_the_cheapest_kernel_within_the_memory_is_taken(kernels, taken):
+    priced = [Priced(*given) for given in kernels]
+    made = problem(np.ones((4, 4, 3, 3), np.float32), 8, 8, 16)
+    assert choose_kernels([made], MACHINE, priced) == [priced[taken]]
 
 
 def test_grouped_layers_are_costed_by_group():
@@ -201,10 +232,7 @@ def test_shapes_count_channels_of_groups():
 
 def test_rows_alone_are_cut_into_panels_of_channels_where_they_are_long_and_lanes_are_many():
     weight = sparse((256, 256, 3, 3), 0.2, 1)
-    (method,) = choose_methods([(weight, problem(weight, 8, 8, 64))], MACHINE)
-    assert method.scheme == Scheme("rows", 1, 16)
-    (method,) = choose_methods([(weight, problem(weight, 4, 4, 1))], MACHINE)
-    assert method.scheme.channels == 0
+    assert GROUPED.scheme(problem(weight, 8, 8, 64), MACHINE) == Scheme("rows", 1, 16)
+    assert GROUPED.scheme(problem(weight, 4, 4, 1), MACHINE).channels == 0
     blocks = sparse((256, 256, 3, 3), 0.2, 16)
-    (method,) = choose_methods([(blocks, problem(blocks, 8, 8, 64))], MACHINE)
-    assert method.scheme == Scheme("blocks")
+    assert GROUPED.scheme(problem(blocks, 8, 8, 64), MACHINE) == Scheme("blocks")

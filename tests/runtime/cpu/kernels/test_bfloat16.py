@@ -15,8 +15,9 @@ from network_cases import BATCHES, NETWORKS, images, outputs, planned, window
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout, DenseBlock
 from runtime import reference
-from runtime.cpu import backend, native
+from runtime.cpu import native
 from runtime.cpu.backend import CpuBackend
+from runtime.cpu.choice import kernels as chosen_kernels
 from runtime.cpu.kernels.bfloat16 import (
     TILE_COLUMNS,
     TILE_ROWS,
@@ -52,7 +53,7 @@ here = pytest.mark.skipif(not kernels(), reason="no product of bfloat16 here")
 
 @pytest.fixture(params=KERNELS)
 def kernel(request, monkeypatch):
-    monkeypatch.setattr(backend, "product_kernel", lambda module: request.param)
+    monkeypatch.setattr(chosen_kernels, "product_kernel", lambda module: request.param)
     return request.param
 
 
@@ -183,7 +184,7 @@ def stored(rows, columns, density, height):
     ],
 )
 def test_the_scheme_that_takes_least_is_chosen(kernel, density, height, form):
-    assert choose_scheme(stored(256, 2304, density, height), 1, kernel).form == form
+    assert choose_scheme(stored(256, 2304, density, height), 1, kernel)[0].form == form
 
 
 def test_what_a_group_takes_grows_with_its_tiles():
@@ -218,7 +219,7 @@ def test_layers_of_every_kind(name, case, batch, rows):
     wanted = wanted + bias.reshape(-1, *[1] * (x.ndim - 2))
     most = bound(x, dense, attributes, wanted) + (len(bias) + 2) * EPS * np.abs(wanted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "product_kernel", lambda module: name)
+        patch.setattr(chosen_kernels, "product_kernel", lambda module: name)
         for weight in (sparse, dense):
             got = model(plan.build(layer(weight, x, attributes, bias)[0]))(x)
             assert (np.abs(got - wanted) <= most).all()
@@ -247,7 +248,7 @@ def stored_as_bfloat16(made, x):
         if isinstance(step, steps.Weighted):
             dense = step.weight if isinstance(step.weight, np.ndarray) else step.weight.to_dense()
             step = replace(step, weight=nearest(dense).astype(np.float64))
-        kernel = reference._KERNELS[type(step)]
+        kernel = reference.KERNELS[type(step)]
         found = kernel(step, made.shape(step.output, len(x)), [values[v] for v in step.inputs])
         values[step.output] = nearest(found).astype(np.float64)
     return [values[made.results[value.name]] for value in made.outputs]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from builder import Builder
@@ -15,13 +13,18 @@ from hypothesis import strategies as st
 from masktools.checkpoint import Checkpoint
 from runtime.cpu import native
 from runtime.cpu.backend import CpuBackend
+from runtime.cpu.choice.kernels import KERNELS
 from runtime.cpu.kernels import depthwise
+from runtime.cpu.kernels.problem import Problem
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Form, View, as_image
+from runtime.cpu.memory.window import Window
+from runtime.cpu.weights.row_groups import shape_of
 from runtime.model import Model
 from runtime.plan import plan
 from runtime.reference import ReferenceBackend
 
+MACHINE = Machine(16, 1)
 SLACK = 64  # elements that kernels may read beside an arena
 ACTIVATIONS = {
     NO_ACTIVATION: lambda x: x,
@@ -106,8 +109,7 @@ def sizes(case, lanes, vector):
     if height < 1 or width < 1:
         return None
     reach = max(left, (width - 1) * sx + (kw - 1) * dx - left - (case["width"] - 1), 0)
-    step = SimpleNamespace(strides=(sy, sx))
-    if not depthwise.in_place(step, lanes, vector):
+    if not depthwise.finds_pixels(sx, lanes, vector):
         return None
     return height, width, 0 if lanes % vector == 0 else reach
 
@@ -307,21 +309,43 @@ def test_networks_at_every_batch(variant, threads, network, monkeypatch):
             assert np.abs(a - b).max() <= 1e-5 * max(np.abs(b).max(), 1)
 
 
-def test_one_input_channel_of_all_rows_is_no_depthwise_layer():
-    def kind(groups, shape):
-        return depthwise.is_depthwise(SimpleNamespace(groups=groups, weight_shape=shape))
+def problem(groups, shape, lanes=16, stride=1, size=12):
+    """Return a layer of windows of three, of `size` pixels squared, and wide images by strides."""
+    weight = np.ones(shape, np.float32)
+    window = Window((3, 3), (1, stride), pads=(1, 1))
+    image = (size, size * stride)
+    return Problem(weight, shape_of(weight, groups), size, size, lanes, image, window)
 
-    assert kind(4, (4, 1, 3, 3))
-    assert kind(4, (8, 1, 3))
-    assert not kind(1, (4, 1, 3, 3))
-    assert not kind(2, (4, 2, 3, 3))
+
+def can(made, machine=MACHINE):
+    return KERNELS[0].cost(made, machine) < float("inf")
+
+
+def test_one_input_channel_of_all_rows_is_no_depthwise_layer():
+    assert KERNELS[0].name == "depthwise"
+    assert can(problem(4, (4, 1, 3, 3)))
+    assert can(problem(4, (8, 1, 3, 3)))
+    assert not can(problem(1, (4, 1, 3, 3)))
+    assert not can(problem(2, (4, 2, 3, 3)))
+
+
+def test_pixels_are_found_in_place_or_another_kernel_is_taken():
+    """Vectors along pixels take strides of 1 and 2, and zeros beside rows that are long enough."""
+    layers = {(1, 1): True, (1, 2): True, (1, 3): False, (3, 2): False, (16, 3): True}
+    for (lanes, stride), taken in layers.items():
+        assert can(problem(4, (4, 1, 3, 3), lanes, stride)) == taken, (lanes, stride)
+    assert not can(problem(4, (4, 1, 3, 3), lanes=1, size=3))
+    assert can(problem(4, (4, 1, 3, 3), lanes=16, size=3))
+    made = problem(4, (4, 1, 3, 3), lanes=1, stride=2)
+    assert KERNELS[0].halo(made, MACHINE) == made.reach == 1
 
 
 def test_weights_are_rounded_where_values_are():
     weight = np.array([1.0, 1.00390625, 1.01171875], np.float32).reshape(3, 1, 1, 1)
-    step = SimpleNamespace(weight=weight)
-    assert depthwise.weights_of(step, Machine(16, 1)).ravel().tolist() == weight.ravel().tolist()
-    rounded_ = depthwise.weights_of(step, Machine(16, 1, product="amx"))
+    assert (
+        depthwise.weights_of(weight, as_bfloat16=False).ravel().tolist() == weight.ravel().tolist()
+    )
+    rounded_ = depthwise.weights_of(weight, as_bfloat16=True)
     assert rounded_.ravel().tolist() == [1.0, 1.0, 1.015625]
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.cpu.kernels.pixel_runs import pixel_runs
-from runtime.cpu.kernels.runs import Pooling, Window, plane_runs, split
+from runtime.cpu.kernels.runs import plane_runs, split
 from runtime.cpu.memory.layout import Form, View, as_image
+from runtime.cpu.memory.window import Pooling, Window
 
 
 def image(height, width, lanes, halo=0, channels=1):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from masktools.checkpoint import Residual
 from runtime import reference
 from runtime.cpu import native
-from runtime.cpu.kernels.runs import Window
 from runtime.cpu.kernels.windows import COLUMNS, SHARED, TAPS, Outputs, Tiling, choose_tiling
+from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 from runtime.plan.steps import Activation

@@ -15,13 +15,14 @@ from skip_networks import NETWORKS as SKIPPED
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout
 from runtime.cpu import native
-from runtime.cpu.backend import CpuBackend
-from runtime.cpu.choice import choose, pooling
-from runtime.cpu.choice.pooling import pooled_steps
-from runtime.cpu.choice.problems import methods_of
+from runtime.cpu.backend import CpuBackend, PackedWeights
+from runtime.cpu.choice.choose import choose_ways
+from runtime.cpu.choice.kernels import KERNELS
+from runtime.cpu.compiler import Compiler
+from runtime.cpu.kernels import windows
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory import slices
-from runtime.cpu.memory.slices import Slices, slices_of
+from runtime.cpu.memory.slices import Slices
 from runtime.model import Model
 from runtime.plan import plan
 from runtime.reference import ReferenceBackend
@@ -80,10 +81,16 @@ def planned(network):
     return plan.build(Checkpoint(b.graph(*(made if isinstance(made, tuple) else (made,)))))
 
 
-def chosen(network, batch, machine=MACHINE):
-    made = planned(network)
+def choice_of(made, batch, machine=MACHINE, dtype="float32"):
+    """Return what is chosen for a plan, by the kernels of float32 whatever the type."""
     shapes = {name: made.shape(name, batch) for name in made.shapes}
-    return slices_of(made, shapes, machine, methods_of(made, shapes, machine))
+    ways = choose_ways(made, shapes, machine, KERNELS)
+    compiler = Compiler(cpu_interpreter, machine, dtype, PackedWeights(), tuned=False)
+    return compiler.choose(made, shapes, ways)
+
+
+def chosen(network, batch, machine=MACHINE):
+    return choice_of(planned(network), batch, machine).slices
 
 
 def compare(made, batches, channels=3):
@@ -138,12 +145,11 @@ def test_thinned_networks(variant, kind, network, small, monkeypatch):
     """Layers by blocks, by rows, and by rows over windows, whatever the cost model would take."""
     monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
 
-    def cost(weight, problem, _):
-        rows = isinstance(weight, SparseWeight) and not weight.layout.blocks
-        taken = kind == "windows" and rows and weight.stored and problem.window
+    def cost(_, problem, machine):
+        taken = kind == "windows" and problem.is_rows and problem.stored and problem.window
         return 0.0 if taken else float("inf")
 
-    monkeypatch.setattr(choose, "windows_cost", cost)
+    monkeypatch.setattr(windows.Windows, "cost", cost)
     compare(thinned(network, 4 if kind == "blocks" else 0), [32, 64])
 
 
@@ -166,16 +172,15 @@ def test_the_last_slices_are_pooled_into_pixels_of_all_samples(
             mask = b.rng.random(dense.shape) < 0.2
             sparse[name] = SparseWeight.from_dense(dense * mask, BlockLayout(dense.shape, ()), mask)
     made = plan.build(Checkpoint(replace(graph, constants=constants), sparse))
-    shapes = {name: made.shape(name, 64) for name in made.shapes}
-    methods = methods_of(made, shapes, MACHINE)
-    assert methods[1].windows == (kind == "rows")
-    assert slices_of(made, shapes, MACHINE, methods).steps == 2
+    choice = choice_of(made, 64)
+    assert (choice.ways[1].kernel.name == "windows") == (kind == "rows")
+    assert choice.slices.steps == 2
     compare(made, [64, 80], 32)
     if kind == "rows":
-        assert 1 in pooled_steps(made, shapes, MACHINE, methods)
+        assert 1 in choice.pooled
         # A pooling window of four pixels of all taps does not fit: the convolution is alone.
-        monkeypatch.setattr(pooling, "WINDOW_BYTES", 4 * 9 * 4 * MACHINE.vector - 1)
-        assert pooled_steps(made, shapes, MACHINE, methods) == {}
+        monkeypatch.setattr(windows, "WINDOW_BYTES", 4 * 9 * 4 * MACHINE.vector - 1)
+        assert choice_of(made, 64).pooled == {}
 
 
 def test_what_is_seen_of_slices_is_seen_of_all_samples(small):
@@ -201,7 +206,8 @@ def test_small_maps_bfloat16_and_many_threads_are_left_alone(monkeypatch):
     monkeypatch.setattr(slices, "LEAST_PIXELS", 9)
     assert chosen(kept_network, 64).parts == 4
     assert chosen(kept_network, 64, MACHINE._replace(threads=8)) == Slices()
-    assert chosen(kept_network, 64, MACHINE._replace(product="amx")) == Slices()
+    monkeypatch.setattr(cpu_interpreter, "bfloat16_kernels", lambda: ["amx"], raising=False)
+    assert choice_of(planned(kept_network), 64, dtype="bfloat16").slices == Slices()
 
 
 def test_layers_of_many_weights_are_not_sliced(small, monkeypatch):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from masktools.checkpoint import SparseWeight
-from runtime.cpu.machine import Machine, Problem
+from runtime.cpu.kernels.problem import Problem
+from runtime.cpu.machine import Machine
 from runtime.cpu.weights.row_groups import LARGEST_HEIGHT, Scheme, balanced
 from runtime.plan.steps import Weight
 
@@ -66,7 +67,12 @@ def _group_cost(height: int, columns: int) -> float:
     return height * columns / EFFICIENCY[height] + height * ROW_COLUMNS
 
 
-def from_first_level(scheme: Scheme, weight: Weight, problem: Problem, machine: Machine) -> Scheme:
+def scheme_of(problem: Problem) -> tuple[Scheme, float]:
+    """Return `choose_scheme` of a layer, worked out once for it."""
+    return problem.once("scheme", lambda: choose_scheme(problem.weight, problem.shape.groups))
+
+
+def from_first_level(scheme: Scheme, problem: Problem, machine: Machine) -> Scheme:
     """Return rows of nonzeros cut into panels of channels that the first level of the cache holds.
 
     A row by itself loads a column for each multiplication, so it is the cache that bounds it: all
@@ -75,24 +81,13 @@ def from_first_level(scheme: Scheme, weight: Weight, problem: Problem, machine: 
     are not parted.
     """
     shape = problem.shape
-    lanes = problem.height * problem.width * problem.lanes
-    if not is_rows(weight) or scheme.form == "dense" or shape.taps < LEAST_TAPS or shape.groups > 1:
+    if not problem.is_rows or scheme.form == "dense" or shape.taps < LEAST_TAPS or shape.groups > 1:
         return scheme
-    density = stored(weight) / max(shape.rows * shape.channels * shape.taps, 1)
+    density = problem.stored / max(shape.rows * shape.channels * shape.taps, 1)
     channels = LEAST_CHANNELS
-    while channels * shape.taps * density * problem.inside < LEAST_COLUMNS:
+    while channels * shape.taps * density * problem.inside(machine.vector) < LEAST_COLUMNS:
         channels *= 2
         if channels >= shape.channels:
             return scheme
-    few = lanes < LEAST_VECTORS * machine.vector * machine.threads
+    few = problem.pixels * problem.lanes < LEAST_VECTORS * machine.vector * machine.threads
     return scheme if few or 4 * channels > shape.channels else Scheme("rows", 1, channels)
-
-
-def is_rows(weight: Weight) -> bool:
-    """Return whether all that a weight stores are rows of nonzeros."""
-    return isinstance(weight, SparseWeight) and not weight.layout.blocks
-
-
-def stored(weight: Weight) -> int:
-    """Return how many numbers a weight stores."""
-    return weight.size if isinstance(weight, np.ndarray) else weight.stored

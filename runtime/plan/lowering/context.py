@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from masktools import limits
 from masktools.checkpoint import Checkpoint
 from masktools.network.graph import Node, fresh, where
 from runtime.errors import PlanError
-from runtime.plan.steps import Array, Weight
+from runtime.plan.steps import Array, Step, Weight
 
 Shape = tuple[int | None, ...]
 
@@ -82,3 +83,8 @@ class Context:
 def border(node: Node) -> dict[str, Any]:
     """Return the name, the input and the output of a step that a node becomes."""
     return {"name": node.name, "inputs": node.inputs[:1], "output": node.outputs[0]}
+
+
+# For each operator of a family, the function that turns a node of it into steps, in the order of
+# execution: none where the node changes nothing.
+Rows: TypeAlias = Mapping[str, Callable[[Context, Node], list[Step]]]

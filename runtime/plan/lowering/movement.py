@@ -1,17 +1,16 @@
-"""Nodes that move numbers and change none, to steps."""
+"""Operators that choose, repeat or order numbers, to steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
 
 from masktools.network.graph import Node, integer, ints, real
 from masktools.network.operators.movement import slices
-from runtime.plan.lowering_context import Context, border
+from runtime.plan.lowering.context import Context, Rows, border
 from runtime.plan.positions import is_whole, padded_positions, resized_positions
-from runtime.plan.steps import Concat, Gather, Pad, Reshape, Slice, Step, Transpose
+from runtime.plan.steps import Concat, Gather, Pad, Slice, Step, Transpose
 
 
 def _concat(context: Context, node: Node) -> list[Step]:
@@ -138,19 +137,11 @@ def _transpose(context: Context, node: Node) -> list[Step]:
     return [Transpose(**border(node), perm=perm)]
 
 
-def _reshape(context: Context, node: Node) -> list[Step]:
-    if context.shapes[node.inputs[0]] == context.shapes[node.outputs[0]]:
-        return []
-    return [Reshape(**border(node))]
-
-
-MOVES: Mapping[str, Callable[[Context, Node], list[Step]]] = {
+MOVEMENT: Rows = {
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
     "Pad": _pad,
-    "Resize": _resize,
     "Transpose": _transpose,
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _reshape),
-    "Identity": lambda context, node: [],
+    "Resize": _resize,
 }

@@ -1,0 +1,135 @@
+"""No table forgets an operator, a kind of step or an activation: each test names what is missing.
+
+docs/contributing/operator.md goes through these tables one by one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+from paths import ROOT
+
+from masktools.network.onnx.rewrites import REWRITES
+from masktools.network.operators import OPERATORS
+from masktools.network.operators.elementwise import FUNCTIONS
+from runtime import reference
+from runtime.cpu import steps as cpu_steps
+from runtime.cuda import layers as cuda_layers
+from runtime.cuda import steps as cuda_steps
+from runtime.plan import steps
+from runtime.plan.lowering import LOWERING
+from runtime.plan.steps import ACTIVATIONS
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def documented():
+    """Return the operators in the table of docs/format.md, and those whose meaning stands below."""
+    _, _, rest = text("docs/format.md").partition("| operator | inputs | attributes |\n")
+    rows, _, meanings = rest.partition("\n\n")
+    firsts = [row.split("|")[1] for row in rows.splitlines()]
+    titles = re.findall(r"\*\*([\w, ]+)\*\*:", meanings)
+    return set(re.findall(r"`(\w+)`", "".join(firsts))), set(", ".join(titles).split(", "))
+
+
+# What ONNX says of these is all there is to say.
+PLAIN = {"Relu", "Sigmoid", "Identity", "Concat", "Split", "Transpose"}
+
+
+def differences(wanted, table):
+    """Return what a table lacks, and what it has although nothing wants it."""
+    return {
+        kind: names
+        for kind, names in (
+            ("missing", sorted(set(wanted) - set(table))),
+            ("unknown", sorted(set(table) - set(wanted))),
+        )
+        if names
+    }
+
+
+def test_differences_are_seen():
+    assert differences({"Relu", "Clip"}, {"Relu": 0, "Elu": 1}) == {
+        "missing": ["Clip"],
+        "unknown": ["Elu"],
+    }
+    assert differences({"Relu"}, ["Relu"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "table"),
+    [
+        ("runtime/plan/lowering", LOWERING),
+        ("the table in docs/format.md", documented()[0]),
+        ("the meanings in docs/format.md", documented()[1] | PLAIN),
+        # The reader turns some operators of ONNX into others, which no network keeps.
+        ("masktools/network/onnx/rewrites.py", set(REWRITES) & set(OPERATORS)),
+    ],
+)
+def test_every_operator_is_in_every_table(where, table):
+    assert differences(OPERATORS, table) == {}, where
+
+
+def kinds_of_steps():
+    """Return the classes of steps that a plan may hold: those that no other is made of."""
+    classes = [
+        c for _, c in inspect.getmembers(steps, inspect.isclass) if issubclass(c, steps.Step)
+    ]
+    return {c.__name__ for c in classes if not c.__subclasses__()}
+
+
+@pytest.mark.parametrize(
+    ("where", "table"),
+    [
+        ("runtime/reference.py", reference.KERNELS),
+        ("runtime/cpu/steps.py", cpu_steps._EMITTERS),
+        ("runtime/cuda/steps.py, layers.py", [*cuda_steps.LAUNCHES, *cuda_layers.ADDRESSES]),
+    ],
+)
+def test_every_backend_knows_every_kind_of_step(where, table):
+    assert differences(kinds_of_steps(), {kind.__name__ for kind in table}) == {}, where
+
+
+def members(file, enum):
+    """Return the members of an enum in a C++ file without their casing: HARD_SWISH, kHardSwish."""
+    (found,) = re.findall(rf"enum {enum}[^{{]*{{([^}}]*)}}", text(file))
+    return [re.sub(r"^\s*k(?=[A-Z])|_|\s", "", name).lower() for name in found.split(",")]
+
+
+@pytest.mark.parametrize(
+    ("file", "enum"),
+    [("cpu/simd/activation.h", "class Op"), ("cuda/activation.cuh", "ActivationOp")],
+)
+def test_activations_have_the_numbers_of_the_kernels(file, enum):
+    _none, *known = members(file, enum)
+    assert {op.lower(): number for op, number in ACTIVATIONS.items()} == {
+        op: number for number, op in enumerate(known, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "table"),
+    [
+        ("masktools/network/operators/elementwise.py", FUNCTIONS),
+        ("runtime/reference.py", reference.ACTIVATIONS),
+        (
+            "cpu/binding/arguments.cpp",
+            re.findall(r'\{"(\w+)", Op::k\1\}', text("cpu/binding/arguments.cpp")),
+        ),
+        (
+            "cpu/simd/activate.cpp",
+            re.findall(r"activate_as<Activation::Op::k(\w+)>\(", text("cpu/simd/activate.cpp")),
+        ),
+        (
+            "tests/cpp/definitions.h",
+            set(re.findall(r"\{Activation::Op::k(\w+),", text("tests/cpp/definitions.h")))
+            - {"None"},
+        ),
+    ],
+)
+def test_every_activation_is_in_every_table(where, table):
+    assert differences(ACTIVATIONS, table) == {}, where
