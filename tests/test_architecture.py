@@ -28,6 +28,7 @@ FOLDERS = {
     "masktools.transform": ["masktools.partition"],
     "masktools.conversion": ["masktools.transform", "masktools.importers", "masktools.version"],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
+    "masktools.calibration": ["masktools.checkpoint", "masktools.importers"],
     "masktools.export": ["masktools.checkpoint"],
     "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
     "masktools.__main__": ["masktools.cli"],

@@ -27,22 +27,45 @@ def read_npz(path: Path) -> dict[str, Array | Unreadable]:
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array | Unreadable:
     where = f"{path}: array {info.filename.removesuffix('.npy')!r}"
     with archive.open(info) as file:
-        try:
-            shape, dtype = _header(file)
-        except ValueError as error:
-            raise FormatError(f"{where}: {error}") from error
-        if dtype.hasobject:
-            raise FormatError(
-                f"{where}: holds pickled Python objects, which could run code; save plain arrays"
-            )
-        claimed, held = count(shape) * dtype.itemsize, info.file_size - file.tell()
-        if claimed != held or min(shape, default=0) < 0:
-            raise FormatError(f"{where}: shape {shape} claims {claimed} bytes, but it holds {held}")
+        _, dtype = read_header(file, info.file_size, where)
     if dtype.kind not in "biuf":
         return Unreadable(f"dtype {dtype}")
     with archive.open(info) as file:
         array: Array = np.lib.format.read_array(file, allow_pickle=False)
     return array
+
+
+def read_header(
+    file: IO[bytes], size: int, where: str
+) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    """Return shape and dtype of an array in .npy format, before memory is taken for it.
+
+    Parameters
+    ----------
+    file : binary file
+        At the beginning of the array.
+    size : int
+        Bytes from there to the end.
+    where : str
+        What an error calls the array.
+
+    Raises
+    ------
+    FormatError
+        If it holds Python objects, or another number of bytes than its shape claims.
+    """
+    try:
+        shape, dtype = _header(file)
+    except ValueError as error:
+        raise FormatError(f"{where}: {error}") from error
+    if dtype.hasobject:
+        raise FormatError(
+            f"{where}: holds pickled Python objects, which could run code; save plain arrays"
+        )
+    claimed, held = count(shape) * dtype.itemsize, size - file.tell()
+    if claimed != held or min(shape, default=0) < 0:
+        raise FormatError(f"{where}: shape {shape} claims {claimed} bytes, but it holds {held}")
+    return shape, dtype
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
