@@ -26,10 +26,10 @@ FOLDERS = {
     "masktools.importers": ["masktools.network"],
     "masktools.partition": ["masktools.layout"],
     "masktools.transform": ["masktools.partition"],
-    "masktools.conversion": ["masktools.transform", "masktools.importers", "masktools.version"],
+    "masktools.conversion": ["masktools.transform", "masktools.calibration"],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
     "masktools.calibration": ["masktools.checkpoint", "masktools.importers"],
-    "masktools.export": ["masktools.checkpoint"],
+    "masktools.export": ["masktools.calibration"],
     "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
     "masktools.__main__": ["masktools.cli"],
     # runtime: a checkpoint in, outputs out

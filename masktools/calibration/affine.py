@@ -45,6 +45,39 @@ class Place:
             return constants[self.node.inputs[2]].astype(np.float64)
         return np.zeros(len(constants[self.weight]))
 
+    @property
+    def output(self) -> str:
+        """The name of the layer's output."""
+        return self.node.outputs[0]
+
+    @property
+    def axis(self) -> int:
+        """The axis of the output that its rows lie along."""
+        return 1 if self.node.op == "Conv" else -1
+
+    def read_as(
+        self, output: Array, constants: Mapping[str, Array], source: Mapping[str, Array]
+    ) -> Array:
+        """Return the output that would be read the same if the normalisation were the source's.
+
+        Parameters
+        ----------
+        output : ndarray of float32
+            Of the layer; not changed.
+        constants, source : mapping of str to ndarray
+            Of the network that made it, and of the source.
+        """
+        if self.norm is None or constants is source:
+            return output
+        mean, variance, old_mean, old_variance = (
+            known[name].astype(np.float64).reshape(-1, *(1,) * (output.ndim - 2))
+            for known in (constants, source)
+            for name in self.norm.inputs[3:5]
+        )
+        epsilon = real(self.norm, "epsilon")
+        scale = np.sqrt((old_variance + epsilon) / (variance + epsilon))
+        return np.asarray((output - mean) * scale + old_mean)
+
     def shifted(self, constants: Mapping[str, Array], shift: Float64) -> dict[str, Array]:
         """Return the constants that add a number to each row of the layer.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.calibration.affine import Place
 from masktools.calibration.linear import Float64
 from masktools.calibration.samples import Samples
 from masktools.calibration.walk import Run, named, tapped
@@ -28,8 +29,9 @@ class Distance:
     Parameters
     ----------
     errors : dict of str to float
-        By value: the mean square of the difference over the variance by row of what the source
-        makes; infinite where only the source's does not vary, 0 where both agree.
+        By value, a layer's as the normalisation after it reads it: the mean square of the
+        difference over the variance by row of the source's; infinite where only the source's does
+        not vary, 0 where both agree.
     classes : ndarray of int, shape (samples,), or None
         The class of the largest output; None where the network makes no classes.
     """
@@ -41,7 +43,7 @@ class Distance:
 def distances(
     graph: Graph,
     networks: Sequence[Mapping[str, Array]],
-    taps: Mapping[str, int],
+    places: Collection[Place],
     samples: Samples,
     run: Run,
 ) -> list[Distance]:
@@ -53,8 +55,8 @@ def distances(
         The source, with its constants.
     networks : sequence of mapping of str to ndarray
         The constants of each network.
-    taps : mapping of str to int
-        The values to compare besides the outputs, with the axis of their rows.
+    places : collection of Place
+        The layers to compare besides the network's outputs.
     samples : Samples
     run : callable
         See `Walk`.
@@ -65,13 +67,11 @@ def distances(
         Of the source to itself, and of each network.
     """
     outputs = [value.name for value in graph.outputs]
-    axes = dict.fromkeys(outputs, 1) | dict(taps)
+    axes = dict.fromkeys(outputs, 1) | {place.output: place.axis for place in places}
     wanted = list(axes)
     tap = tapped(graph, wanted)
-    ready = [
-        run(Checkpoint(replace(tap, constants=dict(constants))))
-        for constants in (graph.constants, *networks)
-    ]
+    every = [graph.constants, *networks]
+    ready = [run(Checkpoint(replace(tap, constants=dict(constants)))) for constants in every]
     tables = [{name: _Sums(axis) for name, axis in axes.items()} for _ in ready]
     classes: list[list[Array]] = [[] for _ in ready]
     for piece in samples.held_at_once(AT_ONCE):
@@ -79,6 +79,9 @@ def distances(
         expected: dict[str, Array] = {}
         for number, network in enumerate(ready):
             found = named(network(inputs), wanted)
+            for place in places:
+                made = place.read_as(found[place.output], every[number], graph.constants)
+                found[place.output] = made
             expected = expected or found
             for name in wanted:
                 tables[number][name].add(found[name], expected[name])

@@ -1,4 +1,4 @@
-"""What a layer's values are fitted to: sums over many inputs, or the inputs where they are few."""
+"""Sums over many inputs that a layer's values are fitted to, or the inputs where they are few."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Observed(Protocol):
     def solve(
         self, group: int, rows: Rows, columns: Rows, start: Float64, dampings: list[float]
     ) -> list[Solution]:
-        """Return, for each damping, the values that come closest to what is wanted.
+        """Return, for each damping, the values that come closest to the wanted outputs.
 
         Parameters
         ----------
@@ -249,14 +249,14 @@ class Few:
 
 
 def observed(groups: int, columns: int, rows: int, positions: int) -> Gram | Few:
-    """Return what takes less memory and work for so many positions.
+    """Return the one of `Gram` and `Few` that takes less memory for a number of positions.
 
     Parameters
     ----------
     groups, columns, rows : int
         As `Gram`.
     positions : int
-        How many will be added.
+        Number of positions that will be added.
     """
     return (Few if positions < columns else Gram)(groups, columns, rows)
 

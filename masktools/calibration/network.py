@@ -1,4 +1,4 @@
-"""Calibrate a whole network: fit its layers, match their statistics, keep what is better."""
+"""Calibrate a whole network: fit its layers, or match their means and variances."""
 
 from __future__ import annotations
 
@@ -78,13 +78,14 @@ def calibrate_graph(
         if method == "refit"
         else {n: p for n, p in found.items() if n in wanted or p.norm is not None}
     )
+    source, before = distances(graph, [as_is], wanted.values(), given, run)
+    errors = {name: before.errors[place.output] for name, place in wanted.items()}
     with (progress or _silent)(len(steps)) as step:
         if method == "refit":
-            values, fitted = refit(graph, as_is, wanted, kept, given, run, step)
+            values, fitted = refit(graph, as_is, wanted, kept, errors, given, run, step)
         else:
             values = match_statistics(graph, as_is, steps, given, run, step)
-    taps = {p.node.outputs[0]: 1 if p.node.op == "Conv" else -1 for p in wanted.values()}
-    source, before, after = distances(graph, [as_is, values], taps, given, run)
+    _, after = distances(graph, [values], wanted.values(), given, run)
     ends = [value.name for value in graph.outputs]
     fit_on, held_back = given.counts
     report = CalibrationReport(
@@ -158,7 +159,7 @@ def _share(found: NDArray[Any] | None, expected: NDArray[Any] | None) -> float |
 def _row(
     name: str, place: Place, mask: BoolArray, fitted: Fitted | None, *distances: Distance
 ) -> LayerCalibration:
-    before, after = (_finite(one.errors[place.node.outputs[0]]) for one in distances)
+    before, after = (_finite(one.errors[place.output]) for one in distances)
     columns = int(mask.reshape(len(mask), -1).sum(axis=1).max(initial=0))
     if fitted is None:
         return LayerCalibration(name, columns, 0, None, None, before, after)

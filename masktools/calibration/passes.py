@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.calibration.affine import Place
-from masktools.calibration.linear import Float64
+from masktools.calibration.linear import Float64, one_thread
 from masktools.calibration.moments import Observed, observed
 from masktools.calibration.patches import by_position, groups_of, position_count, windows
 from masktools.calibration.refit import Fit, best_bias, error, fits, restored
@@ -30,7 +30,7 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class Fitted:
-    """What one layer was fitted with.
+    """The fit of one layer, for the report.
 
     Parameters
     ----------
@@ -60,6 +60,7 @@ def refit(
     start: Mapping[str, Array],
     places: Mapping[str, Place],
     kept: Mapping[str, BoolArray],
+    before: Mapping[str, float],
     samples: Samples,
     run: Run,
     step: Step,
@@ -76,6 +77,8 @@ def refit(
         Of the layers to fit, in the order of execution.
     kept : mapping of str to ndarray of bool
         What these layers store.
+    before : mapping of str to float
+        The error of these layers in the converted network, on the samples held back.
     samples : Samples
     run : callable
         See `Walk`.
@@ -88,20 +91,26 @@ def refit(
         All constants of the fitted network.
     dict of str to Fitted
     """
-    source, network = (Walk(graph, samples, samples.pieces, run) for _ in range(2))
-    network.constants = dict(start)
     at = {node.name: number for number, node in enumerate(graph.nodes)}
     done = {}
-    for layer, place in places.items():
-        made = place.node.outputs[0]
-        source.advance(at[place.node.name] + 1, also=(made,))
-        network.advance(at[place.node.name])
-        pairs = zip(network.values(place.node.inputs[0]), source.values(made), strict=True)
-        fitted, held = _observe(place, network.constants[place.weight].shape, pairs, samples)
-        changed, done[layer] = _refit(place, network.constants, kept[layer], fitted, held)
-        network.constants.update(changed)
-        step(layer)
-    return network.constants, done
+    with (
+        Walk(graph, samples, samples.pieces, run) as source,
+        Walk(graph, samples, samples.pieces, run) as network,
+    ):
+        network.constants = dict(start)
+        for layer, place in places.items():
+            made = place.output
+            source.advance(at[place.node.name] + 1, also=(made,))
+            network.advance(at[place.node.name])
+            pairs = zip(network.values(place.node.inputs[0]), source.values(made), strict=True)
+            fitted, held = _observe(place, network.constants[place.weight].shape, pairs, samples)
+            with one_thread():
+                changed, done[layer] = _refit(
+                    place, network.constants, kept[layer], before[layer], fitted, held
+                )
+            network.constants.update(changed)
+            step(layer)
+        return network.constants, done
 
 
 def _observe(
@@ -110,7 +119,7 @@ def _observe(
     pairs: Iterator[tuple[Array, Array]],
     samples: Samples,
 ) -> tuple[Observed, Observed]:
-    """Return what a layer reads and should make: of the samples to fit on, and those held back."""
+    """Return the inputs and wanted outputs of a layer: to fit on, and those held back."""
     groups = groups_of(place.node)
     seen: list[Observed] = []
     for pieces in (samples.fitted, samples.held):
@@ -135,10 +144,11 @@ def _refit(
     place: Place,
     constants: Mapping[str, Array],
     kept: BoolArray,
+    before: float,
     fitted: Observed,
     held: Observed,
 ) -> tuple[dict[str, Array], Fitted]:
-    """Return a layer's constants that miss least of what is held back, and how they were found."""
+    """Return the constants that miss least on the samples held back, and how they were found."""
     old = constants[place.weight]
     keep = kept.reshape(len(old), -1)
     start = old.reshape(keep.shape).astype(np.float64) * keep
@@ -158,7 +168,9 @@ def _refit(
     ]
     best = min(candidates, key=lambda fit: error(held, fit.weight, fit.bias))
     if np.isfinite(best.ridge):
-        best = restored(fitted, best)
+        scaled = restored(fitted, best)
+        # Where little is explained, rows of full variance would miss more than before the fit.
+        best = scaled if error(held, scaled.weight, scaled.bias) < before else best
     changed = place.shifted(constants, best.bias - bias)
     changed[place.weight] = best.weight.reshape(old.shape).astype(np.float32)
     return changed, Fitted(columns, fitted.count, best.ridge, best.condition, best.fallbacks)
@@ -184,21 +196,26 @@ def match_statistics(
     dict of str to ndarray
         All constants of the matched network.
     """
-    source, network = (Walk(graph, samples, samples.fitted, run) for _ in range(2))
-    network.constants = dict(start)
     at = {node.name: number for number, node in enumerate(graph.nodes)}
-    for layer, place in places.items():
-        made = place.node.outputs[0]
-        source.advance(at[place.node.name] + 1, also=(made,))
-        network.advance(at[place.node.name])
-        want_mean, want = _spread(by_position(y, place.node) for y in source.values(made))
-        have_mean, have = _spread(by_position(y, place.node) for y in network.outputs(place.node))
-        # A row that does not vary has no spread to stretch.
-        alive = (have > _least(have_mean)) & (want > _least(want_mean))
-        scale = np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive))
-        network.constants.update(place.matched(network.constants, scale, have_mean, want_mean))
-        step(layer)
-    return network.constants
+    with (
+        Walk(graph, samples, samples.fitted, run) as source,
+        Walk(graph, samples, samples.fitted, run) as network,
+    ):
+        network.constants = dict(start)
+        for layer, place in places.items():
+            made = place.output
+            source.advance(at[place.node.name] + 1, also=(made,))
+            network.advance(at[place.node.name])
+            want_mean, want = _spread(by_position(y, place.node) for y in source.values(made))
+            have_mean, have = _spread(
+                by_position(y, place.node) for y in network.outputs(place.node)
+            )
+            # A row that does not vary has no spread to stretch.
+            alive = (have > _least(have_mean)) & (want > _least(want_mean))
+            scale = np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive))
+            network.constants.update(place.matched(network.constants, scale, have_mean, want_mean))
+            step(layer)
+        return network.constants
 
 
 def _least(mean: Float64) -> Float64:

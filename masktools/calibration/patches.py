@@ -1,4 +1,4 @@
-"""What the rows of a layer are multiplied with: its input as a matrix, one window a line."""
+"""The input of a layer as a matrix, one window a line: each row is multiplied with every line."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NEGLIGIBLE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a layer's values become.
+    """The values of a layer after a fit.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def best_bias(seen: Observed, weight: Float64) -> Float64:
 
 
 def error(seen: Observed, weight: Float64, bias: Float64) -> float:
-    """Return the mean square of what a layer misses, over the variance of what it should make.
+    """Return the mean square error of a layer, over the variance of its wanted outputs.
 
     Parameters
     ----------

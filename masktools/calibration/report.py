@@ -1,4 +1,4 @@
-"""What a calibration did: a row per layer, and how far the network is from its source."""
+"""The report of a calibration: a row per layer, and how far the network is from its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from masktools.errors import FormatError
 
 @dataclass(frozen=True)
 class LayerCalibration:
-    """What calibration did to one layer.
+    """The figures of one calibrated layer.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class LayerCalibration:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What calibration did to a network; errors and shares are of the samples held back.
+    """The figures of a calibration; errors and shares are of the samples held back.
 
     Parameters
     ----------

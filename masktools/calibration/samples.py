@@ -44,7 +44,7 @@ class Samples:
     open_batch: bool = True
 
     def held_at_once(self, most: int) -> Iterator[NDArray[np.intp]]:
-        """Yield the samples that are held back, so many at once if the network leaves it open."""
+        """Yield the samples that are held back, at most `most` at once if the batch is open."""
         for piece in self.held:
             parts = -(-len(piece) // most) if self.open_batch else 1
             yield from np.array_split(piece, parts)
@@ -138,8 +138,9 @@ def _named(graph: Graph, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[st
     return {value.name: _fitting(value, inputs[value.name]) for value in graph.inputs}
 
 
-def _fitting(value: Value, given: ArrayLike) -> Array:
-    array = as_array(given, f"input {value.name!r}")
+def _fitting(value: Value, given: Any) -> Array:  # noqa: ANN401 - anything like an array
+    # What is mapped from files stays there: it has a dtype and a shape, and is read in pieces.
+    array = given if hasattr(given, "dtype") else as_array(given, f"input {value.name!r}")
     if array.dtype != np.dtype(value.dtype):
         raise TypeError(
             f"input {value.name!r}: expected {value.dtype}, got {array.dtype}; bring images into "

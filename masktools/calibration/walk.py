@@ -45,8 +45,8 @@ class Walk:
 
     Notes
     -----
-    Values that nodes to come read are kept for all samples, in files beyond `MEMORY` bytes; what
-    runs at once is one piece.
+    Values that nodes to come read are kept for all samples, in files beyond `MEMORY` bytes,
+    which vanish at the end of the context; what runs at once is one piece.
     """
 
     def __init__(
@@ -59,6 +59,12 @@ class Walk:
         for number, piece in enumerate(pieces):
             for name, array in samples.read(piece).items():
                 self._shelf.put(name, number, array)
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shelf.close()
 
     def advance(self, end: int, also: Collection[str] = ()) -> None:
         """Run the nodes from where the walk stands up to one of them.
@@ -143,7 +149,7 @@ def named(outputs: Any, names: Sequence[str]) -> dict[str, Array]:  # noqa: ANN4
 
 
 class _Shelf:
-    """Arrays by name and piece; those beyond `MEMORY` bytes in files, which vanish with it."""
+    """Arrays by name and piece; those beyond `MEMORY` bytes in files, until it is closed."""
 
     def __init__(self, pieces: int) -> None:
         self.pieces = pieces
@@ -169,6 +175,11 @@ class _Shelf:
     def get(self, name: str, piece: int) -> Array:
         place = self._places[name][piece]
         return np.load(place) if isinstance(place, Path) else place
+
+    def close(self) -> None:
+        self._places = {}
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def keep(self, names: Collection[str]) -> None:
         for name in self._places.keys() - set(names):

@@ -11,6 +11,9 @@ from masktools.errors import FormatError
 from masktools.files import check_source
 from masktools.importers.contents import Contents, first_line, open_contents
 
+# The files of a result folder that hold masks, and calibrated values where there are any.
+MASKS, VALUES = "masks.safetensors", "values.safetensors"
+
 _H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -27,9 +30,9 @@ def open_file(path: Path) -> Contents:
         If it is no regular file, of no known container, damaged, hostile, or would execute code.
     """
     if path.is_dir():
-        inside = path / "masks.safetensors"
+        inside = path / MASKS
         if not inside.is_file():
-            raise FormatError(f"{path}: a folder without masks.safetensors; name a file")
+            raise FormatError(f"{path}: a folder without {MASKS}; name a file")
         path = inside
     check_source(path)
     with path.open("rb") as file:
