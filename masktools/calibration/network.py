@@ -163,11 +163,13 @@ def _row(
     columns = int(mask.reshape(len(mask), -1).sum(axis=1).max(initial=0))
     if fitted is None:
         return LayerCalibration(name, columns, 0, None, None, before, after)
+    if np.isinf(fitted.ridge):
+        return LayerCalibration(name, columns, fitted.positions, None, None, before, after)
     return LayerCalibration(
         name,
         columns,
         fitted.positions,
-        _finite(fitted.ridge),
+        fitted.ridge,
         _finite(fitted.condition),
         before,
         after,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,24 @@ Tool = Annotated[
 NamesFile = Annotated[
     Path | None,
     typer.Option(help="JSON file: {name in the file: layer}, or the layers in the file's order."),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="INPUTS",
+        help="Fit the values to what --graph, or NET, computes of these inputs, a few hundred of "
+        "them, as the network takes them: .npy, .npz with named inputs, or a folder of either.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="--calibrate: the inputs' classes, .npy; only for figures of accuracy."),
+]
+CalibrateMethod = Annotated[
+    Literal["refit", "statistics"],
+    typer.Option(
+        help="--calibrate: fit the values, or only match the mean and variance of each row."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
@@ -60,15 +78,47 @@ def read_names(path: Path | None) -> Names:
     return names
 
 
+def calibrated(
+    result: Conversion, graph: Path, inputs: Path, labels: Path | None, method: str
+) -> Conversion:
+    """Return a result whose values are fitted on the inputs of a file."""
+    import runtime
+    from masktools.calibration.inputs import read_inputs, read_labels
+    from masktools.conversion.calibrate import calibrate
+    from masktools.network.onnx.reader import read_onnx
+
+    network = read_onnx(graph)
+    given = read_inputs(inputs, network)
+    classes = None
+    if labels is not None:
+        classes = read_labels(labels, len(next(iter(given.values()))))
+    found = calibrate(network, result, given, run=runtime.prepare, labels=classes, method=method)
+    return result.calibrated(found)
+
+
+def check_labels(inputs: Path | None, labels: Path | None, method: str) -> None:
+    """Raise a usage error where options of a calibration are given without one."""
+    if inputs is None and (labels is not None or method != "refit"):
+        raise typer.BadParameter("--labels and --calibrate-method belong to --calibrate")
+
+
 def show_result(result: Conversion, head: dict[str, str], as_json: bool) -> None:
     """Print a conversion: its table, or one JSON object that begins with `head`."""
-    from masktools.cli.tables import conversion_lines, conversion_table
+    from masktools.cli.tables import (
+        calibration_lines,
+        calibration_table,
+        conversion_lines,
+        conversion_table,
+    )
 
+    calibration = result.calibration.report if result.calibration else None
     if as_json:
-        print(json.dumps({**head, **result.report.as_dict()}))
-    else:
-        lines = conversion_lines(result.report)
-        print_rich(conversion_table(result.report), *lines)
+        more = {"calibration": calibration.as_dict()} if calibration else {}
+        print(json.dumps({**head, **result.report.as_dict(), **more}))
+        return
+    print_rich(conversion_table(result.report), *conversion_lines(result.report))
+    if calibration:
+        print_rich("", calibration_table(calibration), *calibration_lines(calibration))
 
 
 def print_rich(*parts: object) -> None:

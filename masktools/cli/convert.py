@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from masktools.cli.common import Json, NamesFile, Tool, read_names, refusing, show_result
+from masktools.cli.common import (
+    CalibrateMethod,
+    Images,
+    Json,
+    Labels,
+    NamesFile,
+    Tool,
+    calibrated,
+    check_labels,
+    read_names,
+    refusing,
+    show_result,
+)
 from masktools.errors import printable
 from masktools.files import check_apart, check_target
 
@@ -76,6 +88,9 @@ def convert_command(
     weights: Annotated[
         Path | None, typer.Option(help="A file to take the weights from; IN by default.")
     ] = None,
+    calibrate: Images = None,
+    labels: Labels = None,
+    calibrate_method: CalibrateMethod = "refit",
     tool: Tool = None,
     names: NamesFile = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the partitioner and the search.")] = 0,
@@ -97,6 +112,11 @@ def convert_command(
         "partitioner": partitioner,
         "seed": seed,
     }
+    check_labels(calibrate, labels, calibrate_method)
+    if calibrate is not None and graph is None:
+        raise typer.BadParameter("--calibrate needs --graph, the network that is converted")
+    if calibrate is not None and _is_mask_file(out):
+        raise typer.BadParameter("--calibrate needs a folder as OUT: masks hold no values")
     kept = out.with_name(out.name + ".unfinished") if _is_mask_file(out) else out
     with refusing(kept):
         from masktools.conversion.convert import Options
@@ -109,7 +129,7 @@ def convert_command(
             Options(**options).check(None, graph)
         except TypeError as error:
             raise typer.BadParameter(str(error)) from error
-        inputs = [*result_files(source), weights, graph]
+        inputs = [*result_files(source), weights, graph, calibrate, labels]
         if _is_mask_file(out):
             check_target(out, inputs)
         else:
@@ -127,6 +147,8 @@ def convert_command(
             include=include or (),
             resume=kept,
         )
+        if calibrate is not None and graph is not None:
+            result = calibrated(result, graph, calibrate, labels, calibrate_method)
         if _is_mask_file(out):
             save_masks(out, result.masks)
             discard(kept / FOLDER)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from masktools.cli.common import Json, refusing
+from masktools.cli.common import (
+    CalibrateMethod,
+    Images,
+    Json,
+    Labels,
+    calibrated,
+    check_labels,
+    refusing,
+)
 from masktools.errors import FormatError
 from masktools.files import check_target, whole_file
 
 if TYPE_CHECKING:
+    from masktools.conversion.result import Conversion
     from masktools.layout import BlockLayout
 
 
@@ -29,6 +39,9 @@ def export_command(
         Path | None,
         typer.Option(metavar="RESULT", help="A result folder of masktools convert."),
     ] = None,
+    calibrate: Images = None,
+    labels: Labels = None,
+    calibrate_method: CalibrateMethod = "refit",
     residual: Annotated[
         Literal["error", "keep", "drop"],
         typer.Option(help="Kept weights outside the dense blocks."),
@@ -45,14 +58,27 @@ def export_command(
     """Write a network and its masks as a checkpoint that the runtime runs."""
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
+    check_labels(calibrate, labels, calibrate_method)
+    if calibrate is not None and (layouts is None or not layouts.is_dir()):
+        raise typer.BadParameter("--calibrate needs --layouts, a result folder")
+    fitting = None if calibrate is None else Fitting(calibrate, labels, calibrate_method)
     with refusing():
-        report, lines = export(net, out, masks, layouts, residual, verify)
+        report, lines = export(net, out, masks, layouts, residual, verify, fitting)
     if as_json:
         print(json.dumps(report))
         return
     print(f"{out}: {report['bytes']} bytes, {report['sparse_layers']} sparse layers")
     for line in lines:
         print(line)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The options of a calibration: files of inputs and labels, and the method."""
+
+    inputs: Path
+    labels: Path | None
+    method: str
 
 
 def export(
@@ -62,6 +88,7 @@ def export(
     layouts: Path | None = None,
     residual: str = "error",
     verify: bool = True,
+    fitting: Fitting | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -71,11 +98,14 @@ def export(
     masks : path, default None
         A mask file of any tool.
     layouts : path, default None
-        A result folder, whose seed the checkpoint keeps; or its layouts.safetensors alone.
+        A result folder, whose seed the checkpoint keeps, and its calibrated values where it has
+        any; or its layouts.safetensors alone.
     residual : {"error", "keep", "drop"}
     verify : bool, default True
         Both networks, the source with the exported masks, run on the same random inputs, the
         checkpoint on every backend that can run here (see `masktools.cli.verification`).
+    fitting : Fitting, default None
+        Inputs to calibrate on; what the result folder was calibrated to before does not count.
 
     Returns
     -------
@@ -94,6 +124,7 @@ def export(
         before; then nothing is written.
     """
     from masktools.checkpoint import write
+    from masktools.cli.tables import calibration_lines
     from masktools.cli.verification import verify as check
     from masktools.conversion.result import result_files
     from masktools.export.exporting import prepare
@@ -101,17 +132,21 @@ def export(
 
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
-    blocks, seed = (None, None) if layouts is None else _load_layouts(layouts)
+    blocks, result, seed = (None, None, None) if layouts is None else _load_layouts(layouts)
+    if fitting is not None and result is not None:
+        result = calibrated(result, net, fitting.inputs, fitting.labels, fitting.method)
+    values = result.values if result is not None and result.calibration else None
     checkpoint, kept = prepare(
         net,
         masks=None if masks is None else load_masks(masks),
         layouts=blocks,
         residual=residual,
+        values=values,
         seed=seed,
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
-        verified = check(net, kept, beside) if verify else None
+        verified = check(net, kept, beside, values) if verify else None
     report = {
         "out": str(out),
         "bytes": out.stat().st_size,
@@ -119,17 +154,23 @@ def export(
         "difference": None if verified is None else verified.difference,
         "verification": None if verified is None else verified.as_dict(),
     }
-    return report, [] if verified is None else verified.lines()
+    lines = [] if verified is None else verified.lines()
+    if result is not None and result.calibration:
+        report["calibration"] = result.calibration.report.as_dict()
+        lines = [*map(str, calibration_lines(result.calibration.report)), *lines]
+    return report, lines
 
 
-def _load_layouts(path: Path) -> tuple[Mapping[str, BlockLayout], int | None]:
-    """Return layouts and the seed of their conversion, which only the report of a result knows."""
+def _load_layouts(
+    path: Path,
+) -> tuple[Mapping[str, BlockLayout], Conversion | None, int | None]:
+    """Return layouts, and the result and seed of their conversion, which only a folder has."""
     from masktools.conversion.result import Conversion, load_layouts
 
     if not path.is_dir():
-        return load_layouts(path), None
+        return load_layouts(path), None, None
     result = Conversion.load(path)
     seed = result.report.options.get("seed")
     if not (seed is None or (type(seed) is int and seed >= 0)):
         raise FormatError(f"{path}: its report has the seed {seed!r}, expected a whole number")
-    return result.layouts, seed
+    return result.layouts, result, seed

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint, write
 from masktools.checks import check_count, check_layers
 from masktools.errors import GraphError, MaskError
+from masktools.export.calibrated import Inputs, Values, calibrated, check_calibration
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
@@ -41,6 +43,9 @@ def from_onnx(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    values: Values | None = None,
+    calibrate: Inputs | None = None,
+    run: Run | None = None,
     seed: int | None = None,
 ) -> None:
     """Write a network from ONNX as a checkpoint.
@@ -64,6 +69,12 @@ def from_onnx(
         checkpoint have.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+    values : mapping of str to ndarray of float32, default None
+        Calibrated values that stand for the file's own: ``result.values``.
+    calibrate : array_like of float32, or a mapping of input names to such, default None
+        Inputs to fit the values of the layers in `layouts` on, as `masktools.calibrate` does.
+    run : callable, default None
+        What runs the network for that: `runtime.prepare`.
     seed : int, default None
         That of the conversion which made the layouts or masks, for the record:
         ``result.report.options["seed"]``.
@@ -74,6 +85,8 @@ def from_onnx(
         If an argument is of another kind.
     FormatError
         If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
+    CalibrationError
+        If the inputs to calibrate on do not fit, as `masktools.calibrate`.
     GraphError
         If the network has an operator, an attribute or a shape that is not supported.
     MaskError
@@ -90,7 +103,15 @@ def from_onnx(
     """
     check_target(Path(dst), [_path(src)])
     checkpoint, _ = prepare(
-        src, layouts=layouts, masks=masks, names=names, residual=residual, seed=seed
+        src,
+        layouts=layouts,
+        masks=masks,
+        names=names,
+        residual=residual,
+        values=values,
+        calibrate=calibrate,
+        run=run,
+        seed=seed,
     )
     write(dst, checkpoint)
 
@@ -102,13 +123,16 @@ def prepare(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    values: Values | None = None,
+    calibrate: Inputs | None = None,
+    run: Run | None = None,
     seed: int | None = None,
 ) -> tuple[Checkpoint, dict[str, BoolArray]]:
     """Return the checkpoint that `from_onnx` writes, and the weights that are left in it.
 
     Parameters
     ----------
-    src, layouts, masks, names, residual, seed
+    src, layouts, masks, names, residual, values, calibrate, run, seed
         As `from_onnx`.
 
     Returns
@@ -120,12 +144,14 @@ def prepare(
     from masktools.network.onnx.reader import read_onnx
 
     check_wishes(layouts, masks, residual)
+    check_calibration(layouts, values, calibrate, run)
     if names is not None:
         check_layers("names", names)
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
     network = _renamed(Network.of(read_onnx(src)), names or {})
+    network = calibrated(network, layouts, residual, values, calibrate, run)
     stored = _stored(network, layouts, masks, residual)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
@@ -139,6 +165,8 @@ def from_torch(
     layouts: Mapping[str, BlockLayout] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     residual: str = "error",
+    calibrate: Inputs | None = None,
+    run: Run | None = None,
     seed: int | None = None,
 ) -> None:
     """Write a PyTorch module as a checkpoint, in the state of evaluation.
@@ -149,12 +177,12 @@ def from_torch(
         Its training flags are as before afterwards; nothing else is touched.
     example_input : torch.Tensor or tuple of torch.Tensor
         Of the shapes that the network is to take; the batch size stays open where that is sound.
-    dst, layouts, masks, residual, seed
+    dst, layouts, masks, residual, calibrate, run, seed
         As `from_onnx`; layers have the names of their parameters, without ``.weight``.
 
     Raises
     ------
-    TypeError, FormatError, GraphError, MaskError
+    TypeError, FormatError, GraphError, MaskError, CalibrationError
         As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
 
     Notes
@@ -165,12 +193,14 @@ def from_torch(
     from masktools.network.onnx.reader import read_onnx
 
     check_wishes(layouts, masks, residual)
+    check_calibration(layouts, None, calibrate, run)
     seed = _as_seed(seed)
     check_target(Path(dst))
     tied = _tied(module)
     network = Network.of(read_onnx(_to_onnx(module, example_input)))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
+    network = calibrated(network, layouts, residual, None, calibrate, run)
     stored = _stored(network, layouts, masks, residual)
     write(dst, replace(assemble(network, stored), seed=seed))
 
