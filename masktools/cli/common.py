@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +16,12 @@ from masktools.errors import FormatError, MasktoolsError, printable
 from masktools.files import check_source
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from masktools.conversion.convert import Conversion
     from masktools.importers.load import Names
+    from masktools.network.graph import Graph
 
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
@@ -78,28 +83,72 @@ def read_names(path: Path | None) -> Names:
     return names
 
 
-def calibrated(
-    result: Conversion, graph: Path, inputs: Path, labels: Path | None, method: str
-) -> Conversion:
-    """Return a result whose values are fitted on the inputs of a file."""
-    import runtime
-    from masktools.calibration.inputs import read_inputs, read_labels
-    from masktools.conversion.calibrate import calibrate
-    from masktools.network.onnx.reader import read_onnx
+@dataclass(frozen=True)
+class Fitting:
+    """A calibration that is asked for: files of inputs and labels, and the method.
 
-    network = read_onnx(graph)
-    given = read_inputs(inputs, network)
-    classes = None
-    if labels is not None:
-        classes = read_labels(labels, len(next(iter(given.values()))))
-    found = calibrate(network, result, given, run=runtime.prepare, labels=classes, method=method)
-    return result.calibrated(found)
+    Parameters
+    ----------
+    graph, inputs : Path
+    labels : Path or None
+    method : str
+    """
+
+    graph: Path
+    inputs: Path
+    labels: Path | None
+    method: str
+
+    def read(self) -> Ready:
+        """Read and check all of it: ask before any work."""
+        from masktools.calibration.inputs import read_inputs, read_labels
+        from masktools.calibration.samples import samples
+        from masktools.network.onnx.reader import read_onnx
+
+        network = read_onnx(self.graph)
+        given = read_inputs(self.inputs, network)
+        samples(network, given)
+        count = len(next(iter(given.values())))
+        classes = None if self.labels is None else read_labels(self.labels, count)
+        return Ready(network, given, classes, self.method)
 
 
-def check_labels(inputs: Path | None, labels: Path | None, method: str) -> None:
-    """Raise a usage error where options of a calibration are given without one."""
-    if inputs is None and (labels is not None or method != "refit"):
-        raise typer.BadParameter("--labels and --calibrate-method belong to --calibrate")
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A calibration whose files are read: the network, inputs, labels and method."""
+
+    network: Graph
+    inputs: Mapping[str, Any]
+    labels: NDArray[np.int64] | None
+    method: str
+
+    def fit(self, result: Conversion) -> Conversion:
+        """Return a result with fitted values."""
+        import runtime
+        from masktools.conversion.calibrate import calibrate
+
+        found = calibrate(
+            self.network,
+            result,
+            self.inputs,
+            run=runtime.prepare,
+            labels=self.labels,
+            method=self.method,
+        )
+        return result.calibrated(found)
+
+
+def fitting(
+    graph: Path | None, inputs: Path | None, labels: Path | None, method: str
+) -> Fitting | None:
+    """Return the calibration that options ask for; raise a usage error where they contradict."""
+    if inputs is None:
+        if labels is not None or method != "refit":
+            raise typer.BadParameter("--labels and --calibrate-method belong to --calibrate")
+        return None
+    if graph is None:
+        raise typer.BadParameter("--calibrate needs --graph, the network that is converted")
+    return Fitting(graph, inputs, labels, method)
 
 
 def show_result(result: Conversion, head: dict[str, str], as_json: bool) -> None:

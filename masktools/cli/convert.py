@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import typer
 
 from masktools.cli.common import (
@@ -15,8 +16,7 @@ from masktools.cli.common import (
     Labels,
     NamesFile,
     Tool,
-    calibrated,
-    check_labels,
+    fitting,
     read_names,
     refusing,
     show_result,
@@ -25,7 +25,12 @@ from masktools.errors import printable
 from masktools.files import check_apart, check_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
     from masktools.importers.load import Names
+    from masktools.network.graph import Graph
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
@@ -112,9 +117,7 @@ def convert_command(
         "partitioner": partitioner,
         "seed": seed,
     }
-    check_labels(calibrate, labels, calibrate_method)
-    if calibrate is not None and graph is None:
-        raise typer.BadParameter("--calibrate needs --graph, the network that is converted")
+    asked = fitting(graph, calibrate, labels, calibrate_method)
     if calibrate is not None and _is_mask_file(out):
         raise typer.BadParameter("--calibrate needs a folder as OUT: masks hold no values")
     kept = out.with_name(out.name + ".unfinished") if _is_mask_file(out) else out
@@ -135,6 +138,7 @@ def convert_command(
         else:
             check_apart(out, inputs)
         check_place(kept)
+        ready = None if asked is None else asked.read()
         masks, saliency, notes = _load(source, weights, tool, read_names(names))
         if not resume:
             discard(kept / FOLDER)
@@ -147,8 +151,9 @@ def convert_command(
             include=include or (),
             resume=kept,
         )
-        if calibrate is not None and graph is not None:
-            result = calibrated(result, graph, calibrate, labels, calibrate_method)
+        if ready is not None:
+            notes += _differing(saliency, ready.network, source)
+            result = ready.fit(result)
         if _is_mask_file(out):
             save_masks(out, result.masks)
             discard(kept / FOLDER)
@@ -163,6 +168,26 @@ def convert_command(
 
 def _is_mask_file(out: Path) -> bool:
     return out.suffix in MASK_FILES
+
+
+def _differing(
+    weights: Mapping[str, NDArray[np.float32]] | None, network: Graph, source: Path
+) -> Iterator[str]:
+    """Yield a note where the network is another one than the masks' file holds the weights of."""
+    for name, weight in (weights or {}).items():
+        own = network.constants.get(f"{name}.weight")
+        if own is None or own.shape != weight.shape:
+            continue
+        kept = weight != 0
+        if (
+            np.abs(own - weight, where=kept, out=np.zeros_like(own)).max()
+            > 0.01 * np.abs(own).max()
+        ):
+            yield (
+                f"layer {name!r}: its weights in {source} are not those of the network; the values "
+                "are fitted to the network's"
+            )
+            return
 
 
 def _load(

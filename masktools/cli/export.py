@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +11,11 @@ import typer
 
 from masktools.cli.common import (
     CalibrateMethod,
+    Fitting,
     Images,
     Json,
     Labels,
-    calibrated,
-    check_labels,
+    fitting,
     refusing,
 )
 from masktools.errors import FormatError
@@ -58,27 +57,17 @@ def export_command(
     """Write a network and its masks as a checkpoint that the runtime runs."""
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
-    check_labels(calibrate, labels, calibrate_method)
-    if calibrate is not None and (layouts is None or not layouts.is_dir()):
+    asked = fitting(net, calibrate, labels, calibrate_method)
+    if asked is not None and (layouts is None or not layouts.is_dir()):
         raise typer.BadParameter("--calibrate needs --layouts, a result folder")
-    fitting = None if calibrate is None else Fitting(calibrate, labels, calibrate_method)
     with refusing():
-        report, lines = export(net, out, masks, layouts, residual, verify, fitting)
+        report, lines = export(net, out, masks, layouts, residual, verify, asked)
     if as_json:
         print(json.dumps(report))
         return
     print(f"{out}: {report['bytes']} bytes, {report['sparse_layers']} sparse layers")
     for line in lines:
         print(line)
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """The options of a calibration: files of inputs and labels, and the method."""
-
-    inputs: Path
-    labels: Path | None
-    method: str
 
 
 def export(
@@ -88,7 +77,7 @@ def export(
     layouts: Path | None = None,
     residual: str = "error",
     verify: bool = True,
-    fitting: Fitting | None = None,
+    calibration: Fitting | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -104,7 +93,7 @@ def export(
     verify : bool, default True
         Both networks, the source with the exported masks, run on the same random inputs, the
         checkpoint on every backend that can run here (see `masktools.cli.verification`).
-    fitting : Fitting, default None
+    calibration : Fitting, default None
         Inputs to calibrate on; what the result folder was calibrated to before does not count.
 
     Returns
@@ -133,8 +122,8 @@ def export(
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
     blocks, result, seed = (None, None, None) if layouts is None else _load_layouts(layouts)
-    if fitting is not None and result is not None:
-        result = calibrated(result, net, fitting.inputs, fitting.labels, fitting.method)
+    if calibration is not None and result is not None:
+        result = calibration.read().fit(result)
     values = result.values if result is not None and result.calibration else None
     checkpoint, kept = prepare(
         net,
