@@ -3,7 +3,7 @@
 
 namespace masktools {
 
-enum ActivationOp { IDENTITY, RELU, CLIP, LEAKY_RELU, SIGMOID, HARD_SIGMOID, HARD_SWISH };
+enum ActivationOp { IDENTITY, RELU, CLIP, LEAKY_RELU, SIGMOID, HARD_SIGMOID, HARD_SWISH, SOFTPLUS };
 constexpr int ANY = -1;  // no op: which one is known when the kernel runs
 
 // 12 bytes, passed by value.
@@ -23,6 +23,10 @@ __device__ __forceinline__ float sigmoid(float x) {
   return (x >= 0 ? 1.0f : small) / (1.0f + small);
 }
 
+__device__ __forceinline__ float softplus(float x) {
+  return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x)));
+}
+
 // An activation that is known when a kernel is compiled: an epilogue repeats it for each sum.
 template <int OP>
 __device__ __forceinline__ float activate(const Activation& activation, float x) {
@@ -32,6 +36,7 @@ __device__ __forceinline__ float activate(const Activation& activation, float x)
   if constexpr (OP == SIGMOID) return sigmoid(x);
   if constexpr (OP == HARD_SIGMOID) return clip(activation.alpha * x + activation.beta, 0, 1);
   if constexpr (OP == HARD_SWISH) return x * clip(x / 6 + 0.5f, 0, 1);
+  if constexpr (OP == SOFTPLUS) return softplus(x);
   return x;
 }
 
@@ -50,6 +55,8 @@ __device__ __forceinline__ float activate(const Activation& activation, float x)
       return activate<HARD_SIGMOID>(activation, x);
     case HARD_SWISH:
       return activate<HARD_SWISH>(activation, x);
+    case SOFTPLUS:
+      return activate<SOFTPLUS>(activation, x);
     default:
       return x;
   }

@@ -27,6 +27,7 @@ from masktools.checks import (
 )
 from masktools.errors import MaskError
 from masktools.forks import unlocked_property
+from masktools.row_patterns import find_patterns
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +160,10 @@ class BlockLayout:
         return self.stored / size if size else 0.0
 
     @classmethod
-    def from_mask(cls, mask: ArrayLike, min_rows: int = 1, groups: int = 1) -> BlockLayout:
-        """Return the blocks of rows that keep exactly the same columns.
+    def from_mask(
+        cls, mask: ArrayLike, min_rows: int = 1, groups: int = 1, whole: bool = False
+    ) -> BlockLayout:
+        """Return the blocks of rows that keep the same columns.
 
         Exact and without a partitioner: any mask that regrouping or refilling made is recovered
         block by block, however it was saved in between. O(size of the mask).
@@ -171,8 +174,13 @@ class BlockLayout:
             Of any shape that `as_mask` takes. Not changed.
         min_rows : int, default 1
             A set of columns that fewer rows share makes no block: its weights are the `residual`.
+            Above 1, a row that would be residual belongs to a block all the same if it keeps all
+            but a few of the block's columns (at most 1 in 16, or one of 8 to 31): kept weights that
+            are zero by accident do not break a block. What the row lacks is `fill`.
         groups : int, default 1
             Convolution groups: only rows of one group share a block.
+        whole : bool, default False
+            Rows that keep all columns, or all but a few, make a block however few they are.
 
         Returns
         -------
@@ -200,19 +208,12 @@ class BlockLayout:
         check_groups(keep.shape, groups)
         matrix = keep.reshape(keep.shape[0], prod(keep.shape[1:]))
         rows_per_group = len(matrix) // groups
-        patterns: dict[tuple[int, bytes], list[int]] = {}
-        packed = np.packbits(matrix, axis=1)
-        for row in np.flatnonzero(matrix.any(axis=1)).tolist():
-            patterns.setdefault((row // rows_per_group, packed[row].tobytes()), []).append(row)
-        return cls(
-            keep.shape,
-            [
-                DenseBlock(np.array(rows), np.flatnonzero(matrix[rows[0]]))
-                for rows in patterns.values()
-                if len(rows) >= min_rows
-            ],
-            groups,
-        )
+        blocks = [
+            DenseBlock(np.array(pattern.rows) + first, np.flatnonzero(pattern.columns))
+            for first in range(0, len(matrix), rows_per_group or 1)
+            for pattern in find_patterns(matrix[first : first + rows_per_group], min_rows, whole)
+        ]
+        return cls(keep.shape, blocks, groups)
 
     def to_mask(self) -> BoolArray:
         """Return the bool mask, in the weight's own shape, that is True where a block stores."""

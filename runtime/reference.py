@@ -219,6 +219,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
     "Sigmoid": lambda x, alpha, beta: _sigmoid(x),
     "HardSigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
     "HardSwish": lambda x, alpha, beta: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1),
+    "Softplus": lambda x, alpha, beta: np.logaddexp(x, x.dtype.type(0)),
 }
 
 

@@ -17,7 +17,7 @@ RIDDLES = (
     r"\b[Ww]hat\b.*\bis\b",
 )
 # Not yet rewritten; strike a folder when it is.
-LEFT = ("masktools/export", "masktools/network", "runtime/cpu", "runtime/plan")
+LEFT = ("runtime/cpu",)
 NAMED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -35,12 +35,12 @@ void fill(py::module_& module) {
   program
       .def(py::init<std::int64_t, int, std::string>(), "arena_elements"_a, "threads"_a,
            "dtype"_a = "float32")
-      .def("copy_in", &PythonProgram::copy_in)
-      .def("copy_out", &PythonProgram::copy_out)
       .def("poison", &PythonProgram::poison)
       .def("run", &PythonProgram::run, "inputs"_a, "outputs"_a, "seconds"_a = py::none());
   masktools::bind_layers(&program);
   masktools::bind_steps(&program);
+
+  masktools::export_numbers(&module);
 
   module.def("features", &masktools::processor_features, "Return what the processor has, by name.");
   module.def("bfloat16_kernels", &bfloat16_kernels,

@@ -77,14 +77,12 @@ void PythonProgram::declare(std::int64_t index, const View& view, const char* wh
   known = view;
 }
 
-void PythonProgram::copy_in(std::int64_t step, std::int64_t index, const ViewTuple& y) {
-  const View view = to_view(y);
+void PythonProgram::copy_in(std::int64_t step, std::int64_t index, const View& view) {
   declare(index, view, "input", &inputs_);
   add(step, [&](auto t) { return make_copy_in<decltype(t)>(index, view, arena_elements()); });
 }
 
-void PythonProgram::copy_out(std::int64_t step, const ViewTuple& x, std::int64_t index) {
-  const View view = to_view(x);
+void PythonProgram::copy_out(std::int64_t step, const View& view, std::int64_t index) {
   declare(index, view, "output", &outputs_);
   add(step, [&](auto t) { return make_copy_out<decltype(t)>(view, index, arena_elements()); });
 }

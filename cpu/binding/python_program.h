@@ -40,8 +40,8 @@ class PythonProgram {
   void add_bfloat16(std::int64_t step, std::unique_ptr<const Operation> operation);
 
   // An input, or an output, of float32; `index` is its place in the lists that `run` is given.
-  void copy_in(std::int64_t step, std::int64_t index, const ViewTuple& y);
-  void copy_out(std::int64_t step, const ViewTuple& x, std::int64_t index);
+  void copy_in(std::int64_t step, std::int64_t index, const View& view);
+  void copy_out(std::int64_t step, const View& view, std::int64_t index);
 
   // Executes the program on arrays of exactly the shapes that are copied in and out, without
   // Python's lock. `seconds`: None, or an array to whose entries the seconds of each step are
@@ -62,6 +62,18 @@ class PythonProgram {
 };
 
 using PythonClass = pybind11::class_<PythonProgram>;
+
+// Adds a method `name(step, **fields)` that adds an operation by its fields.
+template <void (*kAdd)(PythonProgram&, std::int64_t, Fields&)>
+void add_method(PythonClass* program, const char* name) {
+  program->def(
+      name,
+      [name](PythonProgram& p, std::int64_t step, const pybind11::kwargs& given) {
+        Fields fields(name, given, p.kept());
+        kAdd(p, step, fields);
+      },
+      pybind11::arg("step"));
+}
 
 // Add the methods that add operations: layers with weights, and all other steps.
 void bind_layers(PythonClass* program);

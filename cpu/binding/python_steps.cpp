@@ -26,35 +26,35 @@ Operand to_operand(const py::handle& object, Kept* made) {
 }
 
 void add_elementwise(PythonProgram& p, std::int64_t step, Arithmetic arithmetic,
-                     const std::vector<Operand>& operands, const ViewTuple& y,
-                     const ActivationTuple& activation) {
+                     const std::vector<Operand>& operands, const View& y,
+                     const Activation& activation) {
   p.add(step, [&](auto t) {
-    return make_elementwise<decltype(t)>(arithmetic, operands, to_view(y),
-                                         to_activation(activation), p.arena_elements());
+    return make_elementwise<decltype(t)>(arithmetic, operands, y, activation, p.arena_elements());
   });
 }
 
-void elementwise(PythonProgram& p, std::int64_t step, const std::string& op, const py::list& given,
-                 const ViewTuple& y, const ActivationTuple& activation) {
-  constexpr std::pair<const char*, Arithmetic> kNames[] = {{"Identity", Arithmetic::kIdentity},
-                                                           {"Add", Arithmetic::kAdd},
-                                                           {"Sub", Arithmetic::kSub},
-                                                           {"Mul", Arithmetic::kMul},
-                                                           {"Div", Arithmetic::kDiv}};
+void elementwise(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const auto op = fields.choice<Arithmetic>("op", {{"Identity", Arithmetic::kIdentity},
+                                                   {"Add", Arithmetic::kAdd},
+                                                   {"Sub", Arithmetic::kSub},
+                                                   {"Mul", Arithmetic::kMul},
+                                                   {"Div", Arithmetic::kDiv}});
   Kept made;
   std::vector<Operand> operands;
-  for (const py::handle& operand : given) operands.push_back(to_operand(operand, &made));
-  for (const auto& [name, arithmetic] : kNames) {
-    if (op == name) return add_elementwise(p, step, arithmetic, operands, y, activation);
+  for (const py::handle& operand : fields.get<py::list>("operands")) {
+    operands.push_back(to_operand(operand, &made));
   }
-  throw py::value_error("there is no elementwise operation '" + op + "'");
+  const View y = fields.view("y");
+  const Activation activation = fields.activation("activation");
+  fields.done();
+  add_elementwise(p, step, op, operands, y, activation);
 }
 
 // x * scale + shift along axis 1; either may be None.
-void scale_shift(PythonProgram& p, std::int64_t step, const ViewTuple& x, const py::object& scale,
-                 const py::object& shift, const ViewTuple& y, const ActivationTuple& activation) {
+void scale_shift(PythonProgram& p, std::int64_t step, Fields& fields) {
   Kept made;
-  std::vector<Operand> operands = {{to_view(x), nullptr}};
+  std::vector<Operand> operands = {{fields.view("x"), nullptr}};
+  const py::object scale = fields.object("scale"), shift = fields.object("shift");
   for (const py::object& given : {scale, shift}) {
     if (given.is_none()) continue;
     const Array<float> values = to_array<float>(given, "scale or shift", &made);
@@ -68,25 +68,32 @@ void scale_shift(PythonProgram& p, std::int64_t step, const ViewTuple& x, const 
                                 : scale.is_none() && shift.is_none() ? Arithmetic::kIdentity
                                 : scale.is_none()                    ? Arithmetic::kAdd
                                                                      : Arithmetic::kMul;
+  const View y = fields.view("y");
+  const Activation activation = fields.activation("activation");
+  fields.done();
   add_elementwise(p, step, arithmetic, operands, y, activation);
 }
 
-void pool(PythonProgram& p, std::int64_t step, const std::string& kind, const ViewTuple& x,
-          const ViewTuple& y, const std::array<std::int64_t, 2>& kernel,
-          const std::array<std::int64_t, 2>& strides, const std::array<std::int64_t, 2>& dilations,
-          const std::array<std::int64_t, 4>& pads, const std::array<std::int64_t, 4>& counted) {
-  if (kind != "MaxPool" && kind != "AveragePool") {
-    throw py::value_error("there is no pool '" + kind + "'");
-  }
-  p.add(step, [&](auto t) {
-    return make_pool<decltype(t)>(
-        kind == "MaxPool" ? PoolKind::kMax : PoolKind::kAverage, to_view(x), to_view(y),
-        Window{kernel, strides, dilations, pads, counted}, p.arena_elements());
-  });
+void pool(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const auto kind = fields.choice<PoolKind>(
+      "op", {{"MaxPool", PoolKind::kMax}, {"AveragePool", PoolKind::kAverage}});
+  const View x = fields.view("x"), y = fields.view("y");
+  const WindowArgument w = fields.window("window");
+  const auto after = fields.get<std::array<std::int64_t, 2>>("pads_after");
+  const auto counted = fields.get<std::array<std::int64_t, 4>>("counted");
+  fields.done();
+  const Window window{
+      w.kernel, w.strides, w.dilations, {w.pads[0], w.pads[1], after[0], after[1]}, counted};
+  p.add(step,
+        [&](auto t) { return make_pool<decltype(t)>(kind, x, y, window, p.arena_elements()); });
 }
 
-void gather(PythonProgram& p, std::int64_t step, const ViewTuple& x, const ViewTuple& y,
-            const std::vector<int>& axes, const py::list& indices, float fill) {
+void gather(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x"), y = fields.view("y");
+  const auto axes = fields.get<std::vector<int>>("axes");
+  const auto indices = fields.get<py::list>("indices");
+  const auto fill = fields.get<float>("fill");
+  fields.done();
   if (axes.size() != indices.size()) throw py::value_error("gather: axes and indices differ");
   Kept made;
   std::vector<AxisIndices> chosen;
@@ -94,44 +101,64 @@ void gather(PythonProgram& p, std::int64_t step, const ViewTuple& x, const ViewT
     const Array<std::int32_t> list = to_array<std::int32_t>(indices[n], "indices", &made);
     chosen.push_back({axes[n], {list.data, list.data + list.size}});
   }
-  p.add(step, [&](auto t) {
-    return make_gather<decltype(t)>(to_view(x), to_view(y), chosen, fill, p.arena_elements());
-  });
-}
-
-void copy(PythonProgram& p, std::int64_t step, const ViewTuple& x, const ViewTuple& y) {
   p.add(step,
-        [&](auto t) { return make_copy<decltype(t)>(to_view(x), to_view(y), p.arena_elements()); });
+        [&](auto t) { return make_gather<decltype(t)>(x, y, chosen, fill, p.arena_elements()); });
 }
 
-void fill(PythonProgram& p, std::int64_t step, const ViewTuple& y, float value) {
-  p.add(step,
-        [&](auto t) { return make_fill<decltype(t)>(to_view(y), value, p.arena_elements()); });
+void copy(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x"), y = fields.view("y");
+  fields.done();
+  p.add(step, [&](auto t) { return make_copy<decltype(t)>(x, y, p.arena_elements()); });
 }
 
-void mean(PythonProgram& p, std::int64_t step, const ViewTuple& x, const ViewTuple& y) {
-  p.add(step,
-        [&](auto t) { return make_mean<decltype(t)>(to_view(x), to_view(y), p.arena_elements()); });
+void fill(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View y = fields.view("y");
+  const auto value = fields.get<float>("value");
+  fields.done();
+  p.add(step, [&](auto t) { return make_fill<decltype(t)>(y, value, p.arena_elements()); });
 }
 
-void softmax(PythonProgram& p, std::int64_t step, const ViewTuple& x, const ViewTuple& y,
-             int axis) {
-  p.add(step, [&](auto t) {
-    return make_softmax<decltype(t)>(to_view(x), to_view(y), axis, p.arena_elements());
-  });
+void mean(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x"), y = fields.view("y");
+  fields.done();
+  p.add(step, [&](auto t) { return make_mean<decltype(t)>(x, y, p.arena_elements()); });
+}
+
+void softmax(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x"), y = fields.view("y");
+  const int axis = fields.get<int>("axis");
+  fields.done();
+  p.add(step, [&](auto t) { return make_softmax<decltype(t)>(x, y, axis, p.arena_elements()); });
+}
+
+// An input, or an output, of float32; `index` is its place in the lists that `run` is given.
+void copy_in(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const auto index = fields.get<std::int64_t>("index");
+  const View y = fields.view("y");
+  fields.done();
+  p.copy_in(step, index, y);
+}
+
+void copy_out(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x");
+  const auto index = fields.get<std::int64_t>("index");
+  fields.done();
+  p.copy_out(step, x, index);
 }
 
 }  // namespace
 
 void bind_steps(PythonClass* program) {
-  program->def("elementwise", &elementwise)
-      .def("scale_shift", &scale_shift)
-      .def("pool", &pool)
-      .def("mean", &mean)
-      .def("softmax", &softmax)
-      .def("copy", &copy)
-      .def("fill", &fill)
-      .def("gather", &gather);
+  add_method<copy_in>(program, "copy_in");
+  add_method<copy_out>(program, "copy_out");
+  add_method<elementwise>(program, "elementwise");
+  add_method<scale_shift>(program, "scale_shift");
+  add_method<pool>(program, "pool");
+  add_method<mean>(program, "mean");
+  add_method<softmax>(program, "softmax");
+  add_method<copy>(program, "copy");
+  add_method<fill>(program, "fill");
+  add_method<gather>(program, "gather");
 }
 
 }  // namespace masktools

@@ -12,7 +12,7 @@ namespace masktools {
 namespace {
 
 // Larger than any image, small enough that two of them multiply to less than 64 bits.
-constexpr std::int64_t kLargest = std::int64_t{1} << 28;
+constexpr std::int64_t kLargestSize = std::int64_t{1} << 28;
 
 // Elements of an unfolded value that one item writes: enough to be worth fetching, little enough
 // for threads to end together.
@@ -35,9 +35,9 @@ void check(const Unfolding& u, std::int64_t rows, std::int64_t arena_elements) {
   if (u.x.planes < 1 || u.origins.size < 3 || u.origins.size % 3 != 0) refuse("no planes");
   // No product below can leave 64 bits once each factor is known to fit the arena.
   for (std::int64_t n : {u.height, u.pitch, u.batch, u.columns, rows, u.x.planes, u.planes()}) {
-    if (n > kLargest) refuse("impossible size");
+    if (n > kLargestSize) refuse("impossible size");
   }
-  if (u.stride_y > kLargest || u.stride_x > kLargest) refuse("impossible stride");
+  if (u.stride_y > kLargestSize || u.stride_x > kLargestSize) refuse("impossible stride");
   if (u.x.plane < 0 || u.x.plane > arena_elements || u.plane < 1 || u.plane > arena_elements) {
     refuse("impossible plane");
   }
@@ -54,8 +54,8 @@ void check(const Unfolding& u, std::int64_t rows, std::int64_t arena_elements) {
   for (std::int64_t j = 0; j < u.planes(); ++j) {
     const std::int64_t y0 = u.origins[3 * j], x0 = u.origins[3 * j + 1];
     const std::int64_t more = u.origins[3 * j + 2];
-    if (std::max(std::abs(y0), std::abs(x0)) > kLargest) refuse("impossible origin");
-    if (more < 0 || more > kLargest) refuse("impossible number of rows");
+    if (std::max(std::abs(y0), std::abs(x0)) > kLargestSize) refuse("impossible origin");
+    if (more < 0 || more > kLargestSize) refuse("impossible number of rows");
     if (rows + more > u.plane / u.columns / u.batch) refuse("rows overflow their plane");
   }
 }

@@ -10,7 +10,7 @@
 namespace masktools {
 namespace {
 
-constexpr std::size_t kLine = 64;
+constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::size_t rounded_up(std::size_t n, std::size_t multiple) {
@@ -23,8 +23,8 @@ std::size_t rounded_up(std::size_t n, std::size_t multiple) {
 
 // From the heap, whose borders the sanitizer watches.
 Memory::Memory(std::int64_t bytes) {
-  allocated_ = rounded_up(std::max<std::size_t>(static_cast<std::size_t>(bytes), 1), kLine);
-  allocation_ = std::aligned_alloc(kLine, allocated_);
+  allocated_ = rounded_up(std::max<std::size_t>(static_cast<std::size_t>(bytes), 1), kAlignment);
+  allocation_ = std::aligned_alloc(kAlignment, allocated_);
   if (allocation_ == nullptr) throw std::bad_alloc();
   std::memset(allocation_, 0, allocated_);
   data_ = static_cast<std::byte*>(allocation_);

@@ -34,6 +34,8 @@ void activate(const Activation& activation, float* y, std::int64_t n) {
       return activate_as<Activation::Op::kHardSigmoid>(alpha, beta, y, n);
     case Activation::Op::kHardSwish:
       return activate_as<Activation::Op::kHardSwish>(alpha, beta, y, n);
+    case Activation::Op::kSoftplus:
+      return activate_as<Activation::Op::kSoftplus>(alpha, beta, y, n);
   }
 }
 

@@ -14,7 +14,8 @@ struct Activation {
     kLeakyRelu,
     kSigmoid,
     kHardSigmoid,
-    kHardSwish
+    kHardSwish,
+    kSoftplus
   };
 
   Op op = Op::kNone;

@@ -60,6 +60,29 @@ inline V exponential(V x) {
   return sum * scale;
 }
 
+// ln(1 + x) for x from 0 to 1, to within a few units in the last place: with s = x / (2 + x) it is
+// 2 (s + s^3 / 3 + s^5 / 5 + ...), where s is at most 1/3.
+template <class V>
+inline V logarithm_of_one_plus(V x) {
+  const V s = x / (x + 2.0f), square = s * s;
+  V sum = V{} + 1.0f / 15.0f;
+  sum = sum * square + 1.0f / 13.0f;
+  sum = sum * square + 1.0f / 11.0f;
+  sum = sum * square + 1.0f / 9.0f;
+  sum = sum * square + 1.0f / 7.0f;
+  sum = sum * square + 1.0f / 5.0f;
+  sum = sum * square + 1.0f / 3.0f;
+  sum = sum * square + 1.0f;
+  return sum * s * 2.0f;
+}
+
+// ln(1 + exp(x)), where exp cannot overflow.
+template <class V>
+inline V softplus(V x) {
+  const V zero = V{};
+  return at_least(x, zero) + logarithm_of_one_plus(exponential(x > zero ? zero - x : x));
+}
+
 template <class V>
 inline V activate(const Activation& activation, V x) {
   const V zero = V{}, one = V{} + 1.0f;
@@ -77,6 +100,8 @@ inline V activate(const Activation& activation, V x) {
       return clamp(x * alpha + beta, zero, one);
     case Activation::Op::kHardSwish:
       return x * clamp(x * (1.0f / 6.0f) + 0.5f, zero, one);
+    case Activation::Op::kSoftplus:
+      return softplus(x);
     case Activation::Op::kNone:
       break;
   }

@@ -81,6 +81,7 @@ def measure(rows: list[Row], images: np.ndarray, labels: np.ndarray) -> None:
         row.accuracy = float((model(images).argmax(axis=1) == labels).mean())
         steps = model.profile(images[:1])
         row.multiplications = sum(step.multiplications for step in steps)
+        row.stored = row.checkpoint.stat().st_size
     times = np.empty((REPEATS, len(models)))
     for repeat in range(REPEATS):
         for number, model in enumerate(models):
@@ -91,27 +92,31 @@ def measure(rows: list[Row], images: np.ndarray, labels: np.ndarray) -> None:
         row.seconds = float(seconds)
 
 
-def report(rows: list[Row], images: int) -> None:
-    """Print accuracy, size and speed, each beside the dense network and the limit."""
+def results(rows: list[Row], title: str) -> Table:
+    """Return a table of accuracy, size and speed, each beside the dense network and the limit."""
     dense = rows[0]
-    backend = runtime.load(dense.checkpoint).backend.name
-    table = Table(
-        title=f"{images} test images, backend '{backend}'", box=SIMPLE_HEAD, pad_edge=False
-    )
-    for title in ("network", "right", "file", "products", "time", "speed-up", "limit"):
-        table.add_column(title, justify="left" if title == "network" else "right", no_wrap=True)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("network", overflow="fold")
+    for name in ("right", "file", "products", "time", "speed-up", "limit"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.title,
             f"{row.accuracy:.1%}",
-            f"{row.checkpoint.stat().st_size / 1e6:.2f} MB",
+            f"{row.stored / 1e6:.2f} MB",
             f"{row.multiplications / dense.multiplications:.1%}",
             f"{row.seconds * 1e3:.1f} ms",
             f"{dense.seconds / row.seconds:.2f}x",
             f"{dense.multiplications / row.multiplications:.2f}x",
         )
+    return table
+
+
+def report(rows: list[Row], images: int) -> None:
+    """Print the results, and what their words mean."""
+    backend = runtime.load(rows[0].checkpoint).backend.name
     console.print()
-    console.print(table)
+    console.print(results(rows, f"{images} test images, backend '{backend}'"))
     trained = json.loads((HERE / "digitsnet.json").read_text())[0]["accuracy"]
     console.print(f"Trained dense, before pruning: {trained:.1%} right.")
     console.print("Products: multiplications inside the image; limit: the speed-up they allow.")

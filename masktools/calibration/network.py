@@ -123,7 +123,10 @@ def _silent(_: int) -> Iterator[Step]:
 def _check_kept(kept: Mapping[str, BoolArray], known: Mapping[str, Layer]) -> None:
     for name, mask in kept.items():
         if name not in known:
-            raise MaskError(f"the network has no layer {name!r}; it has {', '.join(known)}")
+            raise MaskError(
+                f"the network has no layer {name!r}; it has {', '.join(known)}; to calibrate, call "
+                "the layers as the network does (names=, --names)"
+            )
         if mask.shape != known[name].shape:
             raise MaskError(
                 f"layer {name!r}: expected a layout of shape {known[name].shape}, got {mask.shape}"

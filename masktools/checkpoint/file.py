@@ -25,12 +25,13 @@ from masktools.errors import FormatError, GraphError, MaskError
 from masktools.files import check_source, whole_file
 from masktools.network.graph import Attribute, Graph, Node, Value, where
 from masktools.network.normal_form import check_graph
+from masktools.network.operators import OPERATORS, operator_of
 from masktools.version import __version__
 
 __all__ = ["Checkpoint", "Residual", "SparseWeight", "read", "write"]
 
 FORMAT = "masktools"
-VERSION = 1
+VERSION = 2  # the newest; files are written in the oldest that can hold them
 
 _WEIGHT = ".weight"
 
@@ -252,7 +253,7 @@ def _to_json(checkpoint: Checkpoint) -> str:
     return json.dumps(
         {
             "format": FORMAT,
-            "version": VERSION,
+            "version": max((operator_of(node).version for node in graph.nodes), default=1),
             "graph": {
                 "inputs": [vars(value) for value in graph.inputs],
                 "outputs": [vars(value) for value in graph.outputs],
@@ -286,8 +287,8 @@ def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FormatError("metadata: format is not 'masktools'")
     version = header.get("version")
-    if type(version) is not int or version != VERSION:
-        raise FormatError(f"metadata: version {version!r}, but this reader knows {VERSION}")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise FormatError(f"metadata: version {version!r}, but this reader knows 1 to {VERSION}")
     _keys("metadata", header, ("format", "version", "graph", "producer", "seed", "source"))
     _check_origin(header["producer"], header["seed"], header["source"])
     graph = _keys("graph", header["graph"], ("inputs", "outputs", "nodes"))
@@ -296,7 +297,19 @@ def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
         tuple(_value(v) for v in _list("outputs", graph["outputs"])),
         tuple(_node(n) for n in _list("nodes", graph["nodes"])),
     )
+    _check_version(header["graph"].nodes, version)
     return header
+
+
+def _check_version(nodes: Collection[Node], version: int) -> None:
+    """Refuse operators that are newer than the version that a file says it has."""
+    for node in nodes:
+        known = OPERATORS.get(node.op)
+        if known is not None and known.version > version:
+            raise FormatError(
+                f"metadata: {where(node)}: the operator came with version {known.version}, "
+                f"but the file is of version {version}"
+            )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -48,6 +48,10 @@ CalibrateMethod = Annotated[
         help="--calibrate: fit the values, or only match the mean and variance of each row."
     ),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Keep weights whose mask is above this: for scores and soft masks."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 

@@ -98,6 +98,8 @@ def convert_command(
     calibrate_method: CalibrateMethod = "refit",
     tool: Tool = None,
     names: NamesFile = None,
+    weights_tool: Annotated[str | None, typer.Option(help="As --tool, for --weights.")] = None,
+    weights_names: Annotated[Path | None, typer.Option(help="As --names, for --weights.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the partitioner and the search.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")
@@ -139,7 +141,9 @@ def convert_command(
             check_apart(out, inputs)
         check_place(kept)
         ready = None if asked is None else asked.read()
-        masks, saliency, notes = _load(source, weights, tool, read_names(names))
+        masks, saliency, notes = _load(
+            source, tool, read_names(names), weights, weights_tool, read_names(weights_names)
+        )
         if not resume:
             discard(kept / FOLDER)
         result = convert_network(
@@ -191,14 +195,22 @@ def _differing(
 
 
 def _load(
-    source: Path, weights: Path | None, tool: str | None, names: Names
+    source: Path,
+    tool: str | None,
+    names: Names,
+    weights: Path | None,
+    weights_tool: str | None,
+    weights_names: Names,
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[str]]:
     """Return masks, weights where there are any, and what to tell about them."""
     from masktools.importers import inspect_masks, load_masks, load_weights
+    from masktools.names import meet
 
     masks = load_masks(source, tool, names)
     if weights is not None:
-        return masks, load_weights(weights), []
+        held = load_weights(weights, weights_tool, weights_names)
+        found, notes = meet(masks, held, str(weights))
+        return masks, found, [f"{weights}: {note}" for note in notes]
     if "trained" in inspect_masks(source, tool, names).weights:
         return masks, load_weights(source, tool, names), []
     return masks, None, [f"{source} holds no weights: each kept one counts the same"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,10 +16,14 @@ from masktools.cli.common import (
     Images,
     Json,
     Labels,
+    NamesFile,
+    Threshold,
+    Tool,
     fitting,
+    read_names,
     refusing,
 )
-from masktools.errors import FormatError
+from masktools.errors import FormatError, printable
 from masktools.files import check_target, whole_file
 
 if TYPE_CHECKING:
@@ -52,6 +57,9 @@ def export_command(
             help="Run both networks and compare, on every backend that can run here.",
         ),
     ] = True,
+    tool: Tool = None,
+    names: NamesFile = None,
+    threshold: Threshold = None,
     as_json: Json = False,
 ) -> None:
     """Write a network and its masks as a checkpoint that the runtime runs."""
@@ -61,7 +69,10 @@ def export_command(
     if asked is not None and (layouts is None or not layouts.is_dir()):
         raise typer.BadParameter("--calibrate needs --layouts, a result folder")
     with refusing():
-        report, lines = export(net, out, masks, layouts, residual, verify, asked)
+        how = {"tool": tool, "names": read_names(names), "threshold": threshold}
+        report, lines = export(net, out, masks, layouts, residual, verify, how, asked)
+    for note in report["notes"]:
+        print(f"masktools: {printable(note)}", file=sys.stderr)
     if as_json:
         print(json.dumps(report))
         return
@@ -77,6 +88,7 @@ def export(
     layouts: Path | None = None,
     residual: str = "error",
     verify: bool = True,
+    how: Mapping[str, Any] | None = None,
     calibration: Fitting | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
@@ -93,14 +105,17 @@ def export(
     verify : bool, default True
         Both networks, the source with the exported masks, run on the same random inputs, the
         checkpoint on every backend that can run here (see `masktools.cli.verification`).
+    how : mapping, default None
+        How `masks` is read: the further arguments of `masktools.load_masks`.
     calibration : Fitting, default None
         Inputs to calibrate on; what the result folder was calibrated to before does not count.
 
     Returns
     -------
     dict
-        ``out``, ``bytes``, ``sparse_layers``; ``difference``, the largest of all, and
-        ``verification``, what was run (both None unless verified). None of it is in the file.
+        ``out``, ``bytes``, ``sparse_layers``; ``notes``, what was assumed or decided;
+        ``difference``, the largest of all, and ``verification``, what was run (both None unless
+        verified). None of it is in the file.
     list of str
         The verification as text; empty without one.
 
@@ -125,13 +140,16 @@ def export(
     if calibration is not None and result is not None:
         result = calibration.read().fit(result)
     values = result.values if result is not None and result.calibration else None
+    found = None if masks is None else load_masks(masks, **(how or {}))
+    notes = [] if found is None else [f"{masks}: {note}" for note in found.notes]
     checkpoint, kept = prepare(
         net,
-        masks=None if masks is None else load_masks(masks),
+        masks=found,
         layouts=blocks,
         residual=residual,
         values=values,
         seed=seed,
+        say=notes.append,
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
@@ -140,6 +158,7 @@ def export(
         "out": str(out),
         "bytes": out.stat().st_size,
         "sparse_layers": len(checkpoint.sparse),
+        "notes": notes,
         "difference": None if verified is None else verified.difference,
         "verification": None if verified is None else verified.as_dict(),
     }

@@ -12,6 +12,7 @@ import typer
 from masktools.cli.common import (
     Json,
     NamesFile,
+    Threshold,
     Tool,
     print_rich,
     read_names,
@@ -28,7 +29,11 @@ File = Annotated[
 
 
 def inspect_command(
-    file: File, tool: Tool = None, names: NamesFile = None, as_json: Json = False
+    file: File,
+    tool: Tool = None,
+    names: NamesFile = None,
+    threshold: Threshold = None,
+    as_json: Json = False,
 ) -> None:
     """Show what a file holds: tool, layers, shapes, densities, and what was assumed."""
     with refusing():
@@ -46,7 +51,7 @@ def inspect_command(
         from masktools.cli.tables import masks_lines, masks_table
         from masktools.importers import inspect_masks
 
-        found = inspect_masks(file, tool, read_names(names))
+        found = inspect_masks(file, tool, read_names(names), threshold)
         if as_json:
             print(json.dumps({**asdict(found), "density": found.density}))
         else:

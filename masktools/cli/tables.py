@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def conversion_table(report: Report) -> Table:
-    """Return a line per layer, one for the converted layers and one for all together."""
+    """Return a line per layer, one for the converted layers and one for all together.
+
+    A layer's shape is that of its matrix, rows by columns.
+    """
     counted = report.total.multiplications is not None
     heads = ["rows ×\ncolumns", "blocks", "density", "retained", "of the\nbudget"]
     table = _table("layer", heads + ["multi-\nplications"] * counted)
@@ -173,9 +176,10 @@ def _name(name: str) -> Text:
 
 
 def _table(first: str, others: Sequence[str]) -> Table:
+    """Make a table that a narrow terminal shows whole: names are folded, figures never cut."""
     # Narrow gaps: seven columns and a name of 16 characters fit a terminal of 80.
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table

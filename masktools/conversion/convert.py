@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -20,6 +21,7 @@ from masktools.conversion.result import check_place
 from masktools.conversion.resume import FOLDER, Finished
 from masktools.conversion.selection import Named, select
 from masktools.errors import MaskError
+from masktools.names import Known, Shape, match, module_path
 from masktools.network.graph import Graph
 from masktools.network.layers import Layer, layers
 from masktools.partition.partitioners import candidates as partitioners
@@ -28,6 +30,9 @@ from masktools.transform.refill import CRITERIA
 
 METHODS = ("regroup", "refill", "refill-plus")
 BY = ("weights", "multiplications")
+
+
+logger = logging.getLogger("masktools.conversion")
 
 
 def convert(
@@ -273,7 +278,24 @@ def _layers(
 
         graph = read_onnx(graph)
     shapes = {f"{name}.weight": np.shape(mask) for name, mask in masks.items()}
-    return layers(graph, {k: v for k, v in shapes.items() if k not in graph.constants})
+    found = layers(graph, {k: v for k, v in shapes.items() if k not in graph.constants})
+    return _under_masks_names(found, {name: np.shape(mask) for name, mask in masks.items()})
+
+
+def _under_masks_names(found: Mapping[str, Layer], shapes: Mapping[str, Shape]) -> dict[str, Layer]:
+    """Return the network's layers under the names of the masks, where all of these are matched."""
+    known = {}
+    for name, layer in found.items():
+        paths = [path for path in map(module_path, layer.nodes) if path]
+        known[name] = Known(layer.shape, tuple(paths))
+    met = match(shapes, known)
+    if met.unused:
+        return dict(found)
+    for line in met.notes:
+        logger.warning("masks were matched %s", line)
+    return {
+        called: layer for name, layer in found.items() for called in met.layers.get(name, [name])
+    }
 
 
 def _finished(resume: str | os.PathLike[str] | None) -> Finished:

@@ -1,4 +1,4 @@
-"""Networks and layouts to checkpoints."""
+"""Export networks with masks or layouts to checkpoints."""
 
 from masktools.export.exporting import from_onnx, from_torch
 

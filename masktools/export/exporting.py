@@ -1,4 +1,4 @@
-"""A network with its masks or layouts to a checkpoint."""
+"""Turn a network and its masks or layouts into a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint, write
 from masktools.checks import check_count, check_layers
 from masktools.errors import GraphError, MaskError
+from masktools.export.aliases import fitted, known_layers
 from masktools.export.calibrated import Inputs, Values, calibrated, check_calibration
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     import torch
     from onnx import ModelProto
+
+logger = logging.getLogger("masktools.export")
 
 
 def from_onnx(
@@ -59,14 +62,17 @@ def from_onnx(
     layouts : mapping of str to BlockLayout, default None
         The blocks of the layers that it names; all others stay dense. None takes them from the
         masks: rows that keep the same columns make a block if they are 4 or more, or keep all
-        columns; the weights of all other rows are the residual.
+        columns; a row that lacks a few of a block's columns belongs to it, with zeros that are
+        stored (see `BlockLayout.from_mask`); the weights of all other rows are the residual.
     masks : mapping of str to array_like of bool, default None
         The weights that count, in the shape of the layer's weight; layers without a mask stay
         dense. None reads the zeros of the weights; then the first layer, the classifier and
         depthwise convolutions stay dense, and so does a layer with less than 1 % zeros.
     names : mapping of str to str, default None
         Renames layers: the name in the ONNX file to the name that masks, layouts and the
-        checkpoint have.
+        checkpoint have. Without it, masks and layouts are matched by what the exporter left of the
+        modules' names, by a common prefix, or by the weights (see `masktools.names.match`); how is
+        logged.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
     values : mapping of str to ndarray of float32, default None
@@ -127,6 +133,7 @@ def prepare(
     calibrate: Inputs | None = None,
     run: Run | None = None,
     seed: int | None = None,
+    say: Callable[[str], None] = logger.warning,
 ) -> tuple[Checkpoint, dict[str, BoolArray]]:
     """Return the checkpoint that `from_onnx` writes, and the weights that are left in it.
 
@@ -134,6 +141,8 @@ def prepare(
     ----------
     src, layouts, masks, names, residual, values, calibrate, run, seed
         As `from_onnx`.
+    say : callable, default a warning of the log
+        Is told, in a sentence each, what was decided that could have been meant otherwise.
 
     Returns
     -------
@@ -141,7 +150,7 @@ def prepare(
     dict of str to ndarray of bool
         By layer, before anything is folded or taken out: which weights are stored and not zero.
     """
-    from masktools.network.onnx.reader import read_onnx
+    from masktools.network.onnx.reader import load_onnx, read_onnx
 
     check_wishes(layouts, masks, residual)
     check_calibration(layouts, values, calibrate, run)
@@ -150,9 +159,11 @@ def prepare(
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
-    network = _renamed(Network.of(read_onnx(src)), names or {})
+    model = load_onnx(src)
+    network = _renamed(Network.of(read_onnx(model)), names or {})
+    layouts, masks = _fitted(network, model, layouts, masks, say)
     network = calibrated(network, layouts, residual, values, calibrate, run)
-    stored = _stored(network, layouts, masks, residual)
+    stored = _stored(network, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -169,7 +180,7 @@ def from_torch(
     run: Run | None = None,
     seed: int | None = None,
 ) -> None:
-    """Write a PyTorch module as a checkpoint, in the state of evaluation.
+    """Write a PyTorch module in evaluation mode as a checkpoint.
 
     Parameters
     ----------
@@ -197,12 +208,31 @@ def from_torch(
     seed = _as_seed(seed)
     check_target(Path(dst))
     tied = _tied(module)
-    network = Network.of(read_onnx(_to_onnx(module, example_input)))
+    model = _to_onnx(module, example_input)
+    network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
+    layouts, masks = _fitted(network, model, layouts, masks, logger.warning)
     network = calibrated(network, layouts, residual, None, calibrate, run)
-    stored = _stored(network, layouts, masks, residual)
+    stored = _stored(network, layouts, masks, residual, logger.warning)
     write(dst, replace(assemble(network, stored), seed=seed))
+
+
+def _fitted(
+    network: Network,
+    model: ModelProto,
+    layouts: Mapping[str, BlockLayout] | None,
+    masks: Mapping[str, ArrayLike] | None,
+    say: Callable[[str], None],
+) -> tuple[Mapping[str, BlockLayout] | None, Mapping[str, ArrayLike] | None]:
+    """Return layouts and masks under the names that the network has for their layers."""
+    weights = _weights(network)
+    known = known_layers(model, network.layers)
+    if masks is not None:
+        masks = fitted("mask", masks, known, weights, say)
+    if layouts is not None:
+        layouts = fitted("layout", layouts, known, weights, say)
+    return layouts, masks
 
 
 def _stored(
@@ -210,9 +240,13 @@ def _stored(
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
+    say: Callable[[str], None],
 ) -> dict[str, Stored]:
-    weights = {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
-    return select(network.layers, weights, layouts, masks, residual)
+    return select(network.layers, _weights(network), layouts, masks, residual, say)
+
+
+def _weights(network: Network) -> dict[str, NDArray[Any]]:
+    return {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
 
 
 def assemble(network: Network, stored: Mapping[str, Stored]) -> Checkpoint:
@@ -289,7 +323,7 @@ def _hash(path: Path) -> str:
 
 
 def _tied(module: torch.nn.Module) -> dict[str, str]:
-    """Return, of layers that share their weight with an earlier one, that one's name."""
+    """Map each layer that shares its weight with an earlier layer to that layer's name."""
     first: dict[int, str] = {}
     tied = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -301,7 +335,7 @@ def _tied(module: torch.nn.Module) -> dict[str, str]:
 
 
 def _untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what is given by layer under the name of the first that has its weight."""
+    """Move masks or layouts of layers that share a weight to the first of these layers."""
     if given is None:
         return None
     for name, first in tied.items():
@@ -328,7 +362,7 @@ def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to themselves what the libraries have to say about each other."""
+    """Silence the warnings that torch and onnx give about each other."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Fold what scales and shifts channels into the layer before it."""
+"""Fold batch normalisation and constant scales and shifts into the layer before them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _normalisation(node: Node, constants: Constants) -> Affine:
 def _affine(
     node: Node, axis: int, constants: Constants, shapes: Mapping[str, Shape]
 ) -> Affine | None:
-    """Return scale and shift of each entry of an axis, None where a node is something else."""
+    """Return the scale and shift that a node applies along an axis, or None if it does more."""
     shape = shapes[node.outputs[0]]
     if node.op == "BatchNormalization":
         return _normalisation(node, constants) if axis == 1 else None

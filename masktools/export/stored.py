@@ -1,8 +1,8 @@
-"""Which weights of a network are stored, and how: dense, in blocks, or beside them."""
+"""Decide which weights of a layer are stored, and how: dense, in blocks, or as residual."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Stored:
         return blocks if self.residual is None else blocks | self.residual
 
     def sparse(self) -> SparseWeight | None:
-        """Return the weight as a checkpoint stores it; None where dense is all there is to it."""
+        """Return the weight as a checkpoint stores it, or None if it is stored as a dense array."""
         layout = self.layout
         if layout is None or (len(layout.blocks) == 1 and layout.stored == self.weight.size):
             return None
@@ -58,7 +58,7 @@ class Stored:
 
 
 def check_wishes(layouts: object, masks: object, residual: str) -> None:
-    """Raise unless the arguments of `select` are of their kinds: ask before any work."""
+    """Check the types of the arguments of `select`, before any work is done."""
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
     for name, given in (("layouts", layouts), ("masks", masks)):
@@ -78,8 +78,9 @@ def select(
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
+    say: Callable[[str], None],
 ) -> dict[str, Stored]:
-    """Decide what of each layer is stored.
+    """Decide which weights of each layer are stored, and in which blocks.
 
     Parameters
     ----------
@@ -92,14 +93,14 @@ def select(
         The weights that count; all others are zero. None reads the zeros of the weights.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks.
+    say : callable
+        Is told of layers in whose blocks zeros are stored.
 
     Raises
     ------
     MaskError
-        If a name matches no layer, a shape differs, or there is a residual under ``"error"``.
+        If a shape differs, or there is a residual under ``"error"``.
     """
-    for what, given in (("layout", layouts), ("mask", masks)):
-        _check_names(what, given or {}, layers)
     stored = {}
     outside: dict[str, tuple[int, float]] = {}
     for name, layer in layers.items():
@@ -117,6 +118,12 @@ def select(
         if keep is None or layout is None:
             stored[name] = Stored(weight)
             continue
+        filled = 0 if name in (layouts or {}) else layout.fill(keep)
+        if filled:
+            say(
+                f"layer {name!r}: {filled} weights that are zero lie inside its blocks and are "
+                "stored: taken for kept weights that are zero by accident"
+            )
         beside = layout.residual(keep)
         if beside.any():
             total = np.abs(weight[keep]).sum(dtype=np.float64)
@@ -154,10 +161,8 @@ def _layout(layer: Layer, keep: BoolArray | None, given: BlockLayout | None) -> 
         return layout
     if keep is None or keep.all():
         return None
-    exact = BlockLayout.from_mask(keep, groups=layer.groups)
     # Whole rows are structure however few they are: a layer may keep two channels.
-    blocks = [b for b in exact.blocks if len(b.rows) >= MIN_ROWS or len(b.columns) == exact.columns]
-    return BlockLayout(exact.shape, blocks, layer.groups)
+    return BlockLayout.from_mask(keep, MIN_ROWS, layer.groups, whole=True)
 
 
 def _fitting(layer: Layer, mask: ArrayLike) -> BoolArray:
@@ -170,15 +175,6 @@ def _fitting(layer: Layer, mask: ArrayLike) -> BoolArray:
             f"layer {layer.name!r}: expected a mask of shape {layer.shape}, got {keep.shape}"
         )
     return keep
-
-
-def _check_names(what: str, given: Mapping[str, object], layers: Mapping[str, Layer]) -> None:
-    unknown = [name for name in given if name not in layers]
-    if unknown:
-        raise MaskError(
-            f"{what} {unknown[0]!r} matches no layer of the network, which has "
-            f"{', '.join(layers) or 'none'}"
-        )
 
 
 def _complaint(outside: Mapping[str, tuple[int, float]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from masktools import limits
 from masktools.errors import FormatError
+from masktools.importers.unwrap import unwrap
 
 Array = NDArray[Any]
 State = dict[str, Array]
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -44,6 +44,12 @@ class Contents:
         The arrays of the state dict, unwrapped, by names without the prefixes of wrappers.
     notes : tuple of str
         What was unwrapped, stripped or left closed on the way.
+    masks : dict of str to object
+        What the tree holds beside the state dict under keys named like masks.
+    left : tuple of str
+        Other keys beside the state dict that hold arrays.
+    choices : tuple of str
+        Keys of several state dicts, where none was taken.
     """
 
     path: Path
@@ -51,6 +57,9 @@ class Contents:
     tree: Any
     state: State
     notes: tuple[str, ...] = ()
+    masks: dict[str, Any] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 def check_room(path: Path, claimed: int) -> None:
@@ -78,53 +87,22 @@ def open_contents(path: Path, container: str, tree: object) -> Contents:
     """Find the state dict inside `tree` and strip the prefixes that wrappers put before names."""
     if container == "onnx":
         return Contents(path, container, tree, {})
-    inner, notes = _unwrap(path, tree)
+    found = unwrap(path, tree)
+    inner, notes = found.inner, found.notes
     state = {k: v for k, v in inner.items() if isinstance(k, str) and isinstance(v, np.ndarray)}
     state, stripped = strip_prefixes(path, state)
     closed = sorted(f"{k} ({v.reason})" for k, v in inner.items() if isinstance(v, Unreadable))
     if closed:
         notes = [*notes, f"not read: {', '.join(closed)}"]
-    return Contents(path, container, tree, state, (*notes, *stripped))
-
-
-def _unwrap(path: Path, tree: object) -> tuple[Mapping[Any, Any], list[str]]:
-    notes: list[str] = []
-    while isinstance(tree, Mapping) and not (len(tree) > 1 and is_layerwise(tree)):
-        found = [k for k in WRAPPERS if k in tree and _holds_arrays(tree[k])]
-        if not found:
-            return tree, notes
-        if len(found) > 1:
-            raise FormatError(
-                f"{path}: ambiguous: state dicts under {' and '.join(map(repr, found))}; save the "
-                "one that is meant alone"
-            )
-        notes.append(f"the state dict was taken from {found[0]!r}")
-        tree = tree[found[0]]
-    return tree if isinstance(tree, Mapping) else {}, notes
-
-
-def is_layerwise(tree: object) -> bool:
-    """Tell whether `tree` is {layer: {"weight": array, other: array or None}}, as NNI writes."""
-    return (
-        isinstance(tree, Mapping)
-        and bool(tree)
-        and all(
-            isinstance(layer, str)
-            and isinstance(leaves, Mapping)
-            and all(leaf is None or isinstance(leaf, np.ndarray) for leaf in leaves.values())
-            for layer, leaves in tree.items()
-        )
-        and any(isinstance(leaves.get("weight"), np.ndarray) for leaves in tree.values())
-    )
-
-
-def _holds_arrays(tree: object, depth: int = 0) -> bool:
-    if not isinstance(tree, Mapping):
-        return False
-    return any(
-        isinstance(value, np.ndarray)
-        or (depth < len(WRAPPERS) and key in WRAPPERS and _holds_arrays(value, depth + 1))
-        for key, value in tree.items()
+    return Contents(
+        path,
+        container,
+        tree,
+        state,
+        (*notes, *stripped),
+        found.masks,
+        tuple(found.left),
+        tuple(found.choices),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -66,7 +67,27 @@ class MaskFile:
         return sum(layer.kept for layer in self.layers) / size if size else 0.0
 
 
-def load_masks(path: StrPath, tool: str | None = None, names: Names = None) -> dict[str, BoolArray]:
+class Masks(dict[str, BoolArray]):
+    """Masks by layer, and how they were read.
+
+    Parameters
+    ----------
+    masks : mapping of str to ndarray of bool
+    notes : sequence of str
+        A sentence for each choice that was made in reading them.
+    """
+
+    def __init__(self, masks: Mapping[str, BoolArray], notes: Sequence[str] = ()) -> None:
+        super().__init__(masks)
+        self.notes = tuple(notes)
+
+
+def load_masks(
+    path: StrPath,
+    tool: str | None = None,
+    names: Names = None,
+    threshold: float | None = None,
+) -> Masks:
     """Load the masks that a pruning tool wrote.
 
     Parameters
@@ -78,12 +99,15 @@ def load_masks(path: StrPath, tool: str | None = None, names: Names = None) -> d
     names : mapping of str to str, or sequence of str or None, optional
         The file's layer names mapped to the wanted ones; a sequence where the tool numbers its
         masks instead of naming them.
+    threshold : float, optional
+        For masks that are no plain 0 and 1 (scores, soft masks): kept is what is above it.
 
     Returns
     -------
-    dict of ndarray of bool
-        By layer, in the file's order: the parameter's name without ``.weight``. True = keep. Of
-        the weight's shape: (out, in / groups, kh, kw), (out, in / groups, k) or (out, in).
+    Masks
+        A dict of bool arrays by layer, in the file's order: the parameter's name without
+        ``.weight``. True = keep. Of the weight's shape: (out, in / groups, kh, kw),
+        (out, in / groups, k) or (out, in). Its ``notes`` say what was assumed.
 
     Raises
     ------
@@ -106,10 +130,10 @@ def load_masks(path: StrPath, tool: str | None = None, names: Names = None) -> d
     {'conv1': array([[ True, False, False],
            [False,  True, False]])}
     """
-    record = _load(path, tool, names)
+    record = _load(path, tool, names, threshold)
     if record.dense:
         raise FormatError(f"{record.path}: {record.dense}")
-    return record.masks
+    return Masks(record.masks, record.notes)
 
 
 def load_weights(
@@ -118,12 +142,13 @@ def load_weights(
     names: Names = None,
     masked: bool = True,
     which: Literal["trained", "rewound"] = "trained",
+    threshold: float | None = None,
 ) -> Weights:
     """Load the weights beside the masks, or those of a dense file.
 
     Parameters
     ----------
-    path, tool, names
+    path, tool, names, threshold
         As `load_masks`. A folder of ``masktools convert`` has weights where it was calibrated.
     masked : bool, default True
         Multiply the mask in. False returns what the file holds at pruned positions.
@@ -155,7 +180,7 @@ def load_weights(
     """
     if which not in ("trained", "rewound"):
         raise ValueError(f"which must be 'trained' or 'rewound', got {which!r}")
-    record = _load(path, tool, names)
+    record = _load(path, tool, names, threshold)
     weights = record.trained if which == "trained" else record.rewound
     if not weights:
         raise FormatError(f"{record.path}: read as {record.tool}, it holds no {which} weights")
@@ -172,12 +197,17 @@ def load_weights(
     return weights
 
 
-def inspect_masks(path: StrPath, tool: str | None = None, names: Names = None) -> MaskFile:
+def inspect_masks(
+    path: StrPath,
+    tool: str | None = None,
+    names: Names = None,
+    threshold: float | None = None,
+) -> MaskFile:
     """Tell what a mask file holds, and what was assumed in reading it.
 
     Parameters
     ----------
-    path, tool, names
+    path, tool, names, threshold
         As `load_masks`.
 
     Returns
@@ -190,7 +220,7 @@ def inspect_masks(path: StrPath, tool: str | None = None, names: Names = None) -
     FileNotFoundError, FormatError, MaskError, TypeError
         As `load_masks`.
     """
-    record = _load(path, tool, names)
+    record = _load(path, tool, names, threshold)
     # Where no mask is known, nothing is known to be pruned.
     masks = record.masks or {n: np.ones(w.shape, np.bool_) for n, w in record.trained.items()}
     held = (("trained", record.trained), ("rewound", record.rewound))
@@ -210,9 +240,11 @@ def _summary(name: str, mask: NDArray[np.bool_]) -> LayerSummary:
     return LayerSummary(name, mask.shape, kept, kept / mask.size if mask.size else 0.0)
 
 
-def _load(path: StrPath, tool: str | None, names: Names) -> Record:
+def _load(path: StrPath, tool: str | None, names: Names, threshold: float | None) -> Record:
     if tool is not None and not isinstance(tool, str):
         raise TypeError(f"tool must be a string, got {type(tool).__name__}")
+    if threshold is not None and not isinstance(threshold, int | float):
+        raise TypeError(f"threshold must be a number, got {type(threshold).__name__}")
     contents = open_file(Path(path))
     chosen = choose(contents, tool)
     names = checked_names(names, chosen.positional, chosen.name)
@@ -221,7 +253,7 @@ def _load(path: StrPath, tool: str | None, names: Names) -> Record:
     if values.is_file():
         calibrated = weights_of(open_file(values).state, found.masks)
         found = replace(found, weights=calibrated, notes=[*found.notes, _CALIBRATED])
-    return make_record(contents, chosen.name, found, None if chosen.positional else names)
+    return make_record(contents, chosen, found, names, threshold)
 
 
 def _check_unmasked(record: Record, weights: Weights) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from masktools.checks import BoolArray, as_mask
 from masktools.errors import FormatError, MaskError
 from masktools.importers.contents import Array, Contents
-from masktools.importers.tool import Found, Names
+from masktools.importers.parameters import spread
+from masktools.importers.tool import Found, Names, Tool
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -33,22 +34,30 @@ class Record:
     applied: bool
 
 
-def make_record(contents: Contents, tool: str, found: Found, names: Names) -> Record:
+def make_record(
+    contents: Contents, tool: Tool, found: Found, names: Names, threshold: float | None
+) -> Record:
     """Check what a reader found, bring it to one form, and name the layers as wished."""
     path = contents.path
-    masks = {n: _mask(path, n, a) for n, a in _layers(found.masks)}
+    given, shaped = _shaped(path, found)
+    masks = {n: _mask(path, n, a, threshold) for n, a in _layers(given)}
     trained = _weights(path, found.weights, masks)
     rewound = _weights(path, found.rewound, masks)
     layers = list(masks or trained)
     if not layers:
-        raise FormatError(f"{path}: no layer's mask or weights are in it")
-    called = _called(path, layers, names)
-    notes = [*contents.notes, *found.notes]
+        said = "; ".join(["no layer's mask or weights are in it", *shaped, *found.notes])
+        raise FormatError(f"{path}: {said}")
+    called = _called(path, layers, None if found.named else names)
+    notes = [*contents.notes, *found.notes, *shaped]
+    if contents.left and not tool.whole:
+        notes.append(f"left out: what lies under {', '.join(map(repr, contents.left))}")
+    if threshold is not None and masks:
+        notes.append(f"kept where a mask is above {threshold:g}, as wished")
     notes += [f"layer {old!r} was named {new!r}" for old, new in called.items() if old != new]
     return Record(
         path,
         contents.container,
-        tool,
+        tool.name,
         {called[n]: mask for n, mask in masks.items()},
         {called[n]: weight for n, weight in trained.items()},
         {called[n]: weight for n, weight in rewound.items()},
@@ -63,11 +72,44 @@ def _layers(found: Mapping[str, Array]) -> list[tuple[str, Array]]:
     return [(layer or "weight", array) for layer, array in found.items() if array.ndim > 1]
 
 
-def _mask(path: Path, layer: str, array: Array) -> BoolArray:
+def _shaped(path: Path, found: Found) -> tuple[dict[str, Array], list[str]]:
+    """Return masks in their weights' shapes, and notes about those that are not."""
+    masks: dict[str, Array] = {}
+    smaller, vectors = [], []
+    for layer, mask in found.masks.items():
+        weight = found.weights.get(layer, found.rewound.get(layer))
+        if weight is None or mask.shape == weight.shape:
+            masks[layer] = mask
+        elif (whole := spread(mask, weight.shape)) is not None:
+            masks[layer] = whole
+            smaller.append(f"{layer or 'weight'} {mask.shape}")
+        elif mask.ndim < 2:
+            raise MaskError(
+                f"{path}: layer {layer!r}: a mask of shape {mask.shape} for weights of "
+                f"{weight.shape}: it does not say which rows or columns it keeps; save it as "
+                f"{(weight.shape[0], *(1,) * (weight.ndim - 1))} where it is one for each row, or "
+                "in the weights' shape"
+            )
+        else:
+            masks[layer] = mask
+        if masks[layer].ndim < 2:
+            vectors.append(layer or "weight")
+    notes = []
+    if smaller:
+        notes.append(f"masks were spread over the weights' shape: {', '.join(smaller)}")
+    if vectors:
+        notes.append(f"masks of one axis were left out: {', '.join(vectors)}")
+    return masks, notes
+
+
+def _mask(path: Path, layer: str, array: Array, threshold: float | None) -> BoolArray:
     try:
-        mask = as_mask(array)
+        mask = as_mask(array if threshold is None else array > threshold)
     except (MaskError, TypeError) as error:
-        raise MaskError(f"{path}: layer {layer!r}: {error}") from error
+        hint = ""
+        if array.dtype.kind == "f" and threshold is None and not (array == np.round(array)).all():
+            hint = "; threshold= (--threshold) says above which value a weight is kept"
+        raise type(error)(f"{path}: layer {layer!r}: {error}{hint}") from error
     # A view would keep the whole file, and what the caller does to it would show elsewhere.
     return mask if mask.base is None and mask is not array else mask.copy()
 

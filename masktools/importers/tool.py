@@ -31,6 +31,8 @@ class Found:
         Why there are no masks, and what would settle it.
     applied : bool
         False where a mask exists elsewhere, so that the weights alone mislead.
+    named : bool
+        The wanted names were used in reading, by position.
     """
 
     masks: dict[str, Array] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
     dense: str = ""
     applied: bool = True
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Tool:
     """A family of files: how it is recognised, and how it is read.
 
     `keys` says in words what `matches` looks for; it ends up in messages. `positional` tools number
-    their masks, so that `names` may be a sequence.
+    their masks, so that `names` may be a sequence. `whole` ones read beyond the state dict, and say
+    themselves what they leave out.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Tool:
     matches: Callable[[Contents], bool]
     read: Callable[[Contents, Names], Found]
     positional: bool = False
+    whole: bool = False
 
 
 def weights_of(named: Mapping[str, Array], layers: Mapping[str, object]) -> dict[str, Array]:
@@ -77,6 +82,11 @@ def by_zeros(weights: Mapping[str, Array], notes: list[str]) -> Found:
             "file that holds the mask, or weights that the mask was multiplied into",
         )
     return Found(masks, dict(weights), notes=[*notes, "zeros in the weights were read as the mask"])
+
+
+def bias_notes(number: int) -> list[str]:
+    """Return the note about the masks of biases that a file holds, if any."""
+    return [f"{number} bias masks were left out: biases stay dense"] if number else []
 
 
 def zero_or_one(array: Array) -> bool:

@@ -1,4 +1,4 @@
-"""Which channels belong together: what is added, multiplied or filtered with what."""
+"""Find the channels that depend on each other: added, multiplied or filtered together."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def layer_name(parameter: str, node: str) -> str:
 
 
 def names_layer(parameter: str) -> bool:
-    """Return whether a parameter's name tells its layer's.
+    """Return whether a parameter's name contains the name of its layer.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a graph must be before a checkpoint may hold it: docs/format.md, section 3."""
+"""Check that a graph is in the normal form of docs/format.md, section 3."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None
 
 
 def _check_size(graph: Graph) -> None:
-    """Bound the nodes and what they read and make: no work over them is to last for ever."""
+    """Limit the number of nodes and of their inputs and outputs, so that walks over them end."""
     if len(graph.nodes) > limits.NODES:
         raise GraphError(f"{len(graph.nodes)} nodes; {limits.NODES} are supported")
     for node in graph.nodes:

@@ -17,7 +17,8 @@ from masktools.forks import lock_of
 from runtime.backend import Availability
 from runtime.cpu import native
 from runtime.cpu.compiler import Compiler
-from runtime.cpu.machine import Machine
+from runtime.cpu.machine import machine_here
+from runtime.cpu.processor import cores
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
@@ -54,7 +55,7 @@ class CpuBackend:
             module = native.load()
         except BackendUnavailable as error:
             return Availability(False, str(error))
-        return Availability(True, f"{module.isa} kernels, {default_threads()} processors")
+        return Availability(True, f"{module.isa} kernels, {cores()} cores")
 
     def compile(
         self, plan: Plan, input_shapes: Mapping[str, Shape], dtype: str, threads: int | None
@@ -70,10 +71,10 @@ class CpuBackend:
         if dtype not in DTYPES:
             raise PlanError(f"backend 'cpu' computes in {' or '.join(DTYPES)}, not {dtype}")
         module = native.load()
-        threads = threads or default_threads()
+        threads = threads or cores()
         if threads > MOST_THREADS:
             raise PlanError(f"backend 'cpu' takes at most {MOST_THREADS} threads, not {threads}")
-        machine = Machine(module.lanes, threads)
+        machine = machine_here(module.lanes, threads)
         packed = self._packed.setdefault(plan, PackedWeights())
         compiler = Compiler(module, machine, dtype, packed, self.tuned)
         return CpuExecutable(plan, plan.batch(input_shapes), compiler)
@@ -136,10 +137,3 @@ class CpuExecutable:
         if seconds is not None and elapsed is not None:
             seconds.extend(elapsed.tolist())
         return outputs
-
-
-def default_threads() -> int:
-    """Return how many threads are used unless the caller says: the processors this process has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

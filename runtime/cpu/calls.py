@@ -8,59 +8,36 @@ leaves anything but zeros in a halo.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 from runtime.cpu.memory.layout import Form, Image, View, as_image
 from runtime.cpu.memory.placement import Placement
 
-# Which argument a method writes; None: nothing in the arena.
-_WRITTEN = {
-    "copy_in": 1,
-    "copy_out": None,
-    "copy": 1,
-    "fill": 0,
-    "elementwise": 2,
-    "scale_shift": 3,
-    "pool": 2,
-    "mean": 1,
-    "softmax": 1,
-    "gather": 1,
-    "unfold": 2,
-    "depthwise": 1,
-    "convolution": 2,
-    "convolution_bfloat16": 2,
-    "narrow": 2,
-    "winograd": 2,
-    "rows": 2,
-}
-# Kernels that write zeros beside the rows that they write, in their one pass over the output.
-_WRITE_HALOS = {
-    "depthwise", "convolution", "convolution_bfloat16", "narrow", "winograd", "rows",
-}  # fmt: skip
-
 
 class Call(NamedTuple):
-    """A method of the program that is made; views among the arguments are still without offset.
+    """A method of the program that is made; views among its fields are still without offset.
 
     Parameters
     ----------
     method : str
     step : int
-    arguments : tuple
+    fields : mapping of str to object
+        By their names in the kernels. What is written is "y": a view, or an image beside whose
+        rows the kernel writes zeros in its one pass over it.
     part : int or None, default None
         The slice of the batch that it is made for.
     """
 
     method: str
     step: int
-    arguments: tuple[Any, ...]
+    fields: Mapping[str, Any]
     part: int | None = None
 
     def views(self) -> Iterator[View]:
-        """Return all views among the arguments."""
-        yield from _views(self.arguments)
+        """Return all views among the fields."""
+        yield from _views(self.fields.values())
 
 
 class Calls:
@@ -86,22 +63,21 @@ class Calls:
         self.part = part
         self._begun = {b for b in self._begun if not self._placement.of_slice(b)}
 
-    def add(self, method: str, step: int, *arguments: object) -> None:
+    def add(self, method: str, step: int, fields: Mapping[str, Any]) -> None:
         """Add a call, after those that zero the margins of a buffer that it touches first."""
-        call = Call(method, step, arguments, self.part)
-        number = _WRITTEN[method]
-        if number is not None:
-            (written,) = _views([arguments[number]])
+        call = Call(method, step, fields, self.part)
+        if "y" in fields:
+            (written,) = _views([fields["y"]])
             if written.buffer not in self._begun:
                 self._begun.add(written.buffer)
-                self._zero_margins(method, step, written)
+                self._zero_margins(step, written, isinstance(fields["y"], Image))
         for view in call.views():
             assert view.buffer in self._begun, f"{method} reads a buffer that nothing has written"
             assert not view.halo or _owns(self._placement.forms.get(view.buffer), view), view
         self.made.append(call)
 
-    def _zero_margins(self, method: str, step: int, written: View) -> None:
-        """Add the calls that zero a buffer's margins, but for those that the method itself writes.
+    def _zero_margins(self, step: int, written: View, with_halo: bool) -> None:
+        """Add the calls that zero a buffer's margins, but for a halo that the call itself writes.
 
         Nothing computes with what lies in padded lanes, but a denormal number there costs time.
         """
@@ -109,23 +85,23 @@ class Calls:
         if form is None:
             return
         whole = prod(written.shape[1:]) == form.channels * form.height * form.width
-        if form.halo and not (whole and written.halo and method in _WRITE_HALOS):
+        if form.halo and not (whole and written.halo and with_halo):
             self._fill(step, _halo(written.buffer, form))
         if form.lanes > form.batch and not (whole and written.shape[0] == form.lanes):
             self._fill(step, _padded_lanes(written.buffer, form))
 
     def _fill(self, step: int, view: View) -> None:
-        self.made.append(Call("fill", step, (view, 0.0), self.part))
+        self.made.append(Call("fill", step, {"y": view, "value": 0.0}, self.part))
 
 
-def _views(arguments: Any) -> Iterator[View]:  # noqa: ANN401
-    for argument in arguments:
-        if isinstance(argument, View):
-            yield argument
-        elif isinstance(argument, Image):
-            yield argument.view
-        elif isinstance(argument, list | tuple):
-            yield from _views(argument)
+def _views(values: Iterable[Any]) -> Iterator[View]:
+    for value in values:
+        if isinstance(value, View):
+            yield value
+        elif isinstance(value, Image):
+            yield value.view
+        elif isinstance(value, list):
+            yield from _views(value)
 
 
 def _owns(form: Form | None, view: View) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 from runtime.errors import BackendUnavailable
 
@@ -63,11 +66,36 @@ def processor_features() -> dict[str, bool]:
     BackendUnavailable
         If the kernels were not built.
     """
+    features: dict[str, bool] = _built().features()
+    return features
+
+
+def _built() -> Any:  # noqa: ANN401 - a compiled module
+    """Return the module of the variant that runs anywhere."""
     try:
-        features: dict[str, bool] = _module("portable").features()
+        return _module("portable")
     except ImportError as error:
         raise BackendUnavailable(f"{_NOT_BUILT} ({error})") from error
-    return features
+
+
+@lru_cache(maxsize=1)
+def run_type() -> np.dtype[np.void]:
+    """Return the type of a run, with its fields by name, as the kernels lay it out."""
+    made: np.dtype[np.void] = _built().run
+    return made
+
+
+@lru_cache(maxsize=8)
+def numbers(enumeration: str) -> dict[str, int]:
+    """Return the numbers that the kernels have for the values of an enumeration, by name.
+
+    Parameters
+    ----------
+    enumeration : str
+        "combine": how a lane meets what the output holds; "flags": of a group.
+    """
+    found: dict[str, int] = _built().enums[enumeration]
+    return found
 
 
 _NOT_BUILT = (

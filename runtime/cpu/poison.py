@@ -45,7 +45,7 @@ def poisoned(calls: list[Call], placement: Placement) -> list[Call]:
         for (buffer, part), at in ends.items():
             elements = placement.buffers.elements(buffer)
             whole = View.plain(buffer, (elements,))
-            fills[at + shift].append(Call("fill", START, (whole, float("nan")), part))
+            fills[at + shift].append(Call("fill", START, {"y": whole, "value": float("nan")}, part))
     made: list[Call] = []
     for at, call in enumerate(calls):
         # What ends makes room for what begins: both are unwritten yet.

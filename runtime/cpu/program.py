@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Image, View, as_image
 from runtime.cpu.memory.placement import Placement
 from runtime.cpu.memory.slices import Slices
+from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.row_groups import Float32
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
@@ -55,9 +56,9 @@ class Assembly:
         """The slice of the batch that calls are made for; None: for all samples."""
         return self.calls.part
 
-    def call(self, method: str, step: int, *arguments: object) -> None:
-        """Add a call."""
-        self.calls.add(method, step, *arguments)
+    def call(self, method: str, step: int, **fields: object) -> None:
+        """Add a call, whose fields have the names that they have in the kernels."""
+        self.calls.add(method, step, fields)
 
     def view(self, name: str) -> View:
         """Return where a value lies: its slice, while calls are made for one."""
@@ -76,7 +77,7 @@ class Assembly:
         """Add the call that copies what a step has made of a slice to where others read it."""
         name = self.plan.steps[at].output
         if self.slice is not None and name in self.placement.wholes:
-            self.call("copy", at, self.view(name), self._part(self.placement.wholes[name]))
+            self.call("copy", at, x=self.view(name), y=self._part(self.placement.wholes[name]))
 
     def image(self, view: View) -> Image:
         """Return a view that is known to be planes, as such."""
@@ -95,7 +96,7 @@ class Assembly:
     def copied(self, at: int, view: View) -> View:
         """Return a copy of a view in a buffer that this step alone uses."""
         made = self.placement.memory(view.shape, at)
-        self.call("copy", at, view, made)
+        self.call("copy", at, x=view, y=made)
         return made
 
     def like(self, at: int, view: View, y: Image) -> Image:
@@ -104,14 +105,12 @@ class Assembly:
         if image and (image.row, image.pixel, image.lanes) == (y.row, y.pixel, y.lanes):
             return image
         copied = self.placement.memory(view.shape, at, y.pitch - y.width)
-        self.call("copy", at, view, copied)
+        self.call("copy", at, x=view, y=copied)
         return self.image(copied)
 
-    def activation(self, activation: s.Activation | None) -> tuple[str, float, float]:
+    def activation(self, activation: s.Activation | None) -> dict[str, object] | None:
         """Return an activation as the kernels take it."""
-        if activation is None:
-            return ("", 0.0, 0.0)
-        return (activation.op, activation.alpha, activation.beta)
+        return None if activation is None else asdict(activation)
 
     def bias(self, bias: s.Array | None) -> Float32:
         """Return a bias as the kernels take it."""
@@ -143,19 +142,19 @@ class Assembly:
             made.poison()
             calls = poison.poisoned(calls, self.placement)
         for call in calls:
-            arguments = [_placed(argument, offsets) for argument in call.arguments]
-            getattr(made, call.method)(call.step, *arguments)
+            fields = {name: _placed(value, offsets) for name, value in call.fields.items()}
+            getattr(made, call.method)(call.step, **fields)
         return made
 
 
-def _placed(argument: object, offsets: list[int]) -> object:
-    """Return a view or an image as the kernels take it: with its place in the arena."""
-    if isinstance(argument, View):
-        at = offsets[argument.buffer] + argument.offset
-        return (at, argument.shape, argument.strides)
-    if isinstance(argument, Image):
-        at = offsets[argument.buffer] + argument.offset
-        return (at, argument.channels, argument.plane)
-    if isinstance(argument, list):
-        return [_placed(item, offsets) for item in argument]
-    return argument
+def _placed(value: object, offsets: list[int]) -> object:
+    """Return a field as the kernels take it: views and images with their place in the arena."""
+    if isinstance(value, View):
+        return (offsets[value.buffer] + value.offset, value.shape, value.strides)
+    if isinstance(value, Image):
+        return value.fields(offsets[value.buffer] + value.offset)
+    if isinstance(value, Window):
+        return value.fields
+    if isinstance(value, list):
+        return [_placed(item, offsets) for item in value]
+    return value

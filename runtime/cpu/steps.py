@@ -34,14 +34,14 @@ def add_calls(
     plan, slices = program.plan, program.slices
     emit = _Emitter(program, ways, pooled)
     for number, value in enumerate(plan.inputs):
-        program.call("copy_in", START, number, program.view(value.name))
+        program.call("copy_in", START, index=number, y=program.view(value.name))
     for part in range(slices.parts):
         program.calls.begin(part)
         emit.steps(range(slices.steps))
     program.calls.begin(None)
     emit.steps(range(slices.steps, len(plan.steps)))
     for number, output in enumerate(plan.outputs):
-        program.call("copy_out", START, program.view(plan.results[output.name]), number)
+        program.call("copy_out", START, x=program.view(plan.results[output.name]), index=number)
 
 
 class _Emitter:
@@ -101,14 +101,14 @@ class _Emitter:
             return planes, seen
 
         planes, seen = flat(x)
-        program.call("copy", at, x, seen)
+        program.call("copy", at, x=x, y=seen)
         added = None
         if skip is not None:
             added, seen = flat(skip)
-            program.call("copy", at, skip, seen)
+            program.call("copy", at, x=skip, y=seen)
         out, seen = flat(y)
         self._layer(at, step, planes, program.image(out), added, Window((1, 1)))
-        program.call("copy", at, seen, y)
+        program.call("copy", at, x=seen, y=y)
 
     def _skip(self, step: s.Weighted) -> View | None:
         return self._program.view(step.inputs[1]) if len(step.inputs) == 2 else None
@@ -153,7 +153,7 @@ def _elementwise(
     *views, y = _wide(*views, y) if alike else [*views, y]
     given = iter(views)
     operands = [next(given) if isinstance(o, View) else o for o in operands]
-    assembly.call("elementwise", at, op, operands, y, activation)
+    assembly.call("elementwise", at, op=op, operands=operands, y=y, activation=activation)
 
 
 def _arithmetic(assembly: Assembly, at: int, step: s.Arithmetic) -> None:
@@ -175,20 +175,23 @@ def _scale_shift(assembly: Assembly, at: int, step: s.ScaleShift) -> None:
     scale, shift = (
         None if a is None else np.ascontiguousarray(a, np.float32) for a in (step.scale, step.shift)
     )
-    assembly.call("scale_shift", at, x, scale, shift, y, assembly.activation(step.activation))
+    assembly.call(
+        "scale_shift", at, x=x, scale=scale, shift=shift, y=y,
+        activation=assembly.activation(step.activation),
+    )  # fmt: skip
 
 
 def _pool(assembly: Assembly, at: int, step: s.Pool) -> None:
     x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     assembly.call(
-        "pool", at, step.op, assembly.as_rank_4(x), assembly.as_rank_4(y), step.kernel,
-        step.strides, step.dilations, step.pads, step.counted,
+        "pool", at, op=step.op, x=assembly.as_rank_4(x), y=assembly.as_rank_4(y),
+        window=window_of(step), pads_after=step.pads[2:], counted=step.counted,
     )  # fmt: skip
 
 
 def _mean(assembly: Assembly, at: int, step: s.GlobalAveragePool) -> None:
     x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
-    assembly.call("mean", at, x, y)
+    assembly.call("mean", at, x=x, y=y)
 
 
 def _concat(assembly: Assembly, at: int, step: s.Concat) -> None:
@@ -200,7 +203,7 @@ def _concat(assembly: Assembly, at: int, step: s.Concat) -> None:
         start += x.shape[step.axis]
         if _same(x, part):
             continue
-        assembly.call("copy", at, x, part)
+        assembly.call("copy", at, x=x, y=part)
 
 
 def _same(a: View, b: View) -> bool:
@@ -214,13 +217,13 @@ def _moved(assembly: Assembly, at: int, step: s.Step, seen: View | None) -> None
     if seen is not None and _same(seen, y):
         return
     if seen is not None:
-        assembly.call("copy", at, seen, y)
+        assembly.call("copy", at, x=seen, y=y)
         return
     # Neither side's strides tell the other's shape: by way of C order.
     plain = View.plain(assembly.placement.buffers.add(int(np.prod(x.shape)), at), x.shape)
-    assembly.call("copy", at, x, plain)
+    assembly.call("copy", at, x=x, y=plain)
     flat = plain.reshaped(y.shape)
-    assembly.call("copy", at, flat, y)
+    assembly.call("copy", at, x=flat, y=y)
 
 
 def _slice(assembly: Assembly, at: int, step: s.Slice) -> None:
@@ -242,18 +245,17 @@ def _transpose(assembly: Assembly, at: int, step: s.Transpose) -> None:
 def _gather(assembly: Assembly, at: int, step: s.Gather) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     indices = [np.ascontiguousarray(i, np.int32) for i in step.indices]
-    assembly.call("gather", at, x, y, list(step.axes), indices, step.fill)
+    assembly.call("gather", at, x=x, y=y, axes=list(step.axes), indices=indices, fill=step.fill)
 
 
 def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
-    assembly.call(
-        "softmax", at, assembly.view(step.inputs[0]), assembly.view(step.output), step.axis
-    )
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    assembly.call("softmax", at, x=x, y=y, axis=step.axis)
 
 
 def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
-    assembly.call("fill", at, y, step.value)
+    assembly.call("fill", at, y=y, value=step.value)
     half = len(step.pads) // 2
     into = y
     for axis, (before, after) in enumerate(zip(step.pads[:half], step.pads[half:], strict=True)):
@@ -261,7 +263,7 @@ def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
         x = x.sliced(axis, max(-before, 0), size - max(-after, 0))
         start = max(before, 0)
         into = into.sliced(axis, start, start + x.shape[axis])
-    assembly.call("copy", at, x, into)
+    assembly.call("copy", at, x=x, y=into)
 
 
 _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from masktools.checkpoint import SparseWeight
+from runtime.cpu import processor
 from runtime.cpu.choice.choose import is_lean
 from runtime.cpu.kernels.problem import Kernel, Way
 from runtime.cpu.machine import Machine
@@ -114,10 +114,10 @@ def candidates_of(proposed: Way, kernels: Sequence[Kernel], machine: Machine) ->
 def machine_key(machine: Machine, module: Any, dtype: str) -> dict[str, Any]:  # noqa: ANN401
     """Return what a choice depends on beside the problem."""
     return {
-        "device": processor(),
+        "device": processor.model().name,
         "variant": module.isa,
         "source": _digest(module.__file__),
-        "threads": machine.threads,
+        "machine": machine._asdict(),
         "dtype": dtype,
     }
 
@@ -161,18 +161,6 @@ def _timed(
         return float(took[0]) / runs
 
     return seconds
-
-
-@lru_cache(maxsize=1)
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # Other systems keep it elsewhere.
-    return platform.processor() or platform.machine()
 
 
 @lru_cache(maxsize=4)

@@ -8,12 +8,13 @@ launches by them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from masktools.forks import unlocked_property
 
 Type = Literal["float32", "tf32", "float16"]
 
@@ -225,7 +226,7 @@ class Configuration:
         bounds = [min(columns, chunks * part // parts * self.depth) for part in range(parts + 1)]
         return tuple(pairwise(bounds))
 
-    @cached_property
+    @unlocked_property
     def weight_order(self) -> NDArray[np.int64]:
         """Where each packed weight of a chunk comes from, in the chunk as [column][row].
 

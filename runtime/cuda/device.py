@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from functools import cached_property
 from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -87,7 +86,7 @@ class Device:
         self.check_process()
         return self.cupy.cuda.Device(self.number)
 
-    @cached_property
+    @forks.unlocked_property
     def hardware(self) -> Hardware:
         """The device's name, architecture and sizes."""
         told = self.cupy.cuda.runtime.getDeviceProperties(self.number)
@@ -101,7 +100,7 @@ class Device:
             told["maxThreadsPerMultiProcessor"],
         )
 
-    @cached_property
+    @forks.unlocked_property
     def compiler(self) -> str:
         """The compiler's version."""
         return "nvrtc {}.{}".format(*self.cupy.cuda.nvrtc.getVersion())

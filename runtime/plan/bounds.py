@@ -1,4 +1,4 @@
-"""What a plan would cost, in whole numbers, before anything of it is allocated.
+"""Refuse plans that would cost too much memory or time, before anything is allocated.
 
 A checkpoint of a kilobyte may hold shapes of any size: each of them allowed, their product not.
 The numbers and their reasons stand in `masktools.limits`.

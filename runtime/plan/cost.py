@@ -1,4 +1,4 @@
-"""What a step of a plan has to multiply, counted exactly."""
+"""Count the multiplications of a step exactly."""
 
 from __future__ import annotations
 

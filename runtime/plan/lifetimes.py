@@ -93,7 +93,7 @@ def most_at_once(spans: Iterable[Span]) -> int:
 
 
 def pack(spans: Sequence[Span], grain: int) -> tuple[list[int], int]:
-    """Place memory so that what is needed at the same step lies apart.
+    """Place memory so that spans that share a step do not overlap.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A checkpoint to a plan: which steps, in which order, and how long each value lives."""
+"""Turn a checkpoint into a plan: its steps in order, with activations and skip adds fused."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _used(steps: list[Step], results: set[str]) -> list[Step]:
 def _fused(
     steps: list[Step], results: set[str], shapes: Mapping[str, tuple[int | None, ...]]
 ) -> list[Step]:
-    """Merge each step into the one that makes its input, where it alone reads that."""
+    """Merge each step into the step before it, if no other step reads the value between."""
     readers = Counter(value for step in steps for value in step.inputs)
     readers.update(results)
     made_by: dict[str, int] = {}

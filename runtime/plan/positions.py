@@ -1,4 +1,4 @@
-"""Which entry of an axis each entry of the output reads: nearest Resize, and Pad by copying."""
+"""Find the entry that each output entry is copied from: nearest Resize, and Pad by copying."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIECE = 2**20
 
 
 def padded_positions(mode: str, size: int, begin: int, end: int) -> Positions:
-    """Return the entries that an axis is padded with and by.
+    """Return, for each entry of a padded axis, the entry of the input that it copies.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def is_whole(positions: Positions, size: int) -> bool:
 
 
 def _by_pieces(count: int, piece: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Positions:
-    """Return what a function of 0, 1, ... gives, a piece at a time."""
+    """Return a function's values at 0, 1, ..., computed a piece at a time."""
     positions = np.empty(count, np.int32)
     for first in range(0, count, PIECE):
         last = min(first + PIECE, count)

@@ -1,4 +1,4 @@
-"""What a plan is made of: one immutable step for each call of a backend.
+"""The steps that a plan is made of: one immutable object for each call of a backend.
 
 Steps are device-neutral. They name the values they read and make, and hold weights as the
 checkpoint does. A value of rank 3, (N, C, L), is one of (N, C, 1, L) to every step that has a
@@ -22,7 +22,9 @@ Weight = Union[Array, SparseWeight]  # noqa: UP007 - evaluated at run time on Py
 Pair = tuple[int, int]
 
 
-ActivationOp = Literal["Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish"]
+ActivationOp = Literal[
+    "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus"
+]
 # Every function of one number that a step can end in, by its name in ONNX, and its number in the
 # enums of cpu/simd/activation.h and cuda/activation.cuh; 0 there is none.
 ACTIVATIONS: Mapping[str, int] = {op: number for number, op in enumerate(get_args(ActivationOp), 1)}
@@ -65,7 +67,7 @@ class Step:
 
     @property
     def operator(self) -> str:
-        """What the step does, in ONNX's operator names, joined by + where it does several."""
+        """The step's operators by their ONNX names, joined by +."""
         return type(self).__name__
 
 
@@ -98,7 +100,7 @@ class Weighted(Step):
 
     @property
     def operator(self) -> str:
-        """What the step does."""
+        """The step's operators, joined by +."""
         word = "Conv" if isinstance(self, Convolution) else "Gemm"
         return _joined(word, "Add" if len(self.inputs) == 2 else None, self.activation)
 
@@ -150,7 +152,7 @@ class ScaleShift(Step):
 
     @property
     def operator(self) -> str:
-        """What the step does."""
+        """The step's operators, joined by +."""
         parts = (
             "Mul" if self.scale is not None else None,
             "Add" if self.shift is not None else None,
@@ -179,7 +181,7 @@ class Arithmetic(Step):
 
     @property
     def operator(self) -> str:
-        """What the step does."""
+        """The step's operators, joined by +."""
         return _joined(self.op, self.activation)
 
 
@@ -191,7 +193,7 @@ class Activate(Step):
 
     @property
     def operator(self) -> str:
-        """What the step does."""
+        """The step's operators, joined by +."""
         return self.activation.op
 
 
@@ -219,7 +221,7 @@ class Pool(Step):
 
     @property
     def operator(self) -> str:
-        """What the step does."""
+        """The step's operators, joined by +."""
         return self.op
 
 
@@ -270,7 +272,7 @@ class Gather(Step):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reshape(Step):
-    """The same numbers under another shape, which the plan's shapes tell."""
+    """The same numbers in another shape, which stands in the plan's shapes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

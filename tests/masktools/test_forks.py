@@ -164,14 +164,15 @@ def test_a_child_makes_the_program_that_a_thread_of_the_parent_was_making():
 model = Model(built(), CpuBackend(), threads=2)
 wanted = Model(built(), CpuBackend(), threads=2)(inputs[5])
 executable = model._executable({"x": inputs[5].shape})
-make = executable._make
+compiler = executable._compiler
+make = compiler.program
 
 def enter(stay):
-    executable._make = stay
+    compiler.program = stay
     model(inputs[5])
 
 held(enter)
-executable._make = make
+compiler.program = make
 assert executable._lock.locked()
 in_child(lambda: np.testing.assert_array_equal(model(inputs[5]), wanted))
 """

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from masktools.checks import as_mask, as_saliency
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout, DenseBlock
+from masktools.row_patterns import few
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=7)
 MASKS = hnp.arrays(np.bool_, SHAPES)
@@ -65,10 +66,94 @@ def test_from_mask_is_equivariant_under_row_permutation(mask, random):
 def test_rows_that_too_few_share_are_the_residual(mask, min_rows):
     layout = BlockLayout.from_mask(mask, min_rows=min_rows)
     assert all(len(b.rows) >= min_rows for b in layout.blocks)
-    assert np.array_equal(layout.to_mask() | layout.residual(mask), mask)
-    assert not (layout.to_mask() & layout.residual(mask)).any()
+    assert np.array_equal((layout.to_mask() & mask) | layout.residual(mask), mask)
+    for block in layout.blocks:
+        lacked = len(block.columns) - mask[np.ix_(block.rows, block.columns)].sum(axis=1)
+        assert lacked.max() <= few(len(block.columns))
     for row in np.flatnonzero(layout.residual(mask).any(axis=1)):
         assert (mask == mask[row]).all(axis=1).sum() < min_rows
+
+
+# --- accidental zeros -----------------------------------------------------------------------------
+
+
+def regrouped(rows=64, columns=288, height=8, seed=0):
+    """A mask of row groups whose rows lie anywhere."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((rows, columns), np.bool_)
+    for group in rng.permutation(rows).reshape(-1, height):
+        mask[np.ix_(group, rng.random(columns) < 0.3)] = True
+    return mask
+
+
+def losing(mask, share, seed=1):
+    """The mask without a share of what it keeps."""
+    return mask & (np.random.default_rng(seed).random(mask.shape) >= share)
+
+
+@pytest.mark.parametrize("share", [0, 1e-3, 1e-2])
+def test_accidental_zeros_do_not_break_blocks(share):
+    mask = regrouped()
+    found = losing(mask, share)
+    layout = BlockLayout.from_mask(found, min_rows=4)
+    layout.check(full=True)
+    assert len(layout.blocks) == 8
+    assert not layout.residual(found).any()
+    assert np.array_equal(layout.to_mask(), mask)
+    assert layout.fill(found) == mask.sum() - found.sum()
+    assert np.array_equal(BlockLayout.from_mask(found).to_mask(), found)
+
+
+def test_a_row_joins_the_smallest_block_that_holds_it():
+    mask = np.zeros((9, 64), bool)
+    mask[:4, :40] = mask[4:8, :38] = True
+    mask[8, :37] = True
+    layout = BlockLayout.from_mask(mask, min_rows=4)
+    assert [b.rows.tolist() for b in layout.blocks] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    assert layout.fill(mask) == 1
+
+
+@pytest.mark.parametrize(("lacking", "joins"), [(2, True), (3, False)])
+def test_a_row_that_lacks_more_than_a_few_is_the_residual(lacking, joins):
+    mask = np.zeros((5, 64), bool)
+    mask[:, :40] = True
+    mask[4, :lacking] = False
+    layout = BlockLayout.from_mask(mask, min_rows=4)
+    assert (layout.fill(mask), bool(layout.residual(mask).any())) == (lacking * joins, not joins)
+
+
+def test_a_row_that_keeps_another_column_is_the_residual():
+    mask = np.zeros((5, 64), bool)
+    mask[:, :40] = True
+    mask[4, [0, 50]] = [False, True]
+    assert len(BlockLayout.from_mask(mask, min_rows=4).blocks[0].rows) == 4
+
+
+def test_whole_rows_survive_accidental_zeros():
+    mask = np.zeros((6, 64), bool)
+    mask[[1, 4]] = True
+    mask[4, [3, 50]] = False
+    layout = BlockLayout.from_mask(mask, min_rows=4, whole=True)
+    assert [b.rows.tolist() for b in layout.blocks] == [[1, 4]]
+    assert layout.stored == 128
+    assert not BlockLayout.from_mask(mask, min_rows=4).blocks
+    mask[1, 7] = False
+    assert BlockLayout.from_mask(mask, min_rows=4, whole=True) == layout
+
+
+def test_accidental_zeros_stay_in_their_convolution_group():
+    mask = losing(regrouped(32), 1e-2)
+    both = np.concatenate([mask, mask])
+    layout = BlockLayout.from_mask(both, min_rows=4, groups=2)
+    layout.check(full=True)
+    one = BlockLayout.from_mask(mask, min_rows=4)
+    assert len(layout.blocks) == 2 * len(one.blocks)
+    assert np.array_equal(layout.to_mask(), np.concatenate([one.to_mask()] * 2))
+
+
+def test_unstructured_rows_make_no_blocks():
+    mask = np.random.default_rng(0).random((64, 288)) < 0.3
+    assert not BlockLayout.from_mask(mask, min_rows=4, whole=True).blocks
 
 
 @given(MASKS)

@@ -15,6 +15,33 @@ from runtime.errors import BackendUnavailable
 NO_ACTIVATION = ("", 0.0, 0.0)
 
 
+def activation(op: str, alpha: float = 0.0, beta: float = 0.0) -> dict[str, Any] | None:
+    """Return an activation as the kernels take it; "" is none."""
+    return {"op": op, "alpha": alpha, "beta": beta} if op else None
+
+
+def image(
+    offset: int, planes: int, plane: int, size: tuple[int, int], lanes: int, pitch: int, halo: int
+) -> dict[str, int]:
+    """Return an image as the kernels take it, whose rows are pixels without gaps.
+
+    Parameters
+    ----------
+    offset, planes, plane : int
+    size : (int, int)
+        Rows and pixels.
+    lanes : int
+        Elements of a pixel.
+    pitch : int
+        Pixels from one row to the next.
+    halo : int
+    """
+    return {
+        "offset": offset, "planes": planes, "plane": plane, "height": size[0], "width": size[1],
+        "row": pitch * lanes, "pixel": lanes, "lanes": lanes, "halo": halo,
+    }  # fmt: skip
+
+
 def variants() -> list[Any]:
     """Return a pytest parameter for each variant; those that cannot run here are skipped."""
     return [pytest.param(name, marks=_skipped(name)) for name in native.VARIANTS]
@@ -99,9 +126,9 @@ def executed(
     """
     program = native.Program(arena.size, threads, dtype)
     whole = (0, (arena.size,), (1,))
-    program.copy_in(-1, 0, whole)
+    program.copy_in(-1, index=0, y=whole)
     add(program)
-    program.copy_out(-1, whole, 0)
+    program.copy_out(-1, x=whole, index=0)
     out = np.full_like(arena, np.nan)
     program.run([arena], [out])
     return out

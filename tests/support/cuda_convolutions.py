@@ -151,6 +151,7 @@ def activated(op, x, alpha, beta):
             "Sigmoid": lambda: 1 / (1 + np.exp(-x)),
             "HardSigmoid": lambda: np.clip(alpha * x + beta, 0, 1),
             "HardSwish": lambda: x * np.clip(x / 6 + 0.5, 0, 1),
+            "Softplus": lambda: np.logaddexp(x, 0),
         }[op]()
 
 

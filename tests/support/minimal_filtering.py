@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from cpu_native import activation as named
+from cpu_native import image
 
 from runtime.cpu.kernels.winograd import transformed
+from runtime.cpu.memory.window import Window
 
 
 def direct(x, w, pads, out):
@@ -34,27 +37,22 @@ def run(module, x, w, pads, out, halo=0, bias=None, skip=None, activation="", **
     whole = np.full((rows, y_plane), np.nan, np.float32)
     every = (y_at - halo * batch, whole.shape, (y_plane, 1))
     given = [x, whole] + ([] if skip is None else [skip])
-    program.copy_in(-1, 0, x_view)
-    program.copy_in(-1, 1, every)
+    program.copy_in(-1, index=0, y=x_view)
+    program.copy_in(-1, index=1, y=every)
     if skip is not None:
-        program.copy_in(-1, 2, (skip_at, skip.shape, y_strides))
+        program.copy_in(-1, index=2, y=(skip_at, skip.shape, y_strides))
     program.winograd(
         0,
-        (0, channels, x_plane),
-        (height, width, width),
-        (y_at, rows, y_plane),
-        (*out, pitch, halo),
-        None if skip is None else (skip_at, rows, y_plane),
-        batch,
-        pads,
-        {
-            "weights": transformed(w),
-            "bias": np.empty(0, np.float32) if bias is None else bias,
-        },
-        (activation, 0.0, 0.0),
-        configuration,
+        x=image(0, channels, x_plane, (height, width), batch, width, 0),
+        y=image(y_at, rows, y_plane, out, batch, pitch, halo),
+        skip=None if skip is None else image(skip_at, rows, y_plane, out, batch, pitch, 0),
+        window=Window((3, 3), pads=pads).fields,
+        weights=transformed(w),
+        bias=np.empty(0, np.float32) if bias is None else bias,
+        activation=named(activation),
+        **{"vectors": 2, "row_blocks": 4, "parts": 1, **configuration},
     )
-    program.copy_out(-1, every, 0)
+    program.copy_out(-1, x=every, index=0)
     found = np.empty_like(whole)
     program.run(given, [found], None)
     before, body, after = np.split(found, [halo * batch, halo * batch + area], axis=1)

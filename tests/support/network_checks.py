@@ -11,12 +11,12 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from masktools.errors import MasktoolsError
+from masktools.forks import unlocked_property
 from masktools.network.graph import Graph, Node
 from runtime.backend import choose
 from runtime.cpu import native
@@ -111,7 +111,7 @@ class Check:
         self.network = network
         self._wanted = {}
 
-    @cached_property
+    @unlocked_property
     def checkpoint(self):
         """The network, checked as a file of it would be."""
         made = self.network.checkpoint()

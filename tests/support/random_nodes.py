@@ -7,6 +7,7 @@ made, or None where the operator does not fit the value.
 from __future__ import annotations
 
 from masktools.network.operators import COORDINATES, ROUNDINGS
+from runtime.plan.steps import ACTIVATIONS
 
 # Rows of weights about the widths of vectors, 4, 8 and 16, and about the sums of a few.
 ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48)
@@ -101,7 +102,7 @@ def batch_norm(draft, x):
 
 
 def activation(draft, x):
-    op = draft.pick(("Relu", "Relu", "Sigmoid", "HardSwish", "Clip", "LeakyRelu", "HardSigmoid"))
+    op = draft.pick(("Relu", *ACTIVATIONS))
     attributes = {
         "Clip": draft.pick(({}, {"min": -0.5}, {"max": 0.75}, {"min": 0.0, "max": 6.0})),
         "LeakyRelu": {"alpha": draft.pick((0.1, -0.5, 1.5))},

@@ -17,7 +17,7 @@ constexpr std::int64_t kOffsetPadding = 64;
 enum class Combine : std::int64_t { kStore, kMax, kAdd };
 
 // Lanes of the output whose taps inside the image are the same: vectors of neighbours, all as far
-// apart. Laid out as one row of the array of int64 that Python passes.
+// apart. Python passes an array of them, by its dtype (binding/arguments.cpp).
 struct Run {
   std::int64_t input;    // first lane, from the beginning of a plane of x
   std::int64_t output;   // first lane, from the beginning of a plane of y (and of skip)

@@ -21,7 +21,7 @@ from masktools.network.operators.windows import padded
 def absorb(
     channels: Channels, removable: BoolArray, standing: BoolArray
 ) -> tuple[Graph, dict[str, Stored]]:
-    """Return the network in which nothing reads a removable channel, but some the standing ones.
+    """Return the network in which no layer reads a removable channel, except standing ones.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def absorb(
 
 
 def _standing_rows(channels: Channels, standing: BoolArray) -> tuple[Graph, Mapping[str, Values]]:
-    """Return the network whose standing rows are constants by their bias alone.
+    """Return the network in which standing rows have no weights, only a bias.
 
     The bias is 1 wherever that leaves something to read at every layer that reads it; else the
     value that the row had.

@@ -1,4 +1,4 @@
-"""Which channels of a network are constant, whatever its input, and their values."""
+"""Find the channels that have the same value for every input, and these values."""
 
 from __future__ import annotations
 

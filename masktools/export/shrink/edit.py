@@ -18,7 +18,7 @@ Indices = NDArray[np.integer[Any]]
 def without(
     stored: Stored, rows: BoolArray | None = None, channels: BoolArray | None = None
 ) -> Stored:
-    """Return the weights of the same shape that store nothing in some rows or input channels.
+    """Return the weights, in the same shape, with some rows or input channels removed from storage.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def without(
 
 
 def with_channel(stored: Stored, channel: int, taps: FloatArray) -> Stored:
-    """Return the weights with those of one input channel, so far empty, filled in.
+    """Return the weights with one empty input channel filled in.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which channels a network can do without."""
+"""Find the channels that can be removed from a network without changing its outputs."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Channels:
             removable = removable & ~wanted
 
     def _stand_for(self, removable: BoolArray) -> tuple[BoolArray, BoolArray]:
-        """Return the groups that have to stay, and those that cannot go for want of them."""
+        """Return the groups that must stand for others, and those that stay as none can."""
         constant = removable.copy()
         for rows, output in self.made.values():
             constant[rows[np.isnan(self.values[output])]] = False

@@ -9,6 +9,9 @@ from typing import Any
 
 from masktools.errors import FormatError
 from masktools.files import check_source
+from masktools.importers.containers.foreign import HEAD, is_saved_model, refuse, refuse_zip
+from masktools.importers.containers.h5_file import KERAS_WEIGHTS
+from masktools.importers.containers.shards import file_of, is_index, read_shards
 from masktools.importers.contents import Contents, first_line, open_contents
 
 # The files of a result folder that hold masks, and calibrated values where there are any.
@@ -30,15 +33,12 @@ def open_file(path: Path) -> Contents:
         If it is no regular file, of no known container, damaged, hostile, or would execute code.
     """
     if path.is_dir():
-        inside = path / MASKS
-        if not inside.is_file():
-            raise FormatError(f"{path}: a folder without {MASKS}; name a file")
-        path = inside
+        path = file_of(path)
     check_source(path)
-    with path.open("rb") as file:
-        head = file.read(32)
     try:
-        container = _detect(path, head)
+        container = _detect(path)
+        if container == "shards":
+            return open_contents(path, container, read_shards(path, _shard))
         return open_contents(path, container, _reader(container)(path))
     except FormatError:
         raise
@@ -47,8 +47,17 @@ def open_file(path: Path) -> Contents:
         raise FormatError(f"{path}: a damaged file: {first_line(error)}") from error
 
 
-def _detect(path: Path, head: bytes) -> str:
+def _shard(path: Path) -> object:
+    container = _detect(path)
+    if container not in ("safetensors", "torch"):
+        raise FormatError(f"{path}: a shard is safetensors or PyTorch's, and this is {container}")
+    return _reader(container)(path)
+
+
+def _detect(path: Path) -> str:
     """Return the name of the container, told by the first bytes."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
     if head.startswith(_H5_MAGIC):
         return "h5"
     if head.startswith(_ZIP_MAGIC):
@@ -56,33 +65,29 @@ def _detect(path: Path, head: bytes) -> str:
     if head.startswith(_LEGACY_TORCH_MAGIC):
         return "torch"
     # A safetensors header is JSON behind eight bytes of length.
-    if len(head) > 8 and head[8:9] == b"{":
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "pickle"
     # An ONNX model is a protobuf whose first field is the varint ir_version.
-    if head[:1] == b"\x08" and head[1:2] < b"\x80":
+    if head[:1] == b"\x08" and head[1:2] < b"\x80" and not is_saved_model(head):
         return "onnx"
-    raise FormatError(
-        f"{path}: neither safetensors, npz, PyTorch, HDF5 nor ONNX"
-        + (" (the file is empty)" if not head else "")
-    )
+    if head.lstrip()[:1] == b"{" and is_index(path):
+        return "shards"
+    raise refuse(path, head)
 
 
 def _detect_zip(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise FormatError(
-            f"{path}: a TorchScript archive, which holds code; save the module's state_dict()"
-        )
-    if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+    is_code = any(name.endswith("/constants.pkl") for name in names)
+    if not is_code and any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    if "model.weights.h5" in names:
-        raise FormatError(f"{path}: a .keras archive; save the weights as .h5")
-    raise FormatError(f"{path}: a zip archive, but neither npz nor PyTorch's")
+    if KERAS_WEIGHTS in names:
+        return "keras"
+    raise refuse_zip(path, names)
 
 
 def _reader(container: str) -> Callable[[Path], Any]:
@@ -95,10 +100,10 @@ def _reader(container: str) -> Callable[[Path], Any]:
         from masktools.importers.containers.npz_file import read_npz
 
         return read_npz
-    if container == "h5":
-        from masktools.importers.containers.h5_file import read_h5
+    if container in ("h5", "keras"):
+        from masktools.importers.containers.h5_file import read_h5, read_keras
 
-        return read_h5
+        return read_h5 if container == "h5" else read_keras
     if container == "onnx":
         from masktools.importers.containers.onnx_file import read_onnx
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ from masktools.errors import FormatError
 from masktools.importers.contents import Unreadable, check_room, count
 
 MODEL_CONFIG = "@model_config"
+# In a .keras archive, beside the configuration.
+KERAS_WEIGHTS = "model.weights.h5"
 
 # HDF5's numbers of its filters, and the bytes of a checksum.
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
@@ -25,13 +29,24 @@ def read_h5(path: Path) -> dict[str, Any]:
     A whole Keras model also has its configuration, under `MODEL_CONFIG`: a dict of the layers'
     class names. Links are not followed, and data that lie in other files are refused.
     """
+    return _read(path, path)
+
+
+def read_keras(path: Path) -> dict[str, Any]:
+    """Return the datasets of the weights in a ``.keras`` archive, as `read_h5` does."""
+    with zipfile.ZipFile(path) as archive:
+        check_room(path, archive.getinfo(KERAS_WEIGHTS).file_size)
+        return _read(path, io.BytesIO(archive.read(KERAS_WEIGHTS)))
+
+
+def _read(path: Path, source: Path | io.BytesIO) -> dict[str, Any]:
     try:
         import h5py
     except ImportError as error:
         raise FormatError(
             f"{path}: reading HDF5 needs h5py: pip install 'masktools[keras]'"
         ) from error
-    with h5py.File(path, "r") as file:
+    with h5py.File(source, "r") as file:
         tree = _arrays(path, _datasets(path, file))
         config = file.attrs.get("model_config")
     if config is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ _CALLED_BY_TORCH = _CALLED_BY_ALL | {
     "torch.serialization._get_layout",
     "torch._tensor._rebuild_from_type_v2",
 }
+# What a pickle calls to make a tensor: torch.load of bytes, anything in them included.
+_TENSOR_IN_A_PICKLE = "torch.storage._load_from_bytes"
 # An older torch.save writes five pickles, and the storages' bytes behind them.
 _LEGACY_PICKLES = 5
 
@@ -66,12 +69,15 @@ def read_torch(path: Path) -> object:
             _check(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"), 1, called)
         else:
             _check(path.read_bytes(), _LEGACY_PICKLES, called)
-        with torch.serialization.safe_globals(list(zip(allowed.values(), allowed, strict=True))):
+        safe = torch.serialization.safe_globals(list(zip(allowed.values(), allowed, strict=True)))
+        with safe, warnings.catch_warnings():
+            # torch warns of sparse tensors, whose indices are checked before they are used.
+            warnings.filterwarnings("ignore", message="Sparse ")
             # Mapped, no storage reaches beyond the file, whatever size it claims.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return _Plain(path).convert(loaded)
     except (pickle.UnpicklingError, CostError) as error:
         raise _refused(path, error) from error
-    return _Plain(path).convert(loaded)
 
 
 def read_pickle(path: Path) -> object:
@@ -107,6 +113,11 @@ def _refused(path: Path, error: Exception) -> FormatError:
             "alone"
         )
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named and named[1] == _TENSOR_IN_A_PICKLE:
+        return FormatError(
+            f"{path}: tensors that pickle.dump wrote, which cannot be read without running what "
+            "the file says; write them with torch.save, or as safetensors"
+        )
     detail = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
     what = f"names {named[1]!r}" if named else detail[1] if detail else first_line(error)
     return FormatError(
@@ -155,15 +166,41 @@ class _Plain:
     def _tensor(self, tensor: torch.Tensor) -> object:
         import torch
 
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            return Unreadable(f"a tensor of layout {tensor.layout}, dtype {tensor.dtype}")
-        # Strides of 0 let a few bytes pose as any number of elements.
+        if tensor.is_quantized or tensor.is_meta:
+            return Unreadable(f"a tensor of dtype {tensor.dtype} on {tensor.device}")
+        # Strides of 0, or a sparse layout, let a few bytes pose as any number of elements.
         check_room(self.path, self.bytes + tensor.numel() * max(tensor.element_size(), 4))
         tensor = tensor.detach()
-        if tensor.dtype == torch.bfloat16:
-            tensor = tensor.float()
+        if tensor.layout != torch.strided:
+            tensor = _spread(tensor)
+        if tensor.dtype.is_floating_point and tensor.dtype not in (
+            torch.float16,
+            torch.float32,
+            torch.float64,
+        ):
+            tensor = tensor.float()  # bfloat16, and floats of 8 bits.
         try:
             array = tensor.numpy()
         except (TypeError, RuntimeError):
             return Unreadable(f"dtype {tensor.dtype}")
         return array if array.dtype.kind in "biuf" else Unreadable(f"dtype {tensor.dtype}")
+
+
+def _spread(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a sparse tensor as a dense one, once its indices are known to lie inside it."""
+    import torch
+
+    if tensor.layout == torch.sparse_coo:
+        torch._validate_sparse_coo_tensor_args(tensor._indices(), tensor._values(), tensor.size())
+    else:
+        by_row = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+        torch._validate_sparse_compressed_tensor_args(
+            tensor.crow_indices() if by_row else tensor.ccol_indices(),
+            tensor.col_indices() if by_row else tensor.row_indices(),
+            tensor.values(),
+            tensor.size(),
+            tensor.layout,
+        )
+    if tensor.dtype == torch.bool:  # Of which torch adds up no duplicates.
+        return tensor.to(torch.uint8).to_dense() != 0
+    return tensor.to_dense()

@@ -6,6 +6,7 @@ import numpy as np
 
 from masktools.errors import FormatError
 from masktools.importers.contents import Contents, State, suffixed
+from masktools.importers.parameters import is_mask_name, layer_of, masked_layer
 from masktools.importers.tool import Found, Names, Tool, by_zeros, zero_or_one
 
 
@@ -14,14 +15,33 @@ def _read(contents: Contents, _: Names) -> Found:
     weights = dict(suffixed(arrays, "weight"))
     if weights and not all(zero_or_one(a) for a in weights.values()):
         return _read_weights(contents, arrays, weights)
-    layers = {name.removesuffix(".weight"): a for name, a in arrays.items()}
-    if len(layers) < len(arrays):
+    if all(zero_or_one(a) for a in arrays.values()):
+        return _read_masks(contents, arrays)
+    # Of attention, which adds -100 or minus infinity where nothing is to be seen.
+    called = [name for name in arrays if is_mask_name(name)]
+    layers = {layer_of(name): a for name, a in arrays.items() if name not in called}
+    _check_names(contents, len(layers) + len(called), arrays)
+    notes = [f"left out, for they are called masks: {', '.join(called)}"] if called else []
+    return _read_zeros(contents, layers, notes)
+
+
+def _read_masks(contents: Contents, arrays: State) -> Found:
+    layers = {masked_layer(name): a for name, a in arrays.items()}
+    _check_names(contents, len(layers), arrays)
+    plain = all(a.dtype == np.bool_ for a in layers.values())
+    notes = [f"{'bool arrays' if plain else 'arrays that are all 0 or 1'} were read as masks"]
+    called = [name for name in arrays if masked_layer(name) != layer_of(name)]
+    if called:
+        notes.append(f"named without what calls them masks: {', '.join(called)}")
+    vectors = [name for name, a in contents.state.items() if a.ndim == 1 and zero_or_one(a)]
+    if vectors:
+        notes.append(f"left out, for they have one axis: {', '.join(vectors)}")
+    return Found(layers, notes=notes)
+
+
+def _check_names(contents: Contents, found: int, arrays: State) -> None:
+    if found < len(arrays):
         raise FormatError(f"{contents.path}: ambiguous: a layer is there with and without .weight")
-    if all(a.dtype == np.bool_ for a in layers.values()):
-        return Found(layers, notes=["bool arrays were read as masks"])
-    if all(zero_or_one(a) for a in layers.values()):
-        return Found(layers, notes=["arrays that are all 0 or 1 were read as masks"])
-    return _read_zeros(contents, layers, [])
 
 
 def _read_weights(contents: Contents, arrays: State, weights: State) -> Found:

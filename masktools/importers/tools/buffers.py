@@ -3,32 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from masktools.importers.contents import Array, Contents, join, suffixed
-from masktools.importers.tool import Found, Names, Tool, weights_of
+from masktools.importers.contents import Array, Contents, State, join, suffixed
+from masktools.importers.parameters import is_mask_name, layer_of
+from masktools.importers.tool import Found, Names, Tool, bias_notes, weights_of
 
 _NNCF_HOOK = re.compile(r"(.*?)__nncf_hooks\.post_hooks\.(.+)__\d+\.\d+\.(binary_mask|mask)")
+_APEX = re.compile(r"(?:(.*)\.)?__(\w+)_mma_mask")
 _NNI_WRAPPER = "_nni_wrapper"
 
 
-def _bias_notes(state: Mapping[str, Array]) -> list[str]:
-    biases = sum(1 for _ in suffixed(state, "bias_mask"))
-    return [f"{biases} bias masks were left out: biases stay dense"] if biases else []
+def _own_masks(state: State) -> dict[str, str]:
+    """Return the parameters that have a mask ``<parameter>_mask`` of their own, and its name.
+
+    Those of torch.nn.utils.prune: beside ``<parameter>_orig``, or of a ``weight`` alone.
+    """
+    found = {}
+    for name in state:
+        parameter = name.removesuffix("_mask")
+        module, _, leaf = parameter.rpartition(".")
+        if parameter == name or leaf.startswith("_") or _wrapped(module):
+            continue
+        if leaf == "weight" or f"{parameter}_orig" in state:
+            found[parameter] = name
+    return found
 
 
-def is_pruned(state: Mapping[str, Array]) -> bool:
+def _is_bias(parameter: str) -> bool:
+    return "bias" in parameter.rpartition(".")[2]
+
+
+def is_pruned(state: State) -> bool:
     """Tell whether torch.nn.utils.prune made these names, or masks alone under its name."""
-    layers = [layer for layer, _ in suffixed(state, "weight_mask") if not _wrapped(layer)]
-    return bool(layers) and not any(join(layer, "weight") in state for layer in layers)
+    parameters = [name for name in _own_masks(state) if not _is_bias(name)]
+    return bool(parameters) and not any(name in state for name in parameters)
 
 
-def read_pruned(state: Mapping[str, Array]) -> Found:
-    """Read ``L.weight_mask`` and, where it is there, ``L.weight_orig``."""
-    masks = dict(suffixed(state, "weight_mask"))
-    originals = dict(suffixed(state, "weight_orig"))
-    weights = {layer: originals[layer] for layer in masks if layer in originals}
-    return Found(masks, weights, notes=_bias_notes(state))
+def read_pruned(state: State) -> Found:
+    """Read ``P_mask`` and, where it is there, ``P_orig`` of all parameters P but biases."""
+    masks: dict[str, Array] = {}
+    weights: dict[str, Array] = {}
+    for parameter, name in _own_masks(state).items():
+        if _is_bias(parameter):
+            continue
+        masks[layer_of(parameter)] = state[name]
+        if f"{parameter}_orig" in state:
+            weights[layer_of(parameter)] = state[f"{parameter}_orig"]
+    return Found(masks, weights, notes=_left_out(state, set(_own_masks(state).values())))
+
+
+def _left_out(state: State, read: Collection[str]) -> list[str]:
+    """Return the notes about masks that are not read: of biases, and those of no known weight."""
+    biases = [n for n in state if n.endswith("_mask") and _is_bias(n.removesuffix("_mask"))]
+    left = [name for name in state if is_mask_name(name) and name not in read]
+    return bias_notes(len(biases)) + (
+        [f"left out, for it is not known what they mask: {', '.join(left)}"] if left else []
+    )
 
 
 def _wrapped(layer: str) -> bool:
@@ -36,14 +67,15 @@ def _wrapped(layer: str) -> bool:
 
 
 def _is_shrinkbench(contents: Contents) -> bool:
-    state = contents.state
-    layers = [layer for layer, _ in suffixed(state, "weight_mask") if not _wrapped(layer)]
-    return any(join(layer, "weight") in state for layer in layers)
+    return any(name in contents.state for name in _own_masks(contents.state) if not _is_bias(name))
 
 
 def _read_shrinkbench(contents: Contents, _: Names) -> Found:
-    masks = dict(suffixed(contents.state, "weight_mask"))
-    return Found(masks, weights_of(contents.state, masks), notes=_bias_notes(contents.state))
+    state = contents.state
+    own = {p: f"{p}_mask" for p in state if f"{p}_mask" in state} | _own_masks(state)
+    masks = {layer_of(p): state[name] for p, name in own.items() if not _is_bias(p)}
+    weights = {layer_of(p): state[p] for p in own if p in state and not _is_bias(p)}
+    return Found(masks, weights, notes=_left_out(state, own.values()))
 
 
 def is_nni_wrapped(state: Mapping[str, Array]) -> bool:
@@ -58,7 +90,10 @@ def read_nni_wrapped(state: Mapping[str, Array]) -> Found:
         return dict(suffixed(state, join(_NNI_WRAPPER, leaf)))
 
     masks, weights = inside("weight_mask"), inside("weight")
-    notes = [f"the wrapper's name {_NNI_WRAPPER!r} was stripped"]
+    notes = [
+        f"the wrapper's name {_NNI_WRAPPER!r} was stripped",
+        *bias_notes(len(inside("bias_mask"))),
+    ]
     return Found(masks, {n: w for n, w in weights.items() if n in masks}, notes=notes)
 
 
@@ -94,18 +129,30 @@ def _read_modelopt(contents: Contents, _: Names) -> Found:
         if layer not in masks and weight.ndim > 1
     }
     notes = [f"no mask is stored for {', '.join(full)}: all of it is kept"] if full else []
+    read = {join(layer, "_weight_mask") for layer in masks}
+    notes += _left_out(contents.state, read)
     masks |= full
     return Found(masks, weights_of(contents.state, masks), notes=notes)
 
 
 def _read_apex(contents: Contents, _: Names) -> Found:
-    masks = dict(suffixed(contents.state, "__weight_mma_mask"))
-    weights = weights_of(contents.state, masks)
+    state = contents.state
+    masks: dict[str, Array] = {}
+    weights: dict[str, Array] = {}
     notes = ["input channels are in the file's order: apex may have permuted the network's"]
-    pruned = dict(suffixed(contents.state, "__weight_mma_pruned_p"))
-    for layer, values in pruned.items():
-        if layer in weights and values.shape == weights[layer].shape:
-            weights[layer] = weights[layer] + values.astype(weights[layer].dtype)
+    for name, mask in state.items():
+        named = _APEX.fullmatch(name)
+        if named is None:
+            continue
+        parameter = join(named[1] or "", named[2])
+        layer = layer_of(parameter)
+        masks[layer] = mask
+        if parameter not in state:
+            continue
+        weights[layer] = state[parameter]
+        pruned = state.get(join(named[1] or "", f"__{named[2]}_mma_pruned_p"))
+        if pruned is not None and pruned.shape == weights[layer].shape:
+            weights[layer] = weights[layer] + pruned.astype(weights[layer].dtype)
             notes.append(f"layer {layer!r}: pruned values were taken from __weight_mma_pruned_p")
     return Found(masks, weights, notes=notes)
 
@@ -153,7 +200,7 @@ TOOLS = (
     Tool(
         "apex",
         "L.__weight_mma_mask",
-        lambda c: any(suffixed(c.state, "__weight_mma_mask")),
+        lambda c: any(map(_APEX.fullmatch, c.state)),
         _read_apex,
     ),
     Tool(

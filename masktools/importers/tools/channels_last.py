@@ -13,9 +13,9 @@ from masktools.importers.contents import Array, Contents, State, count
 from masktools.importers.tool import Found, Names, Tool, by_zeros, zero_or_one
 
 _WRAP = "prune_low_magnitude_"
-_KERAS_KERNELS = ("kernel:0", "depthwise_kernel:0")
-_TURNED = "kernels were turned from (kh, kw, in, out) to (out, in, kh, kw)"
-_FLATTENED = (
+_KERAS_KERNELS = ("kernel", "depthwise_kernel")
+TURNED = "kernels were turned from (kh, kw, in, out) to (out, in, kh, kw)"
+FLATTENED = (
     "columns of a matrix behind a Flatten stay in the order (y, x, channel) in which it was trained"
 )
 
@@ -25,24 +25,30 @@ def out_first(kernel: Array) -> Array:
     return np.moveaxis(kernel, (-1, -2), (0, 1))
 
 
-def _depthwise_out_first(kernel: Array) -> Array:
-    """Return (kh, kw, in, multiplier) as (in * multiplier, 1, kh, kw)."""
-    height, width, channels, multiplier = kernel.shape
-    return kernel.transpose(2, 3, 0, 1).reshape(channels * multiplier, 1, height, width)
+def depthwise_out_first(kernel: Array) -> Array:
+    """Return (spatial..., in, multiplier) as (in * multiplier, 1, spatial...)."""
+    *spatial, channels, multiplier = kernel.shape
+    turned = np.moveaxis(kernel, (-2, -1), (0, 1))
+    return turned.reshape(channels * multiplier, 1, *spatial)
 
 
 # TensorFlow Model Optimization ----------------------------------------------------------------
 
 
 def _keras_layer(path: str) -> tuple[str, str]:
-    """Return a dataset's layer, wrappers and the repetition of group and scope taken off."""
+    """Return a dataset's layer and its last name, without wrappers and repetitions of the layer.
+
+    Keras 2 writes ``conv/conv/kernel:0``, Keras 3 ``conv/sequential/conv/kernel``.
+    """
     *scopes, leaf = path.split("/")
     names: list[str] = []
     for scope in scopes:
         name = scope.removeprefix(_WRAP)
         if names[-1:] != [name]:
             names.append(name)
-    return "/".join(names), leaf
+    if names and names[0] == names[-1]:
+        names = names[:1]
+    return "/".join(names), leaf.removesuffix(":0")
 
 
 def _collect(contents: Contents, leaves: tuple[str, ...]) -> dict[str, tuple[str, Array]]:
@@ -61,23 +67,34 @@ def _collect(contents: Contents, leaves: tuple[str, ...]) -> dict[str, tuple[str
 
 def _read_tfmot(contents: Contents, _: Names) -> Found:
     kernels = _collect(contents, _KERAS_KERNELS)
-    masks = _collect(contents, ("mask:0",))
-    notes = [_TURNED]
+    masks = _collect(contents, ("mask",))
+    notes = [TURNED]
     classes = contents.tree.get(MODEL_CONFIG)
     if not isinstance(classes, Mapping):
         classes = {}
         notes.append("the file names no layer classes: each kernel was taken for a convolution's")
-    for layer in list(kernels):
-        if "Transpose" in str(classes.get(layer.rpartition("/")[2])):
+    for layer, (leaf, kernel) in list(kernels.items()):
+        name = layer.rpartition("/")[2]
+        kind = str(classes.get(name, ""))
+        if "Transpose" in kind:
             notes.append(f"layer {layer!r} was left out: a transposed convolution")
             del kernels[layer]
             masks.pop(layer, None)
+        elif leaf == "kernel" and "depthwise" in (kind or name).lower():
+            kernels[layer] = ("depthwise_kernel", kernel)  # Keras 3 calls it like any other.
     lost = sorted(set(masks) - set(kernels))
     if lost:
         raise FormatError(f"{contents.path}: masks without a kernel: {', '.join(lost)}")
     weights = {layer: _turn(leaf, kernel) for layer, (leaf, kernel) in kernels.items()}
     if any(w.ndim == 2 for w in weights.values()) and any(w.ndim > 2 for w in weights.values()):
-        notes.append(_FLATTENED)
+        notes.append(FLATTENED)
+    left = [
+        path
+        for path, array in contents.state.items()
+        if array.ndim > 1 and _keras_layer(path)[1] not in (*_KERAS_KERNELS, "mask")
+    ]
+    if left:
+        notes.append(f"left out, for they are no kernels: {', '.join(left)}")
     if not masks:
         return by_zeros(weights, notes)
     turned = {layer: _turn(kernels[layer][0], mask) for layer, (_, mask) in masks.items()}
@@ -88,8 +105,8 @@ def _read_tfmot(contents: Contents, _: Names) -> Found:
 def _turn(leaf: str, kernel: Array) -> Array:
     if kernel.ndim < 2:
         return kernel
-    if leaf == "depthwise_kernel:0" and kernel.ndim == 4:
-        return _depthwise_out_first(kernel)
+    if leaf == "depthwise_kernel":
+        return depthwise_out_first(kernel)
     return out_first(kernel)
 
 
@@ -131,13 +148,13 @@ def _unpack_jax(contents: Contents, layer: str, mask: Array, weight: Array | Non
 
 def _read_jaxpruner(contents: Contents, _: Names) -> Found:
     masks, others = _jax_kernels(contents.state)
-    notes = [_TURNED]
+    notes = [TURNED]
     if not masks and others and all(zero_or_one(a) for a in others.values()):
         masks, others = others, {}
         notes.append("kernels that are all 0 or 1 were read as masks")
     weights = {layer: out_first(weight) for layer, weight in others.items() if weight.ndim > 1}
     if any(w.ndim == 2 for w in weights.values()) and any(w.ndim > 2 for w in weights.values()):
-        notes.append(_FLATTENED)
+        notes.append(FLATTENED)
     if not masks:
         return by_zeros(weights, notes)
     full = {
@@ -153,9 +170,7 @@ def _is_jaxpruner(contents: Contents) -> bool:
 
 
 TOOLS = (
-    Tool(
-        "tfmot", "HDF5 datasets .../kernel:0, with .../mask:0 or stripped", _is_tfmot, _read_tfmot
-    ),
+    Tool("tfmot", "HDF5 datasets .../kernel, with .../mask or stripped", _is_tfmot, _read_tfmot),
     Tool(
         "jaxpruner",
         "flattened pytree paths that end in 'kernel', masks below 'masks'",

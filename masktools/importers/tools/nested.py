@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,20 +12,29 @@ from masktools.importers.contents import (
     Array,
     Contents,
     State,
-    is_layerwise,
     join,
     strip_prefixes,
     suffixed,
 )
-from masktools.importers.tool import Found, Names, Tool, by_zeros, weights_of, zero_or_one
+from masktools.importers.parameters import layer_of
+from masktools.importers.tool import (
+    Found,
+    Names,
+    Tool,
+    bias_notes,
+    by_zeros,
+    weights_of,
+    zero_or_one,
+)
 from masktools.importers.tools.buffers import (
     is_nni_wrapped,
     is_pruned,
     read_nni_wrapped,
     read_pruned,
 )
+from masktools.importers.unwrap import is_layerwise
 
-_ORIGINAL = "parametrizations.weight.original"
+_ORIGINAL = re.compile(r"(?:(.*)\.)?parametrizations\.(\w+)\.original")
 
 
 def _arrays(contents: Contents, value: object) -> State:
@@ -76,20 +86,26 @@ def _sparsifier_masks(contents: Contents) -> State:
     return {}
 
 
+def _originals(state: State) -> State:
+    """Return the parameters that a parametrization stands before, by name."""
+    matched = ((_ORIGINAL.fullmatch(name), array) for name, array in state.items())
+    return {join(m[1] or "", m[2]): array for m, array in matched if m is not None}
+
+
 def _read_torch_ao(contents: Contents, _: Names) -> Found:
-    masks = dict(suffixed(_sparsifier_masks(contents), "weight"))
-    originals = dict(suffixed(contents.state, _ORIGINAL))
-    plain = weights_of(contents.state, masks)
+    masks = _sparsifier_masks(contents)
+    held = {**contents.state, **_originals(contents.state)}
+    weights = {layer_of(name): array for name, array in held.items() if name in masks}
     if not masks:
         return Found(
-            weights=originals,
+            weights={layer_of(n): array for n, array in _originals(contents.state).items()},
             dense="a torch.ao.pruning model without its sparsifier: the model's state dict leaves "
             "the masks out and its weights are dense; save sparsifier.state_dict() beside it, as "
             "in {'model': model.state_dict(), 'sparsifier': sparsifier.state_dict()}, or call "
             "sparsifier.squash_mask() before saving",
             applied=False,
         )
-    return Found(masks, {k: v for k, v in {**plain, **originals}.items() if k in masks})
+    return Found({layer_of(name): mask for name, mask in masks.items()}, weights)
 
 
 # NNI ------------------------------------------------------------------------------------------
@@ -151,16 +167,23 @@ def _read_distiller(contents: Contents, _: Names) -> Found:
     named, notes = strip_prefixes(contents.path, texts)
     masks: dict[str, Array] = {}
     full = []
-    for layer, mask in suffixed(named, "weight"):
-        weight = contents.state.get(join(layer, "weight"))
+    weights: dict[str, Array] = {}
+    biases = 0
+    for name, mask in named.items():
+        layer, weight = layer_of(name), contents.state.get(name)
+        if name.rpartition(".")[2] == "bias":
+            biases += mask is not None
+            continue
         if isinstance(mask, np.ndarray):
             masks[layer] = mask
         elif mask is None and weight is not None and weight.ndim > 1:
             masks[layer] = weight == weight
             full.append(layer)
+        if weight is not None and layer in masks:
+            weights[layer] = weight
     if full:
         notes.append(f"the mask of {', '.join(full)} is None: all of it is kept")
-    return Found(masks, weights_of(contents.state, masks), notes=notes)
+    return Found(masks, weights, notes=notes + bias_notes(biases))
 
 
 TOOLS = (
@@ -169,18 +192,22 @@ TOOLS = (
         "'state_dict' beside a state dict 'init_weight'",
         lambda c: isinstance(_at(c.tree, "init_weight"), Mapping) and "state_dict" in c.tree,
         _read_structure_lth,
+        whole=True,
     ),
     Tool(
         "torch-ao",
-        f"L.{_ORIGINAL}, or a sparsifier's 'state' of {{parameter: {{'mask': ...}}}}",
-        lambda c: any(suffixed(c.state, _ORIGINAL)) or bool(_sparsifier_masks(c)),
+        "L.parametrizations.weight.original, or a sparsifier's 'state' of "
+        "{parameter: {'mask': ...}}",
+        lambda c: bool(_originals(c.state)) or bool(_sparsifier_masks(c)),
         _read_torch_ao,
+        whole=True,
     ),
     Tool(
         "nni",
         "{layer: {'weight': mask, ...}}, or L._nni_wrapper.weight_mask",
         lambda c: is_nni_wrapped(c.state) or (not c.state and is_layerwise(c.tree)),
         _read_nni,
+        whole=True,
     ),
     Tool(
         "openlth",
@@ -193,5 +220,6 @@ TOOLS = (
         "'compression_sched' with 'masks_dict'",
         lambda c: isinstance(_at(c.tree, "compression_sched", "masks_dict"), Mapping),
         _read_distiller,
+        whole=True,
     ),
 )

@@ -40,6 +40,7 @@ def _read_torchprune(contents: Contents, names: Names) -> Found:
         {name: arrays[i] == 0 for name, i in given.items()},
         {name: ordered[i] for name, i in given.items()} if fits else {},
         notes=["masks were inverted: the tool writes 1 for pruned", "names as given, by position"],
+        named=True,
     )
 
 
@@ -56,7 +57,7 @@ def _read_list(contents: Contents, names: Names) -> Found:
     arrays = [item for item in contents.tree if item is not None]
     given = assign(contents, names, arrays, "")
     masks = {name: arrays[i] for name, i in given.items()}
-    return Found(masks, notes=["names as given, by position"])
+    return Found(masks, notes=["names as given, by position"], named=True)
 
 
 def assign(contents: Contents, names: Names, arrays: Sequence[Array], stem: str) -> dict[str, int]:

@@ -7,6 +7,8 @@ from masktools.importers.contents import Contents
 from masktools.importers.tool import Tool
 from masktools.importers.tools import buffers, channels_last, compressed, nested, onnx, positional
 from masktools.importers.tools.arrays import TOOL as ARRAYS
+from masktools.importers.tools.beside import BESIDE, BUFFERS
+from masktools.importers.tools.keras import TOOL as KERAS
 
 SPECIFIC: tuple[Tool, ...] = (
     *buffers.TOOLS,
@@ -15,8 +17,12 @@ SPECIFIC: tuple[Tool, ...] = (
     *channels_last.TOOLS,
     *onnx.TOOLS,
     *positional.TOOLS,
+    KERAS,
+    BESIDE,
 )
-TOOLS = {tool.name: tool for tool in (*SPECIFIC, ARRAYS)}
+# Tried one after the other where no tool's keys are there: masks go before zeros of the weights.
+PLAIN: tuple[Tool, ...] = (BUFFERS, ARRAYS)
+TOOLS = {tool.name: tool for tool in (*SPECIFIC, *PLAIN)}
 
 
 def choose(contents: Contents, name: str | None) -> Tool:
@@ -37,8 +43,9 @@ def choose(contents: Contents, name: str | None) -> Tool:
         )
     if matching:
         return matching[0]
-    if ARRAYS.matches(contents):
-        return ARRAYS
+    for tool in PLAIN:
+        if tool.matches(contents):
+            return tool
     raise FormatError(f"{contents.path}: no tool's masks are in it: {_summary(contents)}")
 
 
@@ -59,4 +66,10 @@ def _summary(contents: Contents) -> str:
     tree = contents.state or contents.tree
     names = [str(key) for key in tree] if isinstance(tree, dict) else [type(tree).__name__]
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return f"a {contents.container} file with {', '.join(names[:6]) or 'nothing'}{more}"
+    said = [f"a {contents.container} file with {', '.join(names[:6]) or 'nothing'}{more}"]
+    if contents.choices:
+        keys = " and ".join(map(repr, contents.choices[:6]))
+        said.append(f"state dicts lie under {keys}: save the one that is meant alone")
+    elif not contents.state:
+        said.append("save a state dict, or {layer: mask}")
+    return "; ".join([*said, *contents.notes])

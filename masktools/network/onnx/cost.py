@@ -1,4 +1,4 @@
-"""What reading an ONNX model would take, worked out before it is taken.
+"""Work out how much time and memory reading an ONNX model takes, before it is read.
 
 A few nodes may stand for any number of others (functions that call functions twice), a constant
 may be joined to itself over and over, and any number of tensors may lie in the same bytes.
@@ -80,7 +80,7 @@ def _subgraphs(node: NodeProto) -> Iterator[Sequence[NodeProto]]:
 
 
 def check_external(path: Path, model: ModelProto) -> None:
-    """Raise `FormatError` if tensors outside the model's file are larger than what they lie in.
+    """Raise `FormatError` if tensors outside the model's file are larger than their files.
 
     Parameters
     ----------

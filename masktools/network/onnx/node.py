@@ -12,7 +12,7 @@ from masktools.network.graph import where
 
 @dataclass
 class Source:
-    """A node as the file has it; what is taken from its attributes is used up.
+    """A node of an ONNX file, which keeps track of the attributes that were read.
 
     Parameters
     ----------

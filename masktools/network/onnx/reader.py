@@ -164,7 +164,7 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
 
 
 class _Reading:
-    """A model and what is read of it once, whatever the batch size."""
+    """A model with the parts of it that are the same for every batch size."""
 
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
@@ -242,7 +242,7 @@ def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[in
 
 
 def _difference(first: Pass, second: Pass) -> str | None:
-    """Return what depends on the batch size, or None: only the tensors' first axes do."""
+    """Describe what two batch sizes change besides the tensors' first axes, or return None."""
     for ours, theirs in zip(first.graph.nodes, second.graph.nodes, strict=False):
         if ours != theirs:
             return f"{where(ours)} depends on the batch size"

@@ -1,4 +1,4 @@
-"""One pass over the nodes of an ONNX graph: what is constant is folded, the rest rewritten."""
+"""Go once over the nodes of an ONNX graph: fold constants, rewrite all other nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Rewrites: TypeAlias = "Mapping[str, Callable[[Pass, Source], None]]"
 
 
 class Pass:
-    """The network at one batch size, and what rewriting an operator needs while it is made.
+    """The network at one batch size, while its nodes are rewritten one by one.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class Pass:
         return self.shapes[name] if constant is None else constant.shape
 
     def is_batch(self, size: int) -> bool:
-        """Return whether a size that stands in the batch's place is the batch's."""
+        """Return whether a size on the first axis is the batch size."""
         return size in self._batches
 
     # --- and what it makes ----------------------------------------------------------------------

@@ -228,6 +228,7 @@ REWRITES: Rewrites = {
     "Sigmoid": _plain(),
     "Slice": _slice,
     "Softmax": _softmax,
+    "Softplus": _plain(),
     "Split": _split,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,

@@ -68,6 +68,7 @@ FUNCTIONS: Mapping[str, Operator] = {
         lambda x, a: np.clip(a["alpha"] * x + a["beta"], 0, 1), alpha=FLOAT, beta=FLOAT
     ),
     "HardSwish": _function(lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "Softplus": replace(_function(lambda x, a: np.logaddexp(x, 0)), version=2),
 }
 
 

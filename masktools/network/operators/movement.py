@@ -123,7 +123,7 @@ def _check_slice(node: Node, shapes: list[Shape | None]) -> str | None:
 
 
 def slices(node: Node, shape: Shape) -> list[slice]:
-    """Return what a Slice node takes of each axis of an input of the given shape."""
+    """Return the slice that a Slice node takes along each axis of an input."""
     cuts = [slice(None)] * len(shape)
     names = ("axes", "starts", "ends", "steps")
     for axis, start, end, step in zip(*(ints(node, name) for name in names), strict=True):

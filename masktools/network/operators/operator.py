@@ -1,4 +1,4 @@
-"""The row of an operator: what it must look like, and the rules that say what it does to a network.
+"""The row of an operator: the form of its nodes, and its rules for shapes and channels.
 
 Every rule is a field without a default, so that an operator that lacks one cannot be written down.
 """
@@ -15,7 +15,7 @@ from masktools.network.operators.rules import ChannelRule, ConstantRule, CutRule
 
 @dataclass(frozen=True)
 class Kind:
-    """What an attribute may be.
+    """The type and the allowed values of an attribute.
 
     Parameters
     ----------
@@ -91,6 +91,8 @@ class Operator:
     check : callable, default None
         Checks what takes several attributes or the constants' shapes: called with the node and
         the shapes of its inputs (None unless constant), returns what is wrong or None.
+    version : int, default 1
+        The first version of the checkpoint that knows the operator.
     """
 
     inputs: tuple[int, int]
@@ -104,6 +106,7 @@ class Operator:
     either: bool = False
     outputs: int = 1
     check: Callable[[Node, list[Shape | None]], str | None] | None = None
+    version: int = 1
 
 
 # --- what several families need -----------------------------------------------------------------
@@ -118,7 +121,7 @@ SIZES = Kind(int, many=True, least=1)
 
 
 def check_axes(node: Node, shapes: list[Shape | None]) -> str | None:
-    """Return what is wrong with the attribute `axes`, or None: each axis once, and at least one."""
+    """Check that the attribute `axes` names at least one axis and each once; say why not."""
     axes = ints(node, "axes")
     if not axes or len(set(axes)) < len(axes):
         return f"attribute axes={axes!r} must name axes, each once"

@@ -1,4 +1,4 @@
-"""What the rules of an operator are handed, and the rules that most operators share.
+"""The arguments of an operator's rules, and the rules that most operators share.
 
 A rule answers one question about a node: which shapes it makes, where its channels come from,
 which of them are constant, and what is left of it once channels are taken out.
@@ -79,7 +79,7 @@ class Flow:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a network's channels before a node.
+    """The channels that are known to be constant, and their values, before a node.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Cutting:
-    """What taking channels out of a node needs.
+    """The channels that stay, and the constants of the graph while channels are taken out.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class Cutting:
     cut_weight: Callable[[str, BoolArray, BoolArray, int], None]
 
     def store(self, name: str, array: NDArray[Any]) -> str:
-        """Store what is left of a constant, under a new name if other nodes read it too."""
+        """Store a constant that was cut, under a new name if other nodes read it too."""
         new = fresh(name, self.constants) if self.uses[name] > 1 else name
         self.constants[new] = array
         return new

@@ -16,7 +16,7 @@ WINDOW = {"strides": SIZES, "pads": Kind(int, many=True, least=0), "dilations": 
 
 
 def check_window(node: Node, spatial: int) -> str | None:
-    """Return what is wrong with strides, dilations and pads for so many spatial axes, or None."""
+    """Check strides, dilations and pads for a number of spatial axes; return the fault or None."""
     if spatial not in (1, 2):
         return f"{spatial} spatial axes, but 1 or 2 are supported"
     for name, length in (("strides", spatial), ("dilations", spatial), ("pads", 2 * spatial)):

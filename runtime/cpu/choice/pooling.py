@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runtime.cpu.calibration import POOLED_PIXELS, POOLED_VECTORS
 from runtime.cpu.kernels.problem import Way
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Shape, padded_batch
 from runtime.cpu.memory.window import Pooling
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
-
-# Vectors of a pixel from which a convolution may write into a pooled one: below, runs of single
-# pixels would be too short for the kernels.
-POOLED_VECTORS = 4
-# Pixels of a pooling window, at most: they are computed one after the other.
-POOLED_PIXELS = 16
 
 
 def pooled_steps(

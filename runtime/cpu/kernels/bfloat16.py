@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.checkpoint import SparseWeight
-from runtime.cpu.kernels.grouped import Grouped, configured, layer_arrays
-from runtime.cpu.kernels.inputs import skip_of
+from runtime.cpu.calibration import (
+    BFLOAT16_COLUMN,
+    BFLOAT16_GATHER,
+    BFLOAT16_LANES,
+    BFLOAT16_ROW,
+    BFLOAT16_TILE,
+)
+from runtime.cpu.kernels.grouped import Grouped, fields_of
 from runtime.cpu.kernels.items import cut
 from runtime.cpu.kernels.problem import LayerCall, Problem
 from runtime.cpu.machine import Machine
@@ -35,15 +41,6 @@ LINE = 32
 # Rows of a group, at most: they share the gathering of their columns.
 LARGEST_HEIGHT = 128
 
-# What 64 lanes take, in nanoseconds of one core (Intel Sapphire Rapids, 3.8 GHz): for each tile of
-# columns, to gather it and to multiply it by a tile of rows (AMX) or a row (AVX512-BF16); for a
-# row, to be written; for a column of a group of one row.
-GATHER = {"amx": 60.0, "avx512_bf16": 35.0}
-TILE = {"amx": 22.0, "avx512_bf16": 34.0 * TILE_ROWS}
-ROW = 10.0
-COLUMN = 1.2
-LANES = 64
-
 
 class Bfloat16Grouped(Grouped):
     """Groups of rows as `Grouped` has them, but taller, multiplied by instructions of their own.
@@ -61,7 +58,7 @@ class Bfloat16Grouped(Grouped):
 
     def cost(self, problem: Problem, machine: Machine) -> float:
         """Return what all groups cost for each lane; see `Kernel`."""
-        nanoseconds = self._scheme(problem)[1] / LANES
+        nanoseconds = self._scheme(problem)[1] / BFLOAT16_LANES
         share = problem.pixels * problem.inside(machine.vector)
         return nanoseconds * share * machine.rate * 1e-9
 
@@ -86,13 +83,8 @@ class Bfloat16Grouped(Grouped):
             weight, ("tiles", scheme, shape), lambda: pack_tiles(weight, scheme, shape)
         )
         made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
-        skip = skip_of(program, layer)
-        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
-        program.call(
-            "convolution_bfloat16", layer.at, as_tiles(arrays), source.image, layer.y, skip,
-            program.activation(layer.step.activation),
-            {**configured(layer, made), "kernel": self._product},
-        )  # fmt: skip
+        fields = fields_of(program, layer, packed, made, source)
+        program.call("convolution_bfloat16", layer.at, **fields, product=self._product)
 
     def _scheme(self, problem: Problem) -> tuple[Scheme, float]:
         return problem.once(
@@ -171,7 +163,7 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> tuple[Scheme, flo
     heights = balanced(shape[0] // groups, LARGEST_HEIGHT)
     costs = {dense: groups * sum(group_cost(height, columns, kernel) for height in heights)}
     if isinstance(weight, SparseWeight):
-        rows = weight.stored * COLUMN + shape[0] * ROW
+        rows = weight.stored * BFLOAT16_COLUMN + shape[0] * BFLOAT16_ROW
         costs[Scheme("rows", 1)] = rows
         costs[Scheme("blocks", LARGEST_HEIGHT)] = _blocks_cost(weight, kernel)
     best = min(costs, key=lambda scheme: costs[scheme])
@@ -181,9 +173,12 @@ def choose_scheme(weight: Weight, groups: int, kernel: str) -> tuple[Scheme, flo
 def group_cost(rows: int, columns: int, kernel: str) -> float:
     """Return what a group takes for 64 lanes, in nanoseconds of one core."""
     if rows == 1:
-        return columns * COLUMN + ROW
+        return columns * BFLOAT16_COLUMN + BFLOAT16_ROW
     row_tiles = -(-rows // TILE_ROWS) if kernel == "amx" else rows / TILE_ROWS
-    return -(-columns // TILE_COLUMNS) * (GATHER[kernel] + TILE[kernel] * row_tiles) + rows * ROW
+    return (
+        -(-columns // TILE_COLUMNS) * (BFLOAT16_GATHER[kernel] + BFLOAT16_TILE[kernel] * row_tiles)
+        + rows * BFLOAT16_ROW
+    )
 
 
 def _blocks_cost(weight: SparseWeight, kernel: str) -> float:
@@ -194,7 +189,7 @@ def _blocks_cost(weight: SparseWeight, kernel: str) -> float:
     )
     if weight.residual is not None:
         kept = np.count_nonzero(np.diff(weight.residual.row_offsets))
-        cost += weight.residual.values.size * COLUMN + int(kept) * ROW
+        cost += weight.residual.values.size * BFLOAT16_COLUMN + int(kept) * BFLOAT16_ROW
     return cost
 
 
@@ -249,8 +244,3 @@ def _aligned(size: int) -> UInt16:
     memory = np.zeros(size + LINE, np.uint16)
     first = -memory.ctypes.data % 64 // 2
     return memory[first : first + size]
-
-
-def as_tiles(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a layer whose weights are tiles, as the kernels take them."""
-    return {**arrays, "tiles": arrays["weights"], "weights": np.empty(0, np.float32)}

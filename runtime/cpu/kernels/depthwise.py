@@ -11,21 +11,17 @@ from math import prod
 
 import numpy as np
 
+from runtime.cpu.calibration import BANDWIDTH, DEPTHWISE_ITEMS, LEAST_ITEM, WIDEST_HALO
 from runtime.cpu.kernels.bfloat16 import rounded
 from runtime.cpu.kernels.inputs import skip_of, with_halo
 from runtime.cpu.kernels.problem import Configuration, Kernel, LayerCall, Problem, row_halo
 from runtime.cpu.machine import Machine
-from runtime.cpu.memory.halos import WIDEST_HALO
 from runtime.cpu.memory.layout import Image
 from runtime.cpu.memory.window import Pooling
 from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Float32
 from runtime.plan.steps import Weight
 
-# Bytes a second that one thread reads and writes beyond its second-level cache, about.
-BANDWIDTH = 30e9
-# Seconds of work below which an item is not worth handing out; items of a thread, at most.
-LEAST_ITEM, MOST_ITEMS = 10e-6, 4
 # Rows that the kernels compute together.
 TILE_ROWS = 4
 
@@ -75,27 +71,23 @@ class Depthwise:
         if layer.pooling is not None:
             self._pooled.emit(program, layer)
             return
-        step, y, window = layer.step, layer.y, layer.window
+        step, y = layer.step, layer.y
         x = program.in_planes(layer.at, layer.x)
         if y.lanes % program.machine.vector:
             wide = with_halo(program, layer, x)
             assert wide is not None, "a kernel that the cost model would not choose"
             x = wide
-        skip = skip_of(program, layer)
         program.call(
             "depthwise",
             layer.at,
-            x.view,
-            y.view,
-            y.halo,
-            None if skip is None else skip.view,
-            [window.kernel, window.strides, window.dilations, window.pads],
-            {
-                "weights": weights_of(step.weight, self._as_bfloat16),
-                "bias": program.bias(step.bias),
-            },
-            program.activation(step.activation),
-            configured(y, program.machine),
+            x=x,
+            y=y,
+            skip=skip_of(program, layer),
+            window=layer.window,
+            weights=weights_of(step.weight, self._as_bfloat16),
+            bias=program.bias(step.bias),
+            activation=program.activation(step.activation),
+            **configured(y, program.machine),
         )
 
 
@@ -150,5 +142,5 @@ def configured(y: Image, machine: Machine) -> dict[str, int]:
         return {"strips": 1, "parts": 1}
     strips = min(machine.threads, -(-y.height // TILE_ROWS))
     moved = 2 * 4 * prod((y.channels, y.height, y.width, y.lanes))
-    wanted = min(moved / BANDWIDTH / LEAST_ITEM, MOST_ITEMS * machine.threads)
+    wanted = min(moved / BANDWIDTH / LEAST_ITEM, DEPTHWISE_ITEMS * machine.threads)
     return {"strips": strips, "parts": max(int(wanted) // strips, 1)}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cpu.calibration import PANEL_SHARE, ROW_LANES
 from runtime.cpu.kernels.inputs import Source, along_pixels, in_place, skip_of
 from runtime.cpu.kernels.items import Cut, cut
 from runtime.cpu.kernels.pixel_runs import pixel_runs
@@ -26,9 +27,6 @@ from runtime.errors import PlanError
 
 # Entries behind the last column's offset: the kernels prefetch that far ahead.
 OFFSET_PADDING = 64
-# Lanes of an output from which rows by themselves reach half of what the scheme's cost tells: their
-# runs are short below.
-ROW_LANES = 128
 
 CONFIGURATIONS = {
     "short tiles": Configuration(tile_vectors=12),
@@ -38,7 +36,7 @@ CONFIGURATIONS = {
     "no prefetch": Configuration(prefetch=0),
     "one item a thread": Configuration(items=1),
     "many items": Configuration(items=16),
-    "small panels": Configuration(panel_share=0.2),
+    "small panels": Configuration(panel_share=0.4 * PANEL_SHARE),
 }
 
 
@@ -50,7 +48,7 @@ class Grouped:
 
     def cost(self, problem: Problem, machine: Machine) -> float:
         """Return what all groups cost for each lane; see `Kernel`."""
-        scheme, cost = scheme_of(problem)
+        scheme, cost = scheme_of(problem, machine)
         direct = cost * problem.pixels * problem.inside(machine.vector)
         if scheme.form != "dense" and problem.is_rows:
             direct *= 1 + ROW_LANES / (problem.pixels * problem.lanes)
@@ -75,16 +73,12 @@ class Grouped:
         scheme = self.scheme(layer.problem, program.machine)
         packed = packed_groups(program, layer, scheme)
         made = cut(packed, runs, program.machine, source.image.channels, layer.configuration)
-        skip = skip_of(program, layer)
-        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
-        program.call(
-            "convolution", layer.at, arrays, source.image, layer.y, skip,
-            program.activation(layer.step.activation), configured(layer, made),
-        )  # fmt: skip
+        fields = fields_of(program, layer, packed, made, source)
+        program.call("convolution", layer.at, **fields)
 
     def scheme(self, problem: Problem, machine: Machine) -> Scheme:
         """Return how a weight is cut into groups."""
-        return from_first_level(scheme_of(problem)[0], problem, machine)
+        return from_first_level(scheme_of(problem, machine)[0], problem, machine)
 
     def source(self, program: Assembly, layer: LayerCall, apart: bool) -> tuple[Source, Runs]:
         """Return what a layer reads, after the calls that make it, and the runs over it.
@@ -112,12 +106,31 @@ def packed_groups(program: Assembly, layer: LayerCall, scheme: Scheme) -> Packed
     return program.packed(weight, ("groups", scheme, shape), lambda: pack(weight, scheme, shape))
 
 
-def configured(layer: LayerCall, made: Cut) -> dict[str, Any]:
-    """Return how the work is cut, as the kernels take it."""
+def fields_of(
+    program: Assembly, layer: LayerCall, packed: Packed, made: Cut, source: Source
+) -> dict[str, Any]:
+    """Return the fields of a call that computes groups of rows.
+
+    Parameters
+    ----------
+    program : Assembly
+    layer : LayerCall
+    packed : Packed
+        The groups of its weight.
+    made : Cut
+        How its work is cut.
+    source : Source
+        What it reads.
+    """
     return {
+        "x": source.image,
+        "y": layer.y,
+        "skip": skip_of(program, layer),
+        **layer_arrays(packed, made, source.columns, program.bias(layer.step.bias)),
+        "activation": program.activation(layer.step.activation),
         "tile_vectors": layer.configuration.tile_vectors,
         "prefetch": layer.configuration.prefetch,
-        "parts_first": made.parts_first,
+        "parts_first": bool(made.parts_first),
         "scale": layer.scale,
     }
 

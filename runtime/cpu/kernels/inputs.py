@@ -6,17 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runtime.cpu.calibration import WIDEST_GAP, WIDEST_HALO
 from runtime.cpu.kernels.problem import LayerCall
 from runtime.cpu.kernels.unfold import Unfolding, unfolding
-from runtime.cpu.memory.halos import WIDEST_HALO
 from runtime.cpu.memory.layout import Image, round_up
 from runtime.cpu.memory.window import Window
 from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Int64
-
-# Rows of a strided convolution are computed each by itself where that takes no more than this for
-# what fills no vector.
-WIDEST_GAP = 1.1
 
 
 @dataclass(frozen=True)
@@ -75,26 +71,13 @@ def with_halo(program: Assembly, layer: LayerCall, x: Image) -> Image | None:
     at, view = layer.at, layer.x
     copied = program.placement.memory((x.batch, x.channels, x.height, x.width), at, reach)
     seen = replace(copied, shape=view.shape) if len(view.shape) == 4 else copied
-    program.call("copy", at, program.as_rank_4(view), seen)
+    program.call("copy", at, x=program.as_rank_4(view), y=seen)
     return program.image(copied)
 
 
 def skip_of(program: Assembly, layer: LayerCall) -> Image | None:
     """Return the skip branch with rows and pixels as the output has them."""
     return None if layer.skip is None else program.like(layer.at, layer.skip, layer.y)
-
-
-def image_arguments(program: Assembly, layer: LayerCall, x: Image) -> tuple[object, ...]:
-    """Return input, output and skip branch as the kernels take them, with their sizes."""
-    y = layer.y
-    return (
-        x,
-        (x.height, x.width, x.pitch),
-        y,
-        (y.height, y.width, y.pitch, y.halo),
-        skip_of(program, layer),
-        y.lanes,
-    )
 
 
 def _unfolded(program: Assembly, layer: LayerCall, x: Image) -> Source:
@@ -109,8 +92,7 @@ def _unfolded(program: Assembly, layer: LayerCall, x: Image) -> Source:
     shape = (x.batch, x.channels * made.planes, rows, pitch)
     u = program.image(program.placement.memory(shape, at))
     program.call(
-        "unfold", at, x, (x.height, x.width, x.pitch, x.lanes), u, made.origins,
-        window.strides, y.height, pitch,
+        "unfold", at, x=x, y=u, origins=made.origins, strides=window.strides, rows=y.height
     )  # fmt: skip
     channels = np.arange(x.channels) * made.planes
     planes = made.tap_planes[:, None] + channels

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.cpu.calibration import LEAST_ITEM
 from runtime.cpu.kernels.problem import DEFAULT, Configuration
 from runtime.cpu.kernels.runs import Runs, split
 from runtime.cpu.machine import Machine
@@ -18,8 +19,6 @@ from runtime.cpu.weights.row_groups import Int64, Packed
 
 # Runs are cut at multiples of so many vectors: every kernel's width divides it.
 CUT = 24
-# Seconds of work below which an item is not worth handing out.
-LEAST_ITEM = 10e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def cut(
     panel_starts = np.unique(np.concatenate([[0], panels, ends]))
     part_starts = np.searchsorted(panel_starts, np.concatenate([[0], ends]))
     pieces = split(runs, _length(runs, lanes, chunks, machine.vector))
-    weight = pieces.lanes * np.maximum(pieces.taps[pieces.table[:, 3]], 1)
+    weight = pieces.lanes * np.maximum(pieces.taps[pieces.table["tap_set"]], 1)
     return Cut(
         pieces,
         np.concatenate([[0], _even(weight, pieces.units[1:], chunks)]),

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from masktools.checkpoint import SparseWeight
+from runtime.cpu.calibration import (
+    NARROW_COPIED,
+    NARROW_EFFICIENCY,
+    NARROW_LANES,
+    NARROW_ROWS,
+    NARROW_UNEVEN,
+)
 from runtime.cpu.kernels.grouped import (
     CONFIGURATIONS,
     Grouped,
-    configured,
-    layer_arrays,
+    fields_of,
     packed_groups,
 )
-from runtime.cpu.kernels.inputs import in_place, skip_of
+from runtime.cpu.kernels.inputs import in_place
 from runtime.cpu.kernels.items import whole
 from runtime.cpu.kernels.pixel_runs import pixel_runs
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem
@@ -21,17 +27,6 @@ from runtime.cpu.machine import Machine
 from runtime.cpu.memory.window import Pooling
 from runtime.cpu.program import Assembly
 from runtime.cpu.weights.row_groups import Scheme
-
-# Rows as lanes: share of the peak that groups of one vector of rows reach, and of two, which share
-# each pixel that is broadcast.
-NARROW_EFFICIENCY = (0.6, 0.8)
-# Lanes of the whole output up to which rows may be lanes instead: beyond, taps find little of x in
-# the first level of the cache. Of single rows, which make no vector, a share of one.
-NARROW_LANES, NARROW_ROWS = 256, 0.25
-# By how much a thread's rows may exceed the mean before groups are made half as high.
-NARROW_UNEVEN = 1.1
-# What vectors along pixels take where strides or dilations make them read a copy of the input.
-COPIED = 1.5
 
 
 class Narrow:
@@ -77,12 +72,7 @@ class Narrow:
         runs = pixel_runs(source.image, layer.y, source.window, vector, apart=False)
         packed = packed_groups(program, layer, scheme)
         made = whole(packed, runs, program.machine, layer.configuration)
-        skip = skip_of(program, layer)
-        arrays = layer_arrays(packed, made, source.columns, program.bias(layer.step.bias))
-        program.call(
-            "narrow", layer.at, arrays, source.image, layer.y, skip,
-            program.activation(layer.step.activation), configured(layer, made),
-        )  # fmt: skip
+        program.call("narrow", layer.at, **fields_of(program, layer, packed, made, source))
 
 
 def scheme_of_lanes(problem: Problem, machine: Machine) -> Scheme | None:
@@ -96,7 +86,7 @@ def _scheme(problem: Problem, machine: Machine) -> Scheme | None:
     The groups are as high as leaves no thread idle.
     """
     shape, vector = problem.shape, machine.vector
-    scheme, cost = scheme_of(problem)
+    scheme, cost = scheme_of(problem, machine)
     lanes = problem.pixels * problem.lanes
     if problem.lanes % vector == 0:
         return None
@@ -106,7 +96,7 @@ def _scheme(problem: Problem, machine: Machine) -> Scheme | None:
         return None
     vectors = -(-lanes // vector) + (2 if problem.inside(vector) < 1 else 0)
     direct = cost * vectors * vector * problem.inside(vector)
-    direct *= 1 if problem.is_plain else COPIED
+    direct *= 1 if problem.is_plain else NARROW_COPIED
     if _lane_cost(scheme, problem, machine) * lanes > direct:
         return None
     height = 2 * vector

@@ -12,14 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.cpu.kernels.runs import ADD, MAX, Runs, TapSets, classes
+from runtime.cpu import native
+from runtime.cpu.calibration import LEAST_LINE, WIDE_PIXEL
+from runtime.cpu.kernels.runs import Runs, TapSets, classes, combine_of, empty_runs
 from runtime.cpu.memory.layout import LINE, Image, round_up
 from runtime.cpu.memory.window import Pooling, Window
-
-# Vectors of a pixel that fill a kernel by themselves: runs of narrower ones go from pixel to pixel.
-WIDE_PIXEL = 4
-# Pixels of a row that are worth a run: a kernel's width.
-LEAST_LINE = 3
 
 
 class _Line(NamedTuple):
@@ -76,7 +73,7 @@ def pixel_runs(
         classes(window.inside(axis, size, pixels * step[axis]).reshape(pixels, -1))
         for axis, size, pixels in ((0, x.height, y.height), (1, x.width, y.width))
     )
-    parts = []
+    parts, turns = [], []  # runs, and which pixel of its pooling window each is
     for (y0, y1, taps_y), (x0, x1, taps_x) in product(rows, columns):
         line = _line(x, y, window, step, (y1 - y0, x1 - x0), vector, apart)
         i, j, lane = (
@@ -90,33 +87,34 @@ def pixel_runs(
         )
         for a, b in np.ndindex(*step):
             inside = taps_y.reshape(step[0], -1)[a], taps_x.reshape(step[1], -1)[b]
-            part = np.zeros((len(i), 9), np.int64)
-            part[:, 0] = ((i * step[0] + a) * window.strides[0] - window.pads[0]) * x.row
-            part[:, 0] += ((j * step[1] + b) * window.strides[1] - window.pads[1]) * x.pixel + lane
-            part[:, 1] = i * y.row + j * y.pixel + lane
-            part[:, 2:5] = line.lanes, sets.number(np.outer(*inside)), -1
-            if pooling and (a, b) != (0, 0):
-                part[:, 5] = MAX if pooling.largest else ADD
-            part[:, 6:8] = line.steps
-            part[:, 8] = a * step[1] + b
+            part = empty_runs(len(i))
+            part["input"] = ((i * step[0] + a) * window.strides[0] - window.pads[0]) * x.row
+            part["input"] += ((j * step[1] + b) * window.strides[1] - window.pads[1]) * x.pixel
+            part["input"] += lane
+            part["output"] = i * y.row + j * y.pixel + lane
+            part["lanes"], part["tap_set"] = line.lanes, sets.number(np.outer(*inside))
+            if (a, b) != (0, 0):
+                part["combine"] = native.numbers("combine")[combine_of(pooling)]
+            part["input_step"], part["output_step"] = line.steps
             parts.append(part)
+            turns.append(np.full(len(i), a * step[1] + b))
     if y.halo:
         parts.append(_halo_runs(y, sets.number(np.zeros(window.taps, np.bool_)), vector))
-    table = np.concatenate(parts)
-    table = table[np.lexsort((table[:, 8], table[:, 1]))]
-    units = np.append(np.flatnonzero(table[:, 8] == 0), len(table))
-    made = np.ascontiguousarray(table[:, :8])
+        turns.append(np.zeros(len(parts[-1]), np.int64))
+    table, turn = np.concatenate(parts), np.concatenate(turns)
+    order = np.lexsort((turn, table["output"]))
+    made = table[order]
+    units = np.append(np.flatnonzero(turn[order] == 0), len(table))
     masks = np.zeros(round_up(y.halo * y.pixel, LINE), np.int32)
     return Runs(made, units, *sets.arrays(), masks, vector)
 
 
-def _halo_runs(y: Image, tap_set: int, vector: int) -> NDArray[np.int64]:
+def _halo_runs(y: Image, tap_set: int, vector: int) -> NDArray[np.void]:
     """Return runs that write the zeros before the first row of a value and after each."""
     at = np.append(-y.halo * y.pixel, np.arange(y.height) * y.row + y.width * y.pixel)
-    runs = np.zeros((len(at), 9), np.int64)
-    runs[:, 1] = at
-    runs[:, 2:4] = y.halo * y.pixel, tap_set
-    runs[:, 6:8] = vector
+    runs = empty_runs(len(at))
+    runs["output"], runs["lanes"], runs["tap_set"], runs["mask"] = at, y.halo * y.pixel, tap_set, 0
+    runs["input_step"] = runs["output_step"] = vector
     return runs
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from masktools.checkpoint import SparseWeight
+from masktools.forks import unlocked_property
+from runtime.cpu.calibration import ITEMS, PANEL_SHARE, PREFETCH, TILE_VECTORS, WIDEST_HALO
 from runtime.cpu.machine import Machine
-from runtime.cpu.memory.halos import WIDEST_HALO
 from runtime.cpu.memory.layout import Image, Shape, View, padded_batch
 from runtime.cpu.memory.window import Pooling, Window, window_of
 from runtime.cpu.program import Assembly
@@ -87,13 +87,13 @@ class Problem:
         """Pixels beyond the sides of the input that taps reach."""
         return self.window.reach(self.image[1], self.width) if self.window else 0
 
-    @cached_property
+    @unlocked_property
     def _rows_inside(self) -> float:
         if self.window is None:
             return 1.0
         return float(self.window.inside(0, self.image[0], self.height).mean())
 
-    @cached_property
+    @unlocked_property
     def covered(self) -> float:
         """Share of all (tap, pixel) that lies inside the image."""
         if self.window is None:
@@ -167,10 +167,10 @@ class Configuration(NamedTuple):
         Share of the second-level cache that the weights of a panel may fill.
     """
 
-    tile_vectors: int = 24
-    prefetch: int = 16
-    items: int = 4
-    panel_share: float = 0.5
+    tile_vectors: int = TILE_VECTORS
+    prefetch: int = PREFETCH
+    items: int = ITEMS
+    panel_share: float = PANEL_SHARE
 
 
 DEFAULT = Configuration()

@@ -13,13 +13,27 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cpu import native
 from runtime.cpu.memory.layout import LINE, Image, round_up
-from runtime.cpu.memory.window import Window
+from runtime.cpu.memory.window import Pooling, Window
 
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
 
-STORE, MAX, ADD = 0, 1, 2
+
+def combine_of(pooling: Pooling | None) -> str:
+    """Return how sums meet what the output holds: the first of a window is stored alone."""
+    if pooling is None:
+        return "store"
+    return "max" if pooling.largest else "add"
+
+
+def empty_runs(count: int) -> NDArray[np.void]:
+    """Return runs with all fields 0, but without a mask."""
+    made = np.zeros(count, native.run_type())
+    made["mask"] = -1
+    made["combine"] = native.numbers("combine")["store"]
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +42,8 @@ class Runs:
 
     Parameters
     ----------
-    table : ndarray of int64, shape (runs, 8)
-        Input, output, lanes, tap set, mask, combine, steps of both: as cpu/layer.h tells.
+    table : ndarray of `native.run_type`, shape (runs,)
+        As cpu/kernels/grouped/layer.h tells.
     units : ndarray of int64
         Where work may be cut: the first run of each unit, and the number of runs. Runs of one unit
         write the same lanes.
@@ -43,7 +57,7 @@ class Runs:
         Lanes after which the masks repeat.
     """
 
-    table: Int64
+    table: NDArray[np.void]
     units: Int64
     tap_sets: Int32
     tap_set_starts: Int64
@@ -54,7 +68,7 @@ class Runs:
     @property
     def lanes(self) -> Int64:
         """Lanes of each run."""
-        lanes: Int64 = self.table[:, 2]
+        lanes: Int64 = self.table["lanes"]
         return lanes
 
     @property
@@ -110,10 +124,10 @@ def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
     every = np.ones(window.kernel[1], np.bool_)
     together = flows(x, y, window, vector)
     width, halo = y.width * y.pixel, y.halo * y.pixel
-    made: list[tuple[int, ...]] = []
+    made: list[tuple[int, ...]] = []  # input, output, lanes, tap set, mask
     if halo:  # The zeros before the first row: no tap, and the mask takes the bias away.
         none = sets.number(np.zeros(window.taps, np.bool_))
-        made.append((0, -halo, halo, none, 0, STORE))
+        made.append((0, -halo, halo, none, 0))
     for y0, y1, taps_y in rows:
         number = sets.number(np.outer(taps_y, every))
         for first in [y0] if together else range(y0, y1):
@@ -121,16 +135,19 @@ def plane_runs(x: Image, y: Image, window: Window, vector: int) -> Runs:
             source -= window.pads[1] * x.pixel
             target = first * y.row
             if together:
-                made.append(
-                    (source, target, (y1 - y0) * y.row, number, halo if halo else -1, STORE)
-                )
+                made.append((source, target, (y1 - y0) * y.row, number, halo if halo else -1))
                 continue
-            made.append((source, target, width, number, -1, STORE))
+            made.append((source, target, width, number, -1))
             if halo:
-                made.append((0, target + width, halo, none, 0, STORE))
+                made.append((0, target + width, halo, none, 0))
     longest = max(lanes for _, _, lanes, *_ in made)
     masks = _masks(halo, width, longest) if halo else np.empty(0, np.int32)
-    table = np.array([(*run, vector, vector) for run in made], np.int64)
+    table = empty_runs(len(made))
+    for name, values in zip(
+        ("input", "output", "lanes", "tap_set", "mask"), np.array(made).T, strict=True
+    ):
+        table[name] = values
+    table["input_step"] = table["output_step"] = vector
     return Runs(table, np.arange(len(table) + 1), *sets.arrays(), masks, vector, halo + width)
 
 
@@ -161,10 +178,11 @@ def split(runs: Runs, longest: int) -> Runs:
     piece = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     made = table[which]
     shift = piece * longest
-    made[:, :2] += shift[:, None] // runs.vector * made[:, 6:8]
-    made[:, 2] = np.minimum(longest, table[which, 2] - shift)
-    masked = made[:, 4] >= 0
-    made[masked, 4] = (made[masked, 4] + shift[masked]) % runs.period
+    for side in ("input", "output"):
+        made[side] += shift // runs.vector * made[f"{side}_step"]
+    made["lanes"] = np.minimum(longest, made["lanes"] - shift)
+    masked = made["mask"] >= 0
+    made["mask"][masked] = (made["mask"][masked] + shift[masked]) % runs.period
     return replace(
         runs,
         table=made,

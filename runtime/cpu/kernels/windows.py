@@ -13,9 +13,22 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.calibration import (
+    LOADS,
+    WINDOW_ADDRESS,
+    WINDOW_COPY,
+    WINDOW_FINISH,
+    WINDOW_LOAD,
+    WINDOW_PIECE,
+    WINDOW_POOLED,
+    WINDOW_ROW,
+    WINDOW_SHARE,
+    WINDOW_STRETCH,
+    WINDOW_SUM,
+)
+from runtime.cpu.kernels.inputs import in_rows, skip_of
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
-from runtime.cpu.kernels.runs import ADD, MAX, STORE
+from runtime.cpu.kernels.runs import combine_of
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import Image, round_up
 from runtime.cpu.memory.window import Pooling, Window
@@ -24,27 +37,11 @@ from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 
 # How a window is packed: shared by all taps, or a copy for each column of taps, or for each tap.
-SHARED, COLUMNS, TAPS = 0, 1, 2
+SHARED, COLUMNS, TAPS = "none", "columns", "taps"
 
-# Of a window: what leaves room for sums and weights in a first level of 48 KiB.
-WINDOW_BYTES = 36 << 10
 # Vectors of a tile, by the elements of one: half of the registers (kRowVectors of the kernels).
 VECTORS = {16: 16}
 FEW_VECTORS = 8
-
-# Cycles, measured. A load, of which a nonzero takes one for each vector and two for itself; a load
-# that crosses a cache line counts twice. An address, of which it takes one for each row. The sums
-# of a panel, for each vector, and what a row costs at least: they come from the second level. What
-# a vector of outputs costs to finish, and lanes that lie side by side to write; such a piece of a
-# window to find, and a vector of it to copy.
-LOAD, ADDRESS = 0.55, 0.5
-SUM, ROW = 5.0, 10.0
-FINISH, STRETCH = 4.0, 20.0
-PIECE, COPY = 5.0, 3.0
-# Multiplications of a lane that a core begins in a cycle.
-MULTIPLICATIONS = 2
-# Pixels of a pooling window, at most: a window of inputs holds what all of them read.
-POOLED_AT_ONCE = 4
 
 
 class Windows:
@@ -58,9 +55,7 @@ class Windows:
         if not problem.is_rows or problem.window is None:
             return float("inf")
         outputs = Outputs(problem.height, problem.width, problem.lanes)
-        return choose_tiling(
-            problem.shape, problem.window, outputs, problem.stored, machine.vector, machine.threads
-        )[1]
+        return choose_tiling(problem.shape, problem.window, outputs, problem.stored, machine)[1]
 
     def weight_bytes(self, problem: Problem, machine: Machine) -> int:
         """Return the memory of the nonzeros."""
@@ -74,7 +69,7 @@ class Windows:
         """Return whether the smallest tile fits: its window holds all pixels that are pooled."""
         at_once = prod(pooling.window)
         window_bytes = at_once * problem.shape.taps * 4 * machine.vector
-        return at_once <= POOLED_AT_ONCE and window_bytes <= WINDOW_BYTES
+        return at_once <= WINDOW_POOLED and window_bytes <= _most_bytes(machine)
 
     def emit(self, program: Assembly, layer: LayerCall) -> None:
         """Add the call, after those that make what it reads."""
@@ -82,9 +77,7 @@ class Windows:
         pool = layer.pooling.window if layer.pooling else (1, 1)
         shape, weight = layer.shape, layer.step.weight
         outputs = Outputs(y.height * pool[0], y.width * pool[1], y.lanes, pool)
-        tiling, _ = choose_tiling(
-            shape, layer.window, outputs, layer.step.stored, machine.vector, machine.threads
-        )
+        tiling, _ = choose_tiling(shape, layer.window, outputs, layer.step.stored, machine)
         assert tiling is not None, "a kernel that the cost model would not choose"
         channels = tiling.channels
         packed = program.packed(
@@ -96,29 +89,27 @@ class Windows:
         program.call(
             "rows",
             layer.at,
-            *image_arguments(program, replace(layer, y=made), x),
-            (
-                *layer.window.kernel, *layer.window.strides, *layer.window.dilations,
-                *layer.window.pads,
-            ),
-            {**vars(packed), "bias": program.bias(layer.step.bias)},
-            program.activation(layer.step.activation),
-            {
-                **tiling._asdict(),
-                "combine": _combine(layer.pooling),
-                "pool_y": pool[0],
-                "pool_x": pool[1],
-                "scale": layer.scale,
-            },
-        )  # fmt: skip
+            x=x,
+            y=made,
+            skip=skip_of(program, replace(layer, y=made)),
+            window=layer.window,
+            weights=packed.weights,
+            columns=packed.columns,
+            starts=packed.starts,
+            bias=program.bias(layer.step.bias),
+            activation=program.activation(layer.step.activation),
+            combine=combine_of(layer.pooling),
+            pool=pool,
+            scale=layer.scale,
+            **fields_of(tiling),
+        )
         if made is not y:
-            program.call("copy", layer.at, made.view, y.view)
+            program.call("copy", layer.at, x=made.view, y=y.view)
 
 
-def _combine(pooling: Pooling | None) -> int:
-    if pooling is None:
-        return STORE
-    return MAX if pooling.largest else ADD
+def _most_bytes(machine: Machine) -> int:
+    """Return the bytes of a window, at most."""
+    return int(WINDOW_SHARE * machine.level1)
 
 
 def _beside(program: Assembly, at: int, y: Image) -> Image:
@@ -133,7 +124,7 @@ class Tiling(NamedTuple):
     ----------
     rows, pixels, samples : int
         Of a tile of outputs.
-    copies : int
+    copies : str
         `SHARED`, `COLUMNS` or `TAPS`.
     channels : int
         Of a panel.
@@ -144,9 +135,19 @@ class Tiling(NamedTuple):
     rows: int
     pixels: int
     samples: int
-    copies: int
+    copies: str
     channels: int
     parts: int = 1
+
+
+def fields_of(tiling: Tiling) -> dict[str, object]:
+    """Return a tiling as the kernels take it."""
+    return {
+        "tile": (tiling.rows, tiling.pixels, tiling.samples),
+        "copies": tiling.copies,
+        "panel_channels": tiling.channels,
+        "parts": tiling.parts,
+    }
 
 
 class Outputs(NamedTuple):
@@ -160,7 +161,7 @@ class Outputs(NamedTuple):
 
 @lru_cache(maxsize=256)
 def choose_tiling(
-    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, vector: int, threads: int
+    shape: Shape, window: Window, outputs: Outputs, nonzeros: int, machine: Machine
 ) -> tuple[Tiling | None, float]:
     """Return the tiles that take least time, and how long, or None and infinity.
 
@@ -172,9 +173,7 @@ def choose_tiling(
         Of the convolution, before pooling.
     nonzeros : int
         Of the weight.
-    vector : int
-        Elements of a vector.
-    threads : int
+    machine : Machine
 
     Returns
     -------
@@ -186,17 +185,18 @@ def choose_tiling(
     Examples
     --------
     >>> shape, window = Shape(256, 256, 9), Window((3, 3), pads=(1, 1))
-    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, 16, 2)[0]
-    Tiling(rows=2, pixels=8, samples=16, copies=0, channels=14, parts=1)
+    >>> choose_tiling(shape, window, Outputs(8, 8, 64), 118_000, Machine(16, 2))[0]
+    Tiling(rows=2, pixels=8, samples=16, copies='none', channels=14, parts=1)
     """
     best, least = None, float("inf")
+    vector = machine.vector
     if shape.groups > 1 or nonzeros == 0:
         return best, least
     for tile in _tiles(window, outputs, vector):
-        for tiling, time in _times(tile, shape, window, outputs, nonzeros, vector, threads):
+        for tiling, time in _times(tile, shape, window, outputs, nonzeros, machine):
             if time < least:
                 best, least = tiling, time
-    return best, least * threads * MULTIPLICATIONS * vector / outputs.lanes
+    return best, least * machine.threads * machine.multiplications * vector / outputs.lanes
 
 
 def _tiles(window: Window, outputs: Outputs, vector: int) -> Iterator[Tiling]:
@@ -228,23 +228,26 @@ def _times(
     window: Window,
     outputs: Outputs,
     nonzeros: int,
-    vector: int,
-    threads: int,
+    machine: Machine,
 ) -> Iterator[tuple[Tiling, float]]:
     """Yield a tiling for each number of parts, and its cycles."""
+    vector, threads = machine.vector, machine.threads
     vectors, elements, pieces = _window(tiling, window, outputs, vector)
-    most = WINDOW_BYTES // 4 // elements
+    most = _most_bytes(machine) // 4 // elements
     if most < 1 or vectors > VECTORS.get(vector, FEW_VECTORS):
         return
     panels = -(-shape.channels // most)
     channels = -(-shape.channels // panels)
     a_row = nonzeros / shape.rows
-    loads = 2 + vectors * (1 + _crossing(tiling, window, vector))
+    # Of whole vectors, where the constants were measured LOADS begin in a cycle.
+    wide = LOADS / machine.loads
+    loads = 2 + wide * vectors * (1 + _crossing(tiling, window, vector))
     stretches = tiling.rows * (1 if tiling.samples == outputs.lanes else tiling.pixels)
     addresses = tiling.rows if tiling.copies == SHARED else 1
-    row = a_row * (loads * LOAD + addresses * ADDRESS) + panels * (ROW + SUM * vectors)
-    row += FINISH * vectors + STRETCH * stretches
-    packing = shape.channels * (pieces * PIECE + elements / vector * COPY)
+    row = a_row * (loads * WINDOW_LOAD + addresses * WINDOW_ADDRESS)
+    row += panels * (WINDOW_ROW + WINDOW_SUM * wide * vectors)
+    row += WINDOW_FINISH * wide * vectors + WINDOW_STRETCH * stretches
+    packing = shape.channels * (pieces * WINDOW_PIECE + wide * elements / vector * WINDOW_COPY)
     tiles = (
         -(-outputs.height // tiling.rows)
         * -(-outputs.width // tiling.pixels)

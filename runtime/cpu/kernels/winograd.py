@@ -9,26 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.forks import PRODUCTS
-from runtime.cpu.kernels.inputs import image_arguments, in_rows
+from runtime.cpu.calibration import (
+    WINOGRAD_CHANNELS,
+    WINOGRAD_PRODUCTS,
+    WINOGRAD_SHARE,
+    WINOGRAD_SINGLE,
+    WINOGRAD_TRANSFORM,
+    WINOGRAD_UNCACHED,
+    WINOGRAD_WHOLE,
+    WINOGRAD_WHOLE_TRANSFORM,
+)
+from runtime.cpu.kernels.inputs import in_rows, skip_of
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.window import Pooling
 from runtime.cpu.program import Assembly
+from runtime.plan.steps import Weight
 
 ROWS = 16  # that lie next to each other: kWinogradRows of the kernels
 POSITIONS = 36  # products of a tile
 
-# Of transformed inputs, that leave room for weights in a second-level cache of 2 MiB.
-COLUMN_BYTES = 5 << 18
-# Shares of the peak that products of two vectors and of one reach, and what is left of them where
-# the transformed inputs do not stay in cache. Multiplications that transforming an entry costs.
-EFFICIENCY, SINGLE_EFFICIENCY, UNCACHED = 0.8, 0.75, 0.7
-TRANSFORM = 8
 TILE = 4  # outputs of a tile along an axis
-# The same of the whole layer, beside other kernels: what the rest of it takes is in these shares.
-WHOLE_EFFICIENCY, WHOLE_TRANSFORM = 0.42, 12
-# Channels and rows below which its transforms are not paid back.
-LEAST_CHANNELS = 16
 
 _A, _B = 3 / 4, 4 / 3  # the points are 0, A, -A, B, -B and infinity
 
@@ -47,11 +48,13 @@ class Winograd:
         if (
             not fits
             or shape.groups > 1
-            or min(shape.channels, shape.rows) < LEAST_CHANNELS
+            or min(shape.channels, shape.rows) < WINOGRAD_CHANNELS
             or tiles * problem.lanes < 2 * machine.vector
         ):
             return float("inf")
-        return tiles * _tile_cost(shape.channels, shape.rows, WHOLE_EFFICIENCY, WHOLE_TRANSFORM)
+        return tiles * _tile_cost(
+            shape.channels, shape.rows, WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM
+        )
 
     def weight_bytes(self, problem: Problem, machine: Machine) -> int:
         """Return the memory of the transformed weights."""
@@ -71,23 +74,20 @@ class Winograd:
         program.call(
             "winograd",
             layer.at,
-            *image_arguments(program, layer, x),
-            layer.window.pads,
-            {
-                "weights": program.packed(
-                    weight,
-                    ("winograd",),
-                    lambda: transformed(
-                        weight if isinstance(weight, np.ndarray) else weight.to_dense()
-                    ),
-                ),
-                "bias": program.bias(layer.step.bias),
-            },
-            program.activation(layer.step.activation),
-            configured(
-                x.channels, y.channels, y.height, y.width, y.lanes, machine.vector, machine.threads
-            ),
+            x=x,
+            y=y,
+            skip=skip_of(program, layer),
+            window=layer.window,
+            weights=program.packed(weight, ("winograd",), lambda: transformed(dense(weight))),
+            bias=program.bias(layer.step.bias),
+            activation=program.activation(layer.step.activation),
+            **configured(x.channels, y.channels, y.height, y.width, y.lanes, machine),
         )
+
+
+def dense(weight: Weight) -> NDArray[np.float32]:
+    """Return a weight with all its zeros."""
+    return weight if isinstance(weight, np.ndarray) else weight.to_dense()
 
 
 def _tiles(height: int, width: int) -> int:
@@ -146,7 +146,7 @@ def transformed(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def configured(
-    channels: int, rows: int, height: int, width: int, lanes: int, vector: int, threads: int
+    channels: int, rows: int, height: int, width: int, lanes: int, machine: Machine
 ) -> dict[str, Any]:
     """Return how the work is cut, as the kernels take it.
 
@@ -158,9 +158,7 @@ def configured(
         Of the output.
     lanes : int
         Elements of a pixel.
-    vector : int
-        Elements of a vector.
-    threads : int
+    machine : Machine
 
     Returns
     -------
@@ -170,19 +168,22 @@ def configured(
 
     Examples
     --------
-    >>> configured(64, 64, 32, 32, 64, 16, 2)
+    >>> configured(64, 64, 32, 32, 64, Machine(16, 2))
     {'vectors': 2, 'row_blocks': 8, 'parts': 1}
     """
+    vector, threads = machine.vector, machine.threads
     tiles = _tiles(height, width) * lanes
+    most = WINOGRAD_SHARE * machine.level2
     row_blocks = -(-rows // ROWS)
 
     def time(choice: tuple[int, int]) -> float:
         vectors, parts = choice
         blocks = -(-tiles // (vectors * vector))
         part = -(-row_blocks // parts) * ROWS
-        cached = POSITIONS * channels * vectors * vector * 4 <= COLUMN_BYTES
-        share = (EFFICIENCY if vectors == 2 else SINGLE_EFFICIENCY) * (1 if cached else UNCACHED)
-        work = _tile_cost(channels, part, share, TRANSFORM)
+        cached = POSITIONS * channels * vectors * vector * 4 <= most
+        share = WINOGRAD_PRODUCTS if vectors == 2 else WINOGRAD_SINGLE
+        share *= 1 if cached else WINOGRAD_UNCACHED
+        work = _tile_cost(channels, part, share, WINOGRAD_TRANSFORM)
         return -(-blocks * parts // threads) * vectors * work
 
     choices = [(v, p) for v in (2, 1) for p in range(1, min(row_blocks, 2 * threads) + 1)]

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
+from runtime.cpu.calibration import WIDEST_WASTE
 from runtime.cpu.memory.layout import Shape, padded_batch
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
-
-# A halo may widen a row by no more than this share of it: else taps are unfolded.
-WIDEST_HALO = 0.25
-# Rows flow together, halos included, where vectors of each by itself take more than this for what
-# does not fill them.
-WIDEST_WASTE = 1.1
 
 
 def halos(

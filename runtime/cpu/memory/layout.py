@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from runtime.cpu.calibration import PADDED_BATCH
+
 Shape = tuple[int, ...]
 
 # Elements of a cache line of 64 bytes: planes begin on one.
 LINE = 16
-# A batch is padded to whole vectors where that wastes no more than this.
-PADDED_BATCH = 1.1
 
 
 def round_up(number: int, unit: int) -> int:
@@ -227,6 +227,20 @@ class Image:
     def is_plane(self) -> bool:
         """Whether its rows are lanes without gaps: vectors may run along its pixels."""
         return self.pixel == self.lanes and self.row % self.pixel == 0 and self.row >= self.pixel
+
+    def fields(self, offset: int) -> dict[str, int]:
+        """Return it as the kernels take it, beginning at an element of the arena."""
+        return {
+            "offset": offset,
+            "planes": self.channels,
+            "plane": self.plane,
+            "height": self.height,
+            "width": self.width,
+            "row": self.row,
+            "pixel": self.pixel,
+            "lanes": self.lanes,
+            "halo": self.halo,
+        }
 
     @property
     def view(self) -> View:

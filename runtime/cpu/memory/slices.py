@@ -10,19 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from runtime.cpu.calibration import LEAST_PIXELS, LEAST_SLICES, LEAST_VECTORS, MOST_WEIGHTS
 from runtime.cpu.machine import Machine
 from runtime.cpu.memory.layout import LINE, Shape
 from runtime.plan import steps as s
 from runtime.plan.plan import Plan
-
-# Slices of a batch that are worth joining again: narrower pixels do not leave the cache.
-LEAST_SLICES = 4
-# Pixels of a map from which its pixels need not be wide: rows of them fill the kernels.
-LEAST_PIXELS = 64
-# Vectors of a map that each thread needs: with fewer they would wait for each other.
-LEAST_VECTORS = 16
-# Bytes of a layer's weights, at most: every slice reads them again.
-MOST_WEIGHTS = 4 << 20
 
 
 class Slices(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cpu.memory.layout import Image
-from runtime.plan.steps import Convolution
+from runtime.plan.steps import Convolution, Pool
 
 Int64 = NDArray[np.int64]
 
@@ -33,6 +33,16 @@ class Window:
     def taps(self) -> int:
         """How many there are."""
         return self.kernel[0] * self.kernel[1]
+
+    @property
+    def fields(self) -> dict[str, tuple[int, int]]:
+        """It as the kernels take it."""
+        return {
+            "kernel": self.kernel,
+            "strides": self.strides,
+            "dilations": self.dilations,
+            "pads": self.pads,
+        }
 
     def reach(self, before: int, after: int) -> int:
         """Return how many pixels beyond a side taps reach, from widths of image and output."""
@@ -60,8 +70,8 @@ class Window:
         return (self.tap_offsets(x)[:, None] + planes).ravel()
 
 
-def window_of(step: Convolution) -> Window:
-    """Return the window of a convolution."""
+def window_of(step: Convolution | Pool) -> Window:
+    """Return the window of a convolution or a pool."""
     return Window(step.kernel, step.strides, step.dilations, (step.pads[0], step.pads[1]))
 
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from masktools.checkpoint import Residual, SparseWeight
 from runtime.cpu.weights.nonzeros import pack_rows
 from runtime.cpu.weights.row_groups import (
-    FIRST,
-    LAST,
     WEIGHT_PADDING,
     Int32,
     Int64,
@@ -19,6 +17,7 @@ from runtime.cpu.weights.row_groups import (
     Scheme,
     Shape,
     ends_of,
+    group_flags,
     line_aligned,
     narrow_columns,
     stable_order,
@@ -39,7 +38,7 @@ def pack_blocks(weight: SparseWeight, shape: Shape, scheme: Scheme) -> Packed:
     if not len(alone):
         return packed
     rows = pack_rows(weight.residual or _nothing(shape), shape, 0)
-    last = np.where(block_of[alone] >= 0, LAST, FIRST | LAST).astype(np.int32)
+    last = group_flags(block_of[alone] < 0, np.ones(len(alone), np.bool_))
     # A row of no block is parted from all others; such rows come last.
     own = np.where(block_of[alone] >= 0, block_of[alone], shape.rows + np.arange(len(alone)))
     return _merged(packed, component, _chosen(rows, alone, last), own)
@@ -70,7 +69,7 @@ def _block_groups(
             values = values[:, orders[list_starts[number] : list_starts[number + 1]]]
         left[block.rows] -= 1
         open_ = (left[block.rows] > 0) | (kept[block.rows] > 0)
-        state = np.where(begun[block.rows], 0, FIRST) | np.where(open_, 0, LAST)
+        state = group_flags(~begun[block.rows], ~open_)
         begun[block.rows] = True
         for part in _parts(state, scheme):
             size = len(part) * width

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from masktools.checkpoint import Residual, SparseWeight
 from runtime.cpu.weights.row_groups import (
-    FIRST,
-    LAST,
     Float32,
     Int64,
     Packed,
     Shape,
+    group_flags,
     narrow_columns,
     stable_order,
     starts_of,
@@ -44,9 +43,7 @@ def pack_rows(stored: Residual, shape: Shape, panel: int) -> Packed:
     per_group = counts.reshape(-1, shape.taps)
     number = len(per_group)
     rows = np.tile(np.arange(shape.rows, dtype=np.int32), panels)
-    flags = np.zeros((panels, shape.rows), np.int32)
-    flags[0] |= FIRST
-    flags[-1] |= LAST
+    of_panel = np.repeat(np.arange(panels), shape.rows)
     taps = np.zeros((number, shape.taps + 1), np.int32)
     np.cumsum(per_group, axis=1, out=taps[:, 1:])
     starts = starts_of(per_group.sum(axis=1))[:-1]
@@ -59,7 +56,7 @@ def pack_rows(stored: Residual, shape: Shape, panel: int) -> Packed:
         tap_starts=taps,
         weights=weights,
         weight_starts=starts,
-        flags=flags.ravel(),
+        flags=group_flags(of_panel == 0, of_panel == panels - 1),
         part_ends=np.arange(1, number + 1) if panels == 1 else ends[-1:],
         panel_ends=ends,
     )

@@ -8,13 +8,12 @@ from masktools.checkpoint import SparseWeight
 from runtime.cpu.weights.blocks import pack_blocks
 from runtime.cpu.weights.nonzeros import compressed, pack_rows
 from runtime.cpu.weights.row_groups import (
-    FIRST,
-    LAST,
     WEIGHT_PADDING,
     Int64,
     Packed,
     Scheme,
     Shape,
+    group_flags,
     line_aligned,
     narrow_columns,
     starts_of,
@@ -77,7 +76,7 @@ def _dense(weight: Weight, shape: Shape, scheme: Scheme) -> Packed:
         tap_starts=np.broadcast_to(taps, (number, len(taps))).copy(),
         weights=weights,
         weight_starts=row_starts[:-1] * width,
-        flags=np.full(number, FIRST | LAST, np.int32),
+        flags=group_flags(np.ones(number, np.bool_), np.ones(number, np.bool_)),
         part_ends=np.arange(1, number + 1),
         panel_ends=np.array([number]),
     )

@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cpu import native
 from runtime.plan.steps import Weight
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
-FIRST, LAST = 1, 2
 LARGEST_HEIGHT = 8
 # Entries behind the last weight: rows as lanes are loaded in whole vectors.
 WEIGHT_PADDING = 16
@@ -83,7 +83,7 @@ class Packed:
         Of each group, columns x rows; or its tiles of bfloat16 (`runtime.cpu.kernels.bfloat16`).
     weight_starts : ndarray of int64, shape (groups,)
     flags : ndarray of int32, shape (groups,)
-        FIRST where the group begins its rows, LAST where it ends them.
+        `group_flags`: which groups begin their rows, and which end them.
     part_ends : ndarray of int64
         Groups before which no row has all of its groups on one side: where work may be parted.
     panel_ends : ndarray of int64
@@ -203,3 +203,15 @@ def narrow_columns(columns: NDArray[Any], shape: Shape) -> NDArray[Any]:
     """Return columns in as few bytes as hold them: they are kept beside their offsets."""
     small = shape.channels * shape.taps <= 1 << 16
     return columns.astype(np.uint16 if small else np.int32)
+
+
+def group_flags(begins: NDArray[np.bool_], ends: NDArray[np.bool_]) -> Int32:
+    """Return the flags of groups, as the kernels number them.
+
+    Parameters
+    ----------
+    begins, ends : ndarray of bool, shape (groups,)
+        Which groups are the first of their rows, and which are the last.
+    """
+    flags = native.numbers("flags")
+    return (begins * flags["first"] | ends * flags["last"]).astype(np.int32)

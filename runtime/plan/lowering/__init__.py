@@ -1,4 +1,4 @@
-"""Nodes to steps: a file for each family of operators, a row for each operator."""
+"""Lower nodes to steps: a file for each family of operators, a row for each operator."""
 
 from runtime.plan.lowering.table import LOWERING, lower
 

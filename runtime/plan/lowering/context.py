@@ -1,4 +1,4 @@
-"""What turning nodes into steps needs to know: constants, shapes, attributes by their type."""
+"""Constants, weights and shapes of values, for the functions that lower one node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shape = tuple[int | None, ...]
 
 
 class Context:
-    """What turning a node into steps needs to know.
+    """Constants, weights and shapes of values, for the functions that lower one node.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Functions of one number, arithmetic, BatchNormalization and Softmax to steps."""
+"""Lower functions of one number, arithmetic, BatchNormalization and Softmax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conv and Gemm, the operators with weights, to steps."""
+"""Lower Conv and Gemm, the operators with weights, to steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that choose, repeat or order numbers, to steps."""
+"""Lower operators that choose, repeat or order numbers."""
 
 from __future__ import annotations
 

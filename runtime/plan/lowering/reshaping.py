@@ -1,4 +1,4 @@
-"""Operators that give the same numbers another shape, to steps."""
+"""Lower operators that give the same numbers another shape."""
 
 from __future__ import annotations
 

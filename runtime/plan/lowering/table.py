@@ -1,4 +1,4 @@
-"""Nodes of a checkpoint's graph to steps, one node at a time."""
+"""Lower each node of a graph to steps, by a table of all operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools and means over the image to steps."""
+"""Lower pools and means over the image to steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sides(begins: tuple[int, ...], ends: tuple[int, ...]) -> tuple[int, int, int
 
 
 def window_steps(node: Node, name: str) -> tuple[int, ...]:
-    """Return strides or dilations; those that leave every image at once, as one that does so."""
+    """Return strides or dilations, at most `LARGEST_STEP`, which already leaves every image."""
     return tuple(min(step, LARGEST_STEP) for step in ints(node, name))
 
 

@@ -17,6 +17,7 @@ from paths import GOLDEN, ROOT
 from masktools.checkpoint import Checkpoint, Residual, SparseWeight, read, write
 from masktools.errors import FormatError, GraphError, MaskError
 from masktools.layout import BlockLayout, DenseBlock
+from masktools.network.graph import Graph, Node, Value
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -40,6 +41,15 @@ def equal(one: Any, other: Any) -> bool:
         and np.array_equal(one[k], other[k])
         for k in one
     )
+
+
+@pytest.mark.parametrize(("op", "version"), [("Relu", 1), ("Softplus", 2)])
+def test_a_file_is_of_the_lowest_version_that_holds_the_network(op, version, tmp_path):
+    values = (Value("x", (None, 3)),), (Value("y", (None, 3)),)
+    network = Checkpoint(Graph(*values, (Node("n", op, ("x",), ("y",)),)))
+    write(tmp_path / "net", network)
+    assert f'"version\\":{version}}}'.encode() in (tmp_path / "net").read_bytes()
+    assert same(read(tmp_path / "net"), network)
 
 
 # --- golden bytes ------------------------------------------------------------------------------

@@ -183,7 +183,12 @@ HOSTILE = {
     "nodes a string": (lambda t, h: h["graph"].update(nodes="fc"), "nodes must be a list"),
     "graph null": (lambda t, h: h.update(graph=None), "graph must have the keys"),
     # section 2: metadata
-    "newer version": (lambda t, h: h.update(version=2), "version 2, but this reader knows 1"),
+    "newer version": (lambda t, h: h.update(version=3), "version 3, but this reader knows 1 to 2"),
+    "version 0": (lambda t, h: h.update(version=0), "version 0, but this reader knows 1 to 2"),
+    "newer operator": (
+        node(op="Softplus", inputs=["x"], attributes={}),
+        r"node 'fc' \(Softplus\): the operator came with version 2, but the file is of version 1",
+    ),
     "version true": (lambda t, h: h.update(version=True), "version True"),
     "another format": (lambda t, h: h.update(format="onnx"), "format is not 'masktools'"),
     "unknown key": (lambda t, h: h.update(extra=1), "metadata must have the keys"),

@@ -1,15 +1,101 @@
 # ruff: noqa: RUF001 - the multiplication sign is meant
-"""Tables for the terminal: what they say, and how wide they are."""
+"""Tables fit a terminal of 80 columns, and none of their figures is cut."""
 
 from __future__ import annotations
 
-import io
+import re
+import sys
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
+import pytest
+from paths import ROOT
 from rich.console import Console
 
-from masktools.cli.tables import conversion_table
-from masktools.conversion.report import LayerReport, Report, total
+from masktools.checkpoint.inventory import StoredLayer
+from masktools.cli import tables
+from masktools.conversion.report import Figures, LayerReport, Report, total
+from masktools.importers.load import LayerSummary, MaskFile
+
+WIDTH = 80
+NAMES = ("block1.conv1", "block2.project.0", "features.denseblock4.denselayer16.conv2.weight")
+SHAPE = (2048, 2048, 3, 3)
+SIZE = 2048 * 2048 * 9
+# Of the largest networks that are pruned, with a figure in every place.
+FIGURES = {
+    "weights": SIZE, "kept": SIZE // 8, "stored": SIZE // 8, "fill": 1, "residual": 1,
+    "saliency": 3.0, "saliency_stored": 2.0, "multiplications": 10**12,
+    "multiplications_kept": 10**11, "multiplications_stored": 10**11, "blocks": 12345,
+    "seconds": 1.0,
+}  # fmt: skip
+
+
+def shown(table, width=WIDTH):
+    """Return the lines that a terminal of a width shows."""
+    console = Console(width=width, force_terminal=False, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().splitlines()
+
+
+def converted():
+    layers = [
+        LayerReport(layer=name, shape=SHAPE, rows=2048, columns=2048 * 9, groups=1, **FIGURES)
+        for name in NAMES
+    ]
+    return tables.conversion_table(
+        Report(tuple(layers), converted=Figures(**FIGURES), total=Figures(**FIGURES))
+    )
+
+
+def masks():
+    layers = tuple(LayerSummary(name, SHAPE, SIZE // 8, 0.125) for name in NAMES)
+    return tables.masks_table(MaskFile("a.pt", "zip", "tool", layers, (), (), ""))
+
+
+def checkpoint():
+    figures = {"groups": 1, "blocks": 12345, "residual": 1234567, "stored": SIZE // 8}
+    multiplications = {"multiplications": 10**9, "multiplications_stored": 10**9 // 8}
+    return tables.checkpoint_table(
+        [
+            StoredLayer(name, SHAPE, size=SIZE, dtype="float32", **figures, **multiplications)
+            for name in NAMES
+        ]
+    )
+
+
+def demo(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "digits"))
+    module = import_module("demo")
+    row = {"checkpoint": Path("a"), "accuracy": 1.0, "stored": 12345678, "multiplications": 10**9}
+    titles = ("dense", "ticket, unchanged", "its blocks, retrained")
+    rows = [module.Row(title, seconds=9.8765, **row) for title in titles]
+    del sys.modules["demo"]
+    return module.results(rows, "360 test images, backend 'reference'")
+
+
+@pytest.mark.parametrize("kind", ["converted", "masks", "checkpoint", "demo"])
+def test_a_table_fits_80_columns_and_cuts_nothing(kind, monkeypatch):
+    made = {"converted": converted, "masks": masks, "checkpoint": checkpoint}
+    table = made[kind]() if kind in made else demo(monkeypatch)
+    lines = shown(table)
+    assert max(map(len, lines)) <= WIDTH
+    assert not any("…" in line for line in lines)
+    for column in table.columns[1:]:
+        for cell in filter(None, [*str(column.header).split("\n"), *map(str, column.cells)]):
+            assert any(cell in line for line in lines), cell
+    # Names are whole too, though perhaps on several lines.
+    first = "".join(re.split(r" {2,}|(?<!all) (?=\d)", line)[0] for line in lines)
+    for cell in table.columns[0].cells:
+        assert str(cell) in first
+
+
+@pytest.mark.parametrize("make", [converted, masks, checkpoint])
+def test_a_name_takes_one_line_where_it_fits(make):
+    lines = shown(make(), width=160)
+    assert sum(line.startswith(NAMES[2]) for line in lines) == 1
+
 
 LAYER = LayerReport(
     layer="block2.project.0",
@@ -33,20 +119,14 @@ LAYER = LayerReport(
 DENSE = replace(LAYER, layer="stem", stored=2**21, dense_because="the first layer")
 
 
-def shown(report, width):
-    console = Console(width=width, file=io.StringIO())
-    console.print(conversion_table(report))
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
-
-
-def report_of(*layers, by="weights"):
+def conversion_lines(*layers, by="weights"):
     converted = total(row for row in layers if not row.dense_because)
-    return Report(layers, converted, total(layers), {"by": by})
+    return shown(tables.conversion_table(Report(layers, converted, total(layers), {"by": by})))
 
 
 def test_a_line_shows_the_figures_of_a_layer():
     half = replace(LAYER, layer="half", stored=2**18, multiplications_stored=2**19)
-    lines = [line.split() for line in shown(report_of(LAYER, half, DENSE), 80)]
+    lines = [line.split() for line in conversion_lines(LAYER, half, DENSE)]
     figures = ["1,234", "0.500→0.250", "0.750", "66.7%", "0.500→0.375"]
     assert ["block2.project.0", "512", "×", "4608", *figures] in lines
     figures = ["1,234", "0.500→0.125", "0.750", "33.3%", "0.500→0.125"]
@@ -57,10 +137,5 @@ def test_a_line_shows_the_figures_of_a_layer():
 
 def test_shares_of_the_budget_are_counted_as_the_budget_was():
     half = replace(LAYER, layer="half", stored=2**18)
-    lines = shown(report_of(LAYER, half, by="multiplications"), 80)
+    lines = conversion_lines(LAYER, half, by="multiplications")
     assert sum("50.0%" in line.split() for line in lines) == 2
-
-
-def test_a_conversion_fits_a_terminal_of_80_columns():
-    lines = shown(report_of(LAYER, DENSE), 200)
-    assert max(map(len, lines)) <= 80

@@ -266,8 +266,9 @@ def test_nothing_to_do_changes_nothing():
 
 
 ACTIVATIONS = (
-    ("Relu", {}), ("Sigmoid", {}), ("HardSwish", {}), ("Clip", {"min": 0.2, "max": 0.6}),
-    ("LeakyRelu", {"alpha": 0.25}), ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), ("Identity", {}),
+    ("Relu", {}), ("Sigmoid", {}), ("HardSwish", {}), ("Softplus", {}), ("Identity", {}),
+    ("Clip", {"min": 0.2, "max": 0.6}), ("LeakyRelu", {"alpha": 0.25}),
+    ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}),
 )  # fmt: skip
 
 

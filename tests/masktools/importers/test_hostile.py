@@ -241,7 +241,7 @@ def test_empty_and_foreign_files(tmp_path):
 
 
 def test_onnx_is_told_from_other_bytes(tmp_path):
-    (tmp_path / "a.onnx").write_bytes(b"\x08\x01")
+    (tmp_path / "a.onnx").write_bytes(b"\x08\x07")
     with pytest.raises(FormatError, match="neither a known container"):
         load_masks(tmp_path / "a.onnx")
     buffer = io.BytesIO()

@@ -190,6 +190,7 @@ def test_batch_normalization(shape):
         ("Relu", {}),
         ("Sigmoid", {}),
         ("HardSwish", {}),
+        ("Softplus", {}),
         ("Identity", {}),
         ("LeakyRelu", {"alpha": 0.2}),
         ("LeakyRelu", {"alpha": -1.5}),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from cpu_native import NO_ACTIVATION, Layouts, View, assert_written, executed, module, variants
+from cpu_native import Layouts, View, activation, assert_written, executed, module, variants
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import reference
+from runtime.cpu.memory.window import Window, window_of
 from runtime.plan import steps as s
 
 EPS = float(np.finfo(np.float32).eps)
@@ -30,7 +32,7 @@ def test_copies_between_any_two_layouts(variant, shape, seed, threads):
     layouts = Layouts(seed)
     x, y = layouts.add(*shape), layouts.add(*shape)
     arena = layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.copy(0, x, y), threads)
+    out = executed(module(variant), arena, lambda p: p.copy(0, x=x, y=y), threads)
     assert_written(out, arena, y, x.of(arena))
 
 
@@ -40,7 +42,7 @@ def test_copies_of_many_items(variant, shape, order):
     layouts = Layouts(0)
     x, y = layouts.add(*shape, order=(0, 1, 2)), layouts.add(*shape, order=order)
     arena = layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.copy(0, x, y), 3)
+    out = executed(module(variant), arena, lambda p: p.copy(0, x=x, y=y), 3)
     assert_written(out, arena, y, x.of(arena))
 
 
@@ -50,8 +52,8 @@ def test_inputs_and_outputs_in_any_layout(variant, shape):
         layouts = Layouts(1)
         view = layouts.add(*shape, order=order)
         program = module(variant).Program(layouts.elements + 1, 2)
-        program.copy_in(-1, 0, view)
-        program.copy_out(-1, view, 0)
+        program.copy_in(-1, index=0, y=view)
+        program.copy_out(-1, x=view, index=0)
         x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         x = np.asarray(x, np.float32)
         out = np.empty(shape, np.float32)
@@ -64,7 +66,7 @@ def test_fills_any_layout(variant, shape, seed, threads):
     layouts = Layouts(seed)
     y = layouts.add(*shape)
     arena = layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.fill(0, y, 2.5), threads)
+    out = executed(module(variant), arena, lambda p: p.fill(0, y=y, value=2.5), threads)
     assert_written(out, arena, y, np.full(shape, 2.5))
 
 
@@ -80,7 +82,10 @@ def test_gathers_along_any_axes(variant, shape, seed, threads, data):
     x, y = layouts.add(*shape), layouts.add(*out_shape)
     arena = layouts.arena()
     out = executed(
-        module(variant), arena, lambda p: p.gather(0, x, y, axes, indices, -7.0), threads
+        module(variant),
+        arena,
+        lambda p: p.gather(0, x=x, y=y, axes=axes, indices=indices, fill=-7.0),
+        threads,
     )
     expected = x.of(arena).copy()
     for axis, chosen in zip(axes, indices, strict=True):
@@ -114,7 +119,10 @@ def test_arithmetic_broadcasts_as_numpy(variant, op, shape, seed, threads, data)
         at = data.draw(st.integers(0, 1))
         operands[at] = values[at] = np.ascontiguousarray(values[at]).reshape(operands[at].shape)
     out = executed(
-        module(variant), arena, lambda p: p.elementwise(0, op, operands, y, NO_ACTIVATION), threads
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op=op, operands=operands, y=y, activation=None),
+        threads,
     )
     with np.errstate(all="ignore"):
         expected = reference._ARITHMETIC[op](*values)
@@ -129,12 +137,13 @@ ACTIVATIONS = [
     s.Activation("Sigmoid"),
     s.Activation("HardSigmoid", 0.2, 0.5),
     s.Activation("HardSwish"),
+    s.Activation("Softplus"),
 ]
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("given", ACTIVATIONS, ids=str)
 @pytest.mark.parametrize("gap", [0, 1])
-def test_activations(variant, activation, gap):
+def test_activations(variant, given, gap):
     x = np.concatenate(
         [
             np.linspace(-120, 120, 4001),
@@ -145,11 +154,15 @@ def test_activations(variant, activation, gap):
     y = View(x.size * stride, x.shape, (stride,))
     arena = np.full(2 * x.size * stride, 5.0, np.float32)
     View(0, x.shape, (stride,)).of(arena)[...] = x
-    given = (activation.op, activation.alpha, activation.beta)
+    fields = asdict(given)
     view = View(0, x.shape, (stride,))
-    out = executed(module(variant), arena, lambda p: p.elementwise(0, "Identity", [view], y, given))
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op="Identity", operands=[view], y=y, activation=fields),
+    )
     with np.errstate(all="ignore"):
-        expected = reference._activated(activation, x)
+        expected = reference._activated(given, x)
     assert_written(out, arena, y, expected, tolerance=4 * EPS)
 
 
@@ -158,7 +171,9 @@ def test_operations_in_place(variant):
     x = layouts.add(40, 300)
     arena = layouts.arena()
     out = executed(
-        module(variant), arena, lambda p: p.elementwise(0, "Add", [x, x], x, ("Relu", 0, 0))
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op="Add", operands=[x, x], y=x, activation=activation("Relu")),
     )
     assert_written(out, arena, x, np.maximum(2 * x.of(arena), 0))
 
@@ -172,7 +187,11 @@ def test_scale_and_shift_along_axis_1(variant, given, order):
     random = np.random.default_rng(0)
     scale, shift = (random.standard_normal(19).astype(np.float32) if g else None for g in given)
     out = executed(
-        module(variant), arena, lambda p: p.scale_shift(0, x, scale, shift, y, ("Relu", 0, 0))
+        module(variant),
+        arena,
+        lambda p: p.scale_shift(
+            0, x=x, scale=scale, shift=shift, y=y, activation=activation("Relu")
+        ),
     )
     expected = x.of(arena).astype(np.float64)
     if scale is not None:
@@ -228,7 +247,13 @@ def test_pools(variant, pool, order, seed, threads):
         module(variant),
         arena,
         lambda p: p.pool(
-            0, step.op, x, y, step.kernel, step.strides, step.dilations, step.pads, step.counted
+            0,
+            op=step.op,
+            x=x,
+            y=y,
+            window=window_of(step).fields,
+            pads_after=step.pads[2:],
+            counted=step.counted,
         ),
         threads,
     )
@@ -253,7 +278,7 @@ def test_means(variant, shape, rank, seed, threads):
     layouts = Layouts(seed)
     x, y = layouts.add(*shape), layouts.add(*shape[:2], *(1,) * (rank - 2))
     arena = layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.mean(0, x, y), threads)
+    out = executed(module(variant), arena, lambda p: p.mean(0, x=x, y=y), threads)
     expected = x.of(arena).astype(np.float64).mean(axis=tuple(range(2, rank)), keepdims=True)
     assert_written(out, arena, y, expected, tolerance=80 * EPS)
 
@@ -264,7 +289,7 @@ def test_softmax_along_any_axis(variant, shape, seed, threads, data):
     layouts = Layouts(seed)
     x, y = layouts.add(*shape), layouts.add(*shape)
     arena = 10 * layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.softmax(0, x, y, axis), threads)
+    out = executed(module(variant), arena, lambda p: p.softmax(0, x=x, y=y, axis=axis), threads)
     powers = np.exp(x.of(arena).astype(np.float64) - x.of(arena).max(axis=axis, keepdims=True))
     assert_written(out, arena, y, powers / powers.sum(axis=axis, keepdims=True), 40 * EPS)
 
@@ -275,7 +300,7 @@ def test_softmax_of_a_nan_is_nan_and_of_others_is_not(variant, axis):
     x = layouts.add(40, 41, order=(0, 1), gap=0)
     arena = layouts.arena()
     x.of(arena)[3, 5] = np.nan
-    out = x.of(executed(module(variant), arena, lambda p: p.softmax(0, x, x, axis)))
+    out = x.of(executed(module(variant), arena, lambda p: p.softmax(0, x=x, y=x, axis=axis)))
     along = [3, 5][1 - axis]
     assert np.isnan(np.take(out, along, axis=1 - axis)).all()
     assert np.isfinite(np.delete(out, along, axis=1 - axis)).all()
@@ -298,7 +323,9 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
     out = executed(
         module(variant),
         arena,
-        lambda p: p.elementwise(0, "Add", [x, x], y, ("HardSwish", 0, 0)),
+        lambda p: p.elementwise(
+            0, op="Add", operands=[x, x], y=y, activation=activation("HardSwish")
+        ),
         dtype="bfloat16",
     )
     kept = rounded(arena)
@@ -313,17 +340,20 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
 def test_bfloat16_operations_agree_with_float32(variant, kind):
     def add(p):
         if kind == "copy":
-            p.copy(0, x, y)
+            p.copy(0, x=x, y=y)
         elif kind == "gather":
-            p.gather(0, x, y, [1], [np.arange(6, -1, -1, dtype=np.int32)], 0.0)
+            backwards = np.arange(6, -1, -1, dtype=np.int32)
+            p.gather(0, x=x, y=y, axes=[1], indices=[backwards], fill=0.0)
         elif kind == "fill":
-            p.fill(0, y, 0.5)
+            p.fill(0, y=y, value=0.5)
         elif kind == "pool":
-            p.pool(0, "AveragePool", x, y, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), (0, 0, 0, 0))
+            taps = Window((3, 3), pads=(1, 1)).fields
+            around = {"pads_after": (1, 1), "counted": (0,) * 4}
+            p.pool(0, op="AveragePool", x=x, y=y, window=taps, **around)
         elif kind == "mean":
-            p.mean(0, x, View(y.offset, (5, 7, 1, 1), y.strides))
+            p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides))
         else:
-            p.softmax(0, x, y, 1)
+            p.softmax(0, x=x, y=y, axis=1)
 
     layouts = Layouts(4)
     x, y = layouts.add(5, 7, 9, 8), layouts.add(5, 7, 9, 8)

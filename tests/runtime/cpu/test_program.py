@@ -7,16 +7,39 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import cpu_interpreter
 import numpy as np
 import pytest
-from cpu_native import NO_ACTIVATION, module, variants
+from cpu_native import activation, image, module, variants
 from paths import ROOT, SUPPORT
 from programs import called, chain
+
+from runtime.cpu.kernels import bfloat16, grouped, winograd
+from runtime.cpu.kernels.items import cut
+from runtime.cpu.kernels.runs import plane_runs
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Form, View, as_image
+from runtime.cpu.memory.window import Window
+from runtime.cpu.weights import row_groups
+from runtime.cpu.weights.pack import pack
+from runtime.cpu.weights.row_groups import Scheme, shape_of
 
 pytestmark = pytest.mark.parametrize("variant", variants())
 
 WHOLE = (0, (16,), (1,))
 ROWS = (0, (2, 8), (8, 1))
+TAPS = ("kernel", "strides", "dilations", "pads")
+
+
+def groups(vector):
+    """Return the fields of a layer of one row, one column and one run, as groups."""
+    weight = np.ones((1, 1), np.float32)
+    y = as_image(View.of_form(0, Form(1, 1, 2, 2, 1), (1, 1, 2, 2)))
+    packed = pack(weight, Scheme("dense"), shape_of(weight))
+    made = cut(packed, plane_runs(y, y, Window((1, 1)), vector), Machine(vector, 1), 1)
+    arrays = grouped.layer_arrays(packed, made, np.zeros(1, np.int64), np.empty(0, np.float32))
+    how = {"scale": 1.0, "tile_vectors": 1, "prefetch": 0, "parts_first": False}
+    return {**arrays, "activation": None, **how}
 
 
 @pytest.fixture
@@ -41,23 +64,26 @@ BAD_VIEWS = {
 @pytest.mark.parametrize("case", BAD_VIEWS)
 def test_no_operation_reads_or_writes_outside_the_arena(program, case):
     view, message = BAD_VIEWS[case]
-    pair = ((1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (0, 0, 0, 0))
+    pool = {"op": "MaxPool", "window": Window((1, 1)).fields, "pads_after": (0, 0)}
+    pool["counted"] = (0,) * 4
+    same = {"op": "Identity", "activation": None}
+    none = {"axes": [], "indices": [], "fill": 0.0}
     adds = {
-        "copy_in": lambda: program.copy_in(0, 0, view),
-        "copy_out": lambda: program.copy_out(0, view, 0),
-        "copy from": lambda: program.copy(0, view, WHOLE),
-        "copy to": lambda: program.copy(0, WHOLE, view),
-        "fill": lambda: program.fill(0, view, 0.0),
-        "gather from": lambda: program.gather(0, view, WHOLE, [], [], 0.0),
-        "gather to": lambda: program.gather(0, WHOLE, view, [], [], 0.0),
-        "operand": lambda: program.elementwise(0, "Identity", [view], WHOLE, NO_ACTIVATION),
-        "result": lambda: program.elementwise(0, "Identity", [WHOLE], view, NO_ACTIVATION),
-        "pool from": lambda: program.pool(0, "MaxPool", view, ROWS, *pair),
-        "pool to": lambda: program.pool(0, "MaxPool", ROWS, view, *pair),
-        "mean from": lambda: program.mean(0, view, ROWS),
-        "mean to": lambda: program.mean(0, ROWS, view),
-        "softmax from": lambda: program.softmax(0, view, WHOLE, 0),
-        "softmax to": lambda: program.softmax(0, WHOLE, view, 0),
+        "copy_in": lambda: program.copy_in(0, index=0, y=view),
+        "copy_out": lambda: program.copy_out(0, x=view, index=0),
+        "copy from": lambda: program.copy(0, x=view, y=WHOLE),
+        "copy to": lambda: program.copy(0, x=WHOLE, y=view),
+        "fill": lambda: program.fill(0, y=view, value=0.0),
+        "gather from": lambda: program.gather(0, x=view, y=WHOLE, **none),
+        "gather to": lambda: program.gather(0, x=WHOLE, y=view, **none),
+        "operand": lambda: program.elementwise(0, operands=[view], y=WHOLE, **same),
+        "result": lambda: program.elementwise(0, operands=[WHOLE], y=view, **same),
+        "pool from": lambda: program.pool(0, x=view, y=ROWS, **pool),
+        "pool to": lambda: program.pool(0, x=ROWS, y=view, **pool),
+        "mean from": lambda: program.mean(0, x=view, y=ROWS),
+        "mean to": lambda: program.mean(0, x=ROWS, y=view),
+        "softmax from": lambda: program.softmax(0, x=view, y=WHOLE, axis=0),
+        "softmax to": lambda: program.softmax(0, x=WHOLE, y=view, axis=0),
     }
     for add in adds.values():
         with pytest.raises(ValueError, match=message):
@@ -67,27 +93,28 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
 def test_results_must_be_distinct_elements(program):
     for view in [(0, (2, 2), (1, 1)), (0, (3,), (0,)), (0, (3, 4), (3, 1)), (8, (2, 2), (1, -1))]:
         with pytest.raises(ValueError, match="several indices mean one element"):
-            program.fill(0, view, 0.0)
-    program.fill(0, (0, (3, 4), (4, 1)), 0.0)
-    program.fill(0, (0, (4, 2), (1, 4)), 0.0)
-    program.fill(0, (15, (2, 8), (-8, -1)), 0.0)
+            program.fill(0, y=view, value=0.0)
+    program.fill(0, y=(0, (3, 4), (4, 1)), value=0.0)
+    program.fill(0, y=(0, (4, 2), (1, 4)), value=0.0)
+    program.fill(0, y=(15, (2, 8), (-8, -1)), value=0.0)
 
 
 def test_shapes_must_fit(program):
     with pytest.raises(ValueError, match=r"shapes \(16\) and \(2, 8\) differ"):
-        program.copy(0, WHOLE, ROWS)
+        program.copy(0, x=WHOLE, y=ROWS)
     with pytest.raises(ValueError, match=r"\(16\) does not fit \(2, 8\)"):
-        program.elementwise(0, "Add", [ROWS, WHOLE], ROWS, NO_ACTIVATION)
+        program.elementwise(0, op="Add", operands=[ROWS, WHOLE], y=ROWS, activation=None)
     with pytest.raises(ValueError, match="more axes"):
-        program.elementwise(0, "Add", [ROWS, WHOLE], WHOLE, NO_ACTIVATION)
+        program.elementwise(0, op="Add", operands=[ROWS, WHOLE], y=WHOLE, activation=None)
     with pytest.raises(ValueError, match="wrong number of operands"):
-        program.elementwise(0, "Add", [ROWS], ROWS, NO_ACTIVATION)
+        program.elementwise(0, op="Add", operands=[ROWS], y=ROWS, activation=None)
+    three = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="does not fit"):
-        program.scale_shift(0, ROWS, np.zeros(3, np.float32), None, ROWS, NO_ACTIVATION)
+        program.scale_shift(0, x=ROWS, scale=three, shift=None, y=ROWS, activation=None)
     with pytest.raises(ValueError, match="N, C"):
-        program.mean(0, WHOLE, WHOLE)
+        program.mean(0, x=WHOLE, y=WHOLE)
     with pytest.raises(ValueError, match="impossible axis"):
-        program.softmax(0, ROWS, ROWS, 2)
+        program.softmax(0, x=ROWS, y=ROWS, axis=2)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +131,9 @@ def test_shapes_must_fit(program):
 )
 def test_gather_checks_every_index(program, axes, indices, message):
     chosen = [np.array(i, np.int32) for i in indices]
+    y = (0, (2, 2), (2, 1))
     with pytest.raises(ValueError, match=message):
-        program.gather(0, ROWS, (0, (2, 2), (2, 1)), axes, chosen, 0.0)
+        program.gather(0, x=ROWS, y=y, axes=axes, indices=chosen, fill=0.0)
 
 
 @pytest.mark.parametrize(
@@ -114,33 +142,38 @@ def test_gather_checks_every_index(program, axes, indices, message):
         ("kernel", (0, 1)),
         ("strides", (1, 0)),
         ("dilations", (-1, 1)),
-        ("pads", (0, -1, 0, 0)),
+        ("pads", (0, -1)),
+        ("pads_after", (0, -1)),
         ("counted", (0, 0, 0, 1 << 40)),
     ],
 )
 def test_impossible_windows_are_refused(program, member, value):
-    window = {"kernel": (1, 1), "strides": (1, 1), "dilations": (1, 1), "pads": (0,) * 4}
-    window = {**window, "counted": (0,) * 4, member: value}
+    around = {"pads_after": (0, 0), "counted": (0,) * 4}
     with pytest.raises(ValueError, match="impossible window"):
         program.pool(
             0,
-            "MaxPool",
-            (0, (1, 1, 4, 4), (16, 16, 4, 1)),
-            (0, (1,) * 4, (1,) * 4),
-            *window.values(),
+            op="MaxPool",
+            x=(0, (1, 1, 4, 4), (16, 16, 4, 1)),
+            y=(0, (1,) * 4, (1,) * 4),
+            window={**Window((1, 1)).fields, **({member: value} if member in TAPS else {})},
+            **{**around, **({} if member in TAPS else {member: value})},
         )
 
 
 def test_unknown_names_and_kinds_are_refused(variant, program):
     native = module(variant)
-    with pytest.raises(ValueError, match="no elementwise operation 'Pow'"):
-        program.elementwise(0, "Pow", [WHOLE, WHOLE], WHOLE, NO_ACTIVATION)
-    with pytest.raises(ValueError, match="no activation 'Tanh'"):
-        program.elementwise(0, "Identity", [WHOLE], WHOLE, ("Tanh", 0, 0))
-    with pytest.raises(ValueError, match="no pool 'LpPool'"):
-        program.pool(0, "LpPool", ROWS, ROWS, (1, 1), (1, 1), (1, 1), (0,) * 4, (0,) * 4)
+    with pytest.raises(ValueError, match="elementwise: op: there is no 'Pow'"):
+        program.elementwise(0, op="Pow", operands=[WHOLE, WHOLE], y=WHOLE, activation=None)
+    tanh = activation("Tanh")
+    with pytest.raises(ValueError, match="elementwise: activation: op: there is no 'Tanh'"):
+        program.elementwise(0, op="Identity", operands=[WHOLE], y=WHOLE, activation=tanh)
+    taps = Window((1, 1)).fields
+    around = {"pads_after": (0, 0), "counted": (0,) * 4}
+    with pytest.raises(ValueError, match="pool: op: there is no 'LpPool'"):
+        program.pool(0, op="LpPool", x=ROWS, y=ROWS, window=taps, **around)
+    wide = np.zeros(16)
     with pytest.raises(TypeError, match="constant: expected a C-contiguous array of float32"):
-        program.elementwise(0, "Add", [WHOLE, np.zeros(16)], WHOLE, NO_ACTIVATION)
+        program.elementwise(0, op="Add", operands=[WHOLE, wide], y=WHOLE, activation=None)
     with pytest.raises(ValueError, match="expected dtype"):
         native.Program(16, 1, "float64")
     with pytest.raises(ValueError, match="impossible size"):
@@ -149,14 +182,80 @@ def test_unknown_names_and_kinds_are_refused(variant, program):
         with pytest.raises(ValueError, match="threads"):
             native.Program(16, threads)
     with pytest.raises(ValueError, match="no step has the index -2"):
-        program.fill(-2, WHOLE, 0.0)
+        program.fill(-2, y=WHOLE, value=0.0)
+
+
+VIEW = (0, (1, 1, 2, 2), (4, 4, 2, 1))
+LAYER = {"x": image(0, 1, 4, (2, 2), 1, 2, 0), "y": image(4, 1, 4, (2, 2), 1, 2, 0), "skip": None}
+ROW = {"bias": np.empty(0, np.float32), "activation": None, "window": Window((1, 1)).fields}
+METHODS = {
+    "copy_in": {"index": 0, "y": VIEW},
+    "copy_out": {"x": VIEW, "index": 0},
+    "copy": {"x": VIEW, "y": VIEW},
+    "fill": {"y": VIEW, "value": 0.0},
+    "gather": {"x": VIEW, "y": VIEW, "axes": [], "indices": [], "fill": 0.0},
+    "elementwise": {"op": "Identity", "operands": [VIEW], "y": VIEW, "activation": None},
+    "scale_shift": {"x": VIEW, "scale": None, "shift": None, "y": VIEW, "activation": None},
+    "pool": {"op": "MaxPool", "x": VIEW, "y": VIEW, "window": Window((1, 1)).fields,
+             "pads_after": (0, 0), "counted": (0,) * 4},
+    "mean": {"x": VIEW, "y": (4, (1, 1, 1, 1), (1, 1, 1, 1))},
+    "softmax": {"x": VIEW, "y": VIEW, "axis": 0},
+    "unfold": {"x": LAYER["x"], "y": LAYER["y"], "origins": np.zeros((1, 3), np.int64),
+               "strides": (1, 1), "rows": 2},
+    "depthwise": {**LAYER, **ROW, "weights": np.ones((1, 1), np.float32), "strips": 1, "parts": 1},
+    "winograd": {**LAYER, **ROW, "window": Window((3, 3), pads=(1, 1)).fields, "vectors": 2,
+                 "row_blocks": 4, "parts": 1, "weights": np.ones((1, 36, 1, 16), np.float32)},
+    "rows": {**LAYER, **ROW, "weights": np.ones(1, np.float32), "columns": np.zeros(1, np.uint16),
+             "starts": np.array([0, 1], np.int32), "combine": "store", "pool": (1, 1), "scale": 1.0,
+             "tile": (1, 1, 1), "copies": "taps", "panel_channels": 1, "parts": 1},
+    "convolution": LAYER,
+    "narrow": LAYER,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_field_is_named_once_and_none_besides(variant, method):
+    """A field that is missing, or that the kernels do not know, is a TypeError that names it."""
+    native = module(variant)
+    fields = {**METHODS[method], **(groups(native.lanes) if METHODS[method] is LAYER else {})}
+    add = getattr(native.Program(16, 1), method)
+    add(0, **fields)
+    with pytest.raises(TypeError, match=f"^{method} takes no colour$"):
+        add(0, **fields, colour=1)
+    for name, given in fields.items():
+        with pytest.raises(TypeError, match=f"^{method} needs {name}$"):
+            add(0, **{field: fields[field] for field in fields if field != name})
+        if isinstance(given, dict):
+            with pytest.raises(TypeError, match=f"^{method}: {name} takes no colour$"):
+                add(0, **{**fields, name: {**given, "colour": 1}})
+            for inner in given:
+                with pytest.raises(TypeError, match=f"^{method}: {name} needs {inner}$"):
+                    add(0, **{**fields, name: {k: v for k, v in given.items() if k != inner}})
+        with pytest.raises(TypeError, match=name):
+            add(0, **{**fields, name: object()})
+
+
+def test_the_kernels_tell_their_numbers(variant):
+    """What Python needs before a module is loaded is the same in all of them."""
+    native = module(variant)
+    assert native.run == module("portable").run
+    assert native.enums == module("portable").enums
+    assert native.sizes == {
+        "group_rows": row_groups.LARGEST_HEIGHT,
+        "offset_padding": grouped.OFFSET_PADDING,
+        "slack": cpu_interpreter.SLACK,
+        "winograd_rows": winograd.ROWS,
+        "winograd_positions": winograd.POSITIONS,
+        "tile_rows": bfloat16.TILE_ROWS,
+        "tile_columns": bfloat16.TILE_COLUMNS,
+    }
 
 
 def test_inputs_and_outputs_are_checked_at_each_call(program):
-    program.copy_in(0, 0, ROWS)
-    program.copy_out(0, ROWS, 0)
+    program.copy_in(0, index=0, y=ROWS)
+    program.copy_out(0, x=ROWS, index=0)
     with pytest.raises(ValueError, match="shapes"):
-        program.copy_in(0, 0, WHOLE)
+        program.copy_in(0, index=0, y=WHOLE)
     x, y = np.zeros((2, 8), np.float32), np.empty((2, 8), np.float32)
     program.run([x], [y])
     for wrong in (x.astype(np.float64), x[:, ::2], x.T, [0.0]):
@@ -172,13 +271,13 @@ def test_inputs_and_outputs_are_checked_at_each_call(program):
 
 
 def test_a_refused_shape_is_not_copied(program):
-    program.fill(0, WHOLE, 0.0)
-    program.copy_in(0, 0, (0, (4,), (1,)))
-    program.copy_out(0, WHOLE, 0)
+    program.fill(0, y=WHOLE, value=0.0)
+    program.copy_in(0, index=0, y=(0, (4,), (1,)))
+    program.copy_out(0, x=WHOLE, index=0)
     with pytest.raises(ValueError, match="shapes"):
-        program.copy_in(0, 0, WHOLE)
+        program.copy_in(0, index=0, y=WHOLE)
     with pytest.raises(ValueError, match="shapes"):
-        program.copy_out(0, (0, (4,), (1,)), 0)
+        program.copy_out(0, x=(0, (4,), (1,)), index=0)
     y = np.full(16, np.nan, np.float32)
     program.run([np.ones(4, np.float32)], [y])
     # Had the refused copies stayed, one would have read beyond x.
@@ -189,13 +288,13 @@ def test_a_refused_shape_is_not_copied(program):
 def test_a_program_that_was_called_takes_no_more_operations(program):
     program.run([], [])
     with pytest.raises(RuntimeError, match="takes no more operations"):
-        program.fill(0, WHOLE, 0.0)
+        program.fill(0, y=WHOLE, value=0.0)
 
 
 def test_seconds_are_added_for_each_step(program):
-    program.fill(-1, WHOLE, 1.0)
+    program.fill(-1, y=WHOLE, value=1.0)
     for step in (0, 2, 2):
-        program.fill(step, WHOLE, 1.0)
+        program.fill(step, y=WHOLE, value=1.0)
     seconds = np.zeros(3)
     program.run([], [], seconds)
     once = seconds.copy()
@@ -211,9 +310,9 @@ def test_seconds_are_added_for_each_step(program):
 
 def test_constants_may_be_gone_when_the_program_runs(program):
     constant = np.arange(16, dtype=np.float32)
-    program.elementwise(0, "Identity", [constant], WHOLE, NO_ACTIVATION)
+    program.elementwise(0, op="Identity", operands=[constant], y=WHOLE, activation=None)
     constant[:] = np.nan
-    program.copy_out(0, WHOLE, 0)
+    program.copy_out(0, x=WHOLE, index=0)
     out = np.empty(16, np.float32)
     program.run([], [out])
     assert out.tolist() == list(range(16))
@@ -241,6 +340,16 @@ def test_a_forked_process_starts_threads_of_its_own(variant):
     code = f"""
 import os
 from programs import called, chain
+
+from runtime.cpu.kernels import bfloat16, grouped, winograd
+from runtime.cpu.kernels.items import cut
+from runtime.cpu.kernels.runs import plane_runs
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import Form, View, as_image
+from runtime.cpu.memory.window import Window
+from runtime.cpu.weights import row_groups
+from runtime.cpu.weights.pack import pack
+from runtime.cpu.weights.row_groups import Scheme, shape_of
 from cpu_native import module
 program = chain(module({variant!r}), 2)
 assert (called(program, 0) == 40).all()

@@ -11,12 +11,12 @@ from network_cases import NETWORKS, images, planned
 from paths import GOLDEN
 
 import runtime
-from runtime.cpu import native, tuning
+from runtime.cpu import native, processor, tuning
 from runtime.cpu.backend import TUNE, CpuBackend
 from runtime.cpu.choice.choose import choose_ways
 from runtime.cpu.choice.kernels import KERNELS
 from runtime.cpu.kernels.problem import Problem, Way
-from runtime.cpu.machine import Machine
+from runtime.cpu.machine import Machine, machine_here
 from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.row_groups import shape_of
 from runtime.errors import PlanError
@@ -55,7 +55,7 @@ def chosen(model, batch=3, tuned=False):
 def remembered(model, batch=3, tuned=False):
     """Yield the candidates of each layer, and what is taken."""
     module = native.load()
-    machine = Machine(module.lanes, 2)
+    machine = machine_here(module.lanes, 2)
     shapes = {name: model.plan.shape(name, batch) for name in model.plan.shapes}
     proposed = choose_ways(model.plan, shapes, machine, KERNELS)
     tuner = tuning.Tuner(KERNELS, machine, module, "float32", None, tuned)
@@ -100,7 +100,7 @@ def test_damaged_entries_are_ignored_with_a_warning(cache, damage):
 
 def test_entries_of_other_machines_are_ignored(cache, monkeypatch):
     model = run(tuned=True)
-    monkeypatch.setattr(tuning, "processor", lambda: "another one")
+    monkeypatch.setattr(tuning.processor, "model", lambda: processor.Model("another one"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert chosen(model) == proposals(model)

@@ -143,6 +143,7 @@ ACTIVATIONS = {
     "Sigmoid": {},
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
     "HardSwish": {},
+    "Softplus": {},
 }
 
 

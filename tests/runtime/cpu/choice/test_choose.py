@@ -51,16 +51,16 @@ def sparse(shape, density, height, seed=0, min_rows=4):
     ],
 )
 def test_the_scheme_follows_density_and_structure(density, height, form):
-    assert choose_scheme(sparse((64, 32, 3, 3), density, height))[0].form == form
+    assert choose_scheme(sparse((64, 32, 3, 3), density, height), MACHINE)[0].form == form
 
 
 def test_a_sparser_weight_never_costs_more():
-    costs = [choose_scheme(sparse((64, 64, 3, 3), d / 20, 8))[1] for d in range(1, 21)]
+    costs = [choose_scheme(sparse((64, 64, 3, 3), d / 20, 8), MACHINE)[1] for d in range(1, 21)]
     assert costs == sorted(costs)
 
 
 def test_taller_groups_never_cost_more():
-    costs = [choose_scheme(sparse((64, 64, 3, 3), 0.2, h))[1] for h in (1, 2, 4, 8)]
+    costs = [choose_scheme(sparse((64, 64, 3, 3), 0.2, h), MACHINE)[1] for h in (1, 2, 4, 8)]
     assert costs == sorted(costs, reverse=True)
 
 
@@ -158,7 +158,7 @@ def test_the_cheapest_kernel_within_the_memory_is_taken(kernels, taken):
 
 def test_grouped_layers_are_costed_by_group():
     weight = np.ones((8, 4, 3, 3), np.float32)
-    assert choose_scheme(weight, 4)[1] > choose_scheme(weight, 1)[1]
+    assert choose_scheme(weight, MACHINE, 4)[1] > choose_scheme(weight, MACHINE, 1)[1]
 
 
 # --- items ---------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_items_hold_everything_once(size, lanes, height, density, threads, schem
     weight = sparse((48, 32, 3, 3), density, height)
     packed = pack(weight, scheme, shape_of(weight))
     window = Window((3, 3), pads=(1, 1))
-    machine = Machine(16, threads, level2, 1e6)
+    machine = Machine(16, threads, level2=level2, clock=3e4)
     if lanes % 16:
         x = y = image(size, size, lanes, 1)
         runs = plane_runs(x, y, window, 16)
@@ -212,7 +212,7 @@ def test_layers_of_few_lanes_are_parted_by_rows():
     weight = sparse((512, 512), 0.3, 8)
     packed = pack(weight, Scheme("blocks"), shape_of(weight))
     runs = pixel_runs(image(1, 1, 1), image(1, 1, 1), Window((1, 1)), 16)
-    made = whole(packed, runs, Machine(16, 2, 1 << 20, 1e6))
+    made = whole(packed, runs, Machine(16, 2, clock=3e4))
     assert len(made.chunk_starts) == 2
     assert len(made.part_starts) > 2
     work = np.add.reduceat(packed.heights * packed.widths, made.panel_starts[:-1])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builder import Builder
+from cpu_native import image
 from drawn_layers import CASES, convolved, drawn, layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from runtime.cpu.kernels.bfloat16 import (
     product_kernel,
     rounded,
 )
+from runtime.cpu.kernels.runs import empty_runs
 from runtime.cpu.weights.row_groups import Scheme, shape_of
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.model import Model
@@ -338,6 +340,15 @@ def test_a_variant_without_products_of_bfloat16_is_refused(variant, monkeypatch)
         Model(planned(NETWORKS[0]), CpuBackend(), "bfloat16")
 
 
+def one_run(**fields):
+    """Return a run of a vector."""
+    made = empty_runs(1)
+    made["lanes"] = made["input_step"] = made["output_step"] = 16
+    for name, value in fields.items():
+        made[name] = value
+    return made
+
+
 def arrays(rows=20, columns=40):
     """Return a layer of one group, one tap and one run, as the kernels take it."""
     tiles = np.zeros(2 * 2 * TILE_ROWS * TILE_COLUMNS + 32, np.uint16)
@@ -353,11 +364,10 @@ def arrays(rows=20, columns=40):
         "rows": np.arange(rows, dtype=np.int32),
         "offsets": np.zeros(columns + 64, np.int32),
         "tap_starts": np.array([[0, columns]], np.int32),
-        "tiles": tiles[first : first + 2 * 2 * TILE_ROWS * TILE_COLUMNS],
-        "weights": np.empty(0, np.float32),
+        "weights": tiles[first : first + 2 * 2 * TILE_ROWS * TILE_COLUMNS],
         "flags": np.array([3], np.int32),
         "bias": np.empty(0, np.float32),
-        "runs": np.array([[0, 0, 16, 0, -1, 0, 16, 16]], np.int64),
+        "runs": one_run(),
         "tap_sets": np.array([0, 1], np.int32),
         "masks": np.empty(0, np.int32),
     }
@@ -367,7 +377,12 @@ def add(given, dtype="bfloat16", kernel=None):
     program = native.load().Program(4096, 1, dtype)
     kernel = kernels()[0] if kernel is None else kernel
     program.convolution_bfloat16(
-        0, given, (0, 40, 16), (1024, 20, 16), None, ("", 0.0, 0.0), {"kernel": kernel}
+        0,
+        x=image(0, 40, 16, (1, 1), 16, 1, 0),
+        y=image(1024, 20, 16, (1, 1), 16, 1, 0),
+        **{"skip": None, "activation": None, "scale": 1.0},
+        **{"tile_vectors": 0, "prefetch": 0, "parts_first": False, "product": kernel},
+        **given,
     )
 
 
@@ -377,16 +392,15 @@ def test_a_layer_that_fits_is_taken():
 
 
 WRONG = {
-    "too few tiles": lambda a: {"tiles": a["tiles"][:-32]},
-    "tiles between cache lines": lambda a: {"tiles": np.roll(a["tiles"], 0)[1:]},
+    "too few tiles": lambda a: {"weights": a["weights"][:-32]},
+    "tiles between cache lines": lambda a: {"weights": np.roll(a["weights"], 0)[1:]},
     "a group between cache lines": lambda a: {"weight_starts": np.array([8])},
     "too many rows": lambda a: {"row_starts": np.array([0, 21])},
     "a read beyond the arena": lambda a: {"offsets": a["offsets"] + np.int32(4200)},
-    "a write beyond the arena": lambda a: {
-        "runs": a["runs"] + np.array([0, 4000, 0, 0, 0, 0, 0, 0])
-    },
-    "pooled sums": lambda a: {"runs": a["runs"] + np.array([0, 0, 0, 0, 0, 2, 0, 0])},
-    "weights of another type": lambda a: {"tiles": a["tiles"].astype(np.float32)},
+    "a write beyond the arena": lambda a: {"runs": one_run(output=4000)},
+    "pooled sums": lambda a: {"runs": one_run(combine=native.numbers("combine")["add"])},
+    "runs of another type": lambda a: {"runs": a["runs"].view(np.int64)},
+    "weights of another type": lambda a: {"weights": a["weights"].astype(np.float32)},
 }
 
 

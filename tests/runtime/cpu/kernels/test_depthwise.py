@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builder import Builder
-from cpu_native import NO_ACTIVATION, module, variants
+from cpu_native import NO_ACTIVATION, activation, image, module, variants
 from drawn_layers import convolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,12 +82,18 @@ def seen(arena, view):
     return np.lib.stride_tricks.as_strided(arena[offset:], shape, [4 * s for s in strides])
 
 
+def fields_of(view, halo):
+    """Return a view as an image, as the kernels take it."""
+    offset, (lanes, planes, *size), (_, plane, row, _) = view
+    return image(offset, planes, plane, tuple(size), lanes, row // lanes, halo)
+
+
 def executed(native, arena, add, threads, dtype):
     program = native.Program(arena.size, threads, dtype)
     whole = (0, (arena.size,), (1,))
-    program.copy_in(-1, 0, whole)
+    program.copy_in(-1, index=0, y=whole)
     add(program)
-    program.copy_out(-1, whole, 0)
+    program.copy_out(-1, x=whole, index=0)
     out = np.empty_like(arena)
     program.run([arena], [out], None)
     return out
@@ -154,19 +160,20 @@ def test_kernels_are_convolutions_by_definition(variant, case, bfloat16):
     y = arena.add(lanes, rows, height, width, halo)
     skip = arena.add(lanes, rows, height, width, halo) if case["skip"] else None
     exact = rounded if bfloat16 else np.asarray
-    image = exact(arena.give(x, reach))
+    pixels = exact(arena.give(x, reach))
     added = exact(arena.give(skip, halo)) if skip else 0
     weights = exact(arena.random.standard_normal((rows, *case["kernel"])).astype(np.float32))
     bias = arena.random.standard_normal(rows).astype(np.float32)
     before = exact(arena.array())
-    window = [case[name] for name in ("kernel", "strides", "dilations", "pads")]
+    window = Window(*(case[name] for name in ("kernel", "strides", "dilations", "pads")))
     after = executed(
         native,
         before,
         lambda program: program.depthwise(
-            0, x, y, halo, skip, window,
-            {"weights": weights.reshape(rows, -1), "bias": bias},
-            case["activation"], {"strips": case["strips"], "parts": case["parts"]},
+            0, x=fields_of(x, 0), y=fields_of(y, halo), skip=skip and fields_of(skip, 0),
+            window=window.fields, weights=weights.reshape(rows, -1), bias=bias,
+            activation=activation(*case["activation"]),
+            strips=case["strips"], parts=case["parts"],
         ),
         2,
         "bfloat16" if bfloat16 else "float32",
@@ -175,7 +182,7 @@ def test_kernels_are_convolutions_by_definition(variant, case, bfloat16):
         "strides": case["strides"], "dilations": case["dilations"], "group": case["channels"],
         "pads": (*case["pads"], case["below"], case["right"]),
     }  # fmt: skip
-    wanted = convolved(image, weights[:, None], attributes) + bias.reshape(-1, 1, 1) + added
+    wanted = convolved(pixels, weights[:, None], attributes) + bias.reshape(-1, 1, 1) + added
     wanted = ACTIVATIONS[case["activation"]](wanted)
     tolerance = 5e-3 if bfloat16 else 2e-5
     np.testing.assert_allclose(seen(after, y), wanted, rtol=tolerance, atol=tolerance)
@@ -193,67 +200,76 @@ def test_kernels_are_convolutions_by_definition(variant, case, bfloat16):
 def test_a_wrong_weight_is_seen(variant):
     arena = Arena(0)
     x, y = arena.add(1, 2, 5, 5, 1), arena.add(1, 2, 5, 5, 1)
-    image = arena.give(x, 1)
+    pixels = arena.give(x, 1)
     weights = np.ones((2, 9), np.float32)
-    arrays = {"weights": weights.copy(), "bias": np.empty(0, np.float32)}
-    arrays["weights"][1, 4] += 1
-    window = [(3, 3), (1, 1), (1, 1), (1, 1)]
+    wrong = weights.copy()
+    wrong[1, 4] += 1
+    fields = {
+        **GOOD, "x": fields_of(x, 0), "y": fields_of(y, 1), "weights": wrong,
+        "bias": np.empty(0, np.float32),
+    }  # fmt: skip
     after = executed(
         module(variant),
         arena.array(),
-        lambda p: p.depthwise(0, x, y, 1, None, window, arrays, NO_ACTIVATION, {}),
+        lambda p: p.depthwise(0, **fields),
         1,
         "float32",
     )
     attributes = {"strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "group": 2}
-    right = convolved(image, weights.reshape(2, 1, 3, 3), attributes)
+    right = convolved(pixels, weights.reshape(2, 1, 3, 3), attributes)
     near = np.isclose(seen(after, y), right, atol=1e-4)
     assert near[:, 0].all()
     assert not near[:, 1].all()
 
 
+def changed(name, **fields):
+    """Return an image of the layer that fits, with other fields."""
+    return {name: {**GOOD[name], **fields}}
+
+
+def windowed(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), pads=(1, 1)):
+    return {"window": Window(kernel, strides, dilations, pads).fields}
+
+
 GOOD = {
-    "x": (8, (1, 2, 4, 4), (1, 32, 5, 1)),
-    "y": (80, (1, 2, 4, 4), (1, 32, 5, 1)),
-    "halo": 1,
+    "x": image(8, 2, 32, (4, 4), 1, 5, 0),
+    "y": image(80, 2, 32, (4, 4), 1, 5, 1),
     "skip": None,
-    "window": [(3, 3), (1, 1), (1, 1), (1, 1)],
-    "arrays": {"weights": np.ones((2, 9), np.float32), "bias": np.ones(2, np.float32)},
-    "activation": NO_ACTIVATION,
-    "configuration": {},
+    **windowed(),
+    "weights": np.ones((2, 9), np.float32),
+    "bias": np.ones(2, np.float32),
+    "activation": None,
+    "strips": 1,
+    "parts": 1,
 }
 BAD = {
-    "x outside": ({"x": (120, (1, 2, 4, 4), (1, 32, 5, 1))}, "of an arena of"),
-    "x far from zeros": ({"x": (8, (1, 2, 4, 1 << 23), (1, 0, 0, 1))}, "of an arena of"),
-    "y outside": ({"y": (130, (1, 2, 4, 4), (1, 32, 5, 1))}, "of an arena of"),
-    "y overlaps itself": ({"y": (80, (1, 2, 4, 4), (1, 4, 5, 1))}, "several indices"),
-    "skip outside": ({"skip": (120, (1, 2, 4, 4), (1, 32, 5, 1))}, "of an arena of"),
-    "skip of another shape": ({"skip": (80, (1, 2, 4, 3), (1, 32, 5, 1))}, "differ"),
-    "no room for the halo": ({"halo": 2}, "no room"),
-    "no room before": ({"y": (0, (1, 2, 4, 4), (1, 32, 5, 1))}, "no room"),
-    "channels": ({"y": (80, (1, 1, 4, 4), (1, 32, 5, 1))}, "do not fit"),
-    "rank": ({"x": (8, (1, 2, 4), (1, 32, 5))}, "rank 4"),
-    "lanes apart": ({"x": (8, (2, 2, 2, 2), (16, 32, 5, 1))}, "do not fit"),
-    "pixels apart": ({"x": (8, (1, 2, 4, 4), (1, 32, 8, 2))}, "side by side"),
-    "stride": ({"window": [(3, 3), (1, 3), (1, 1), (1, 1)]}, "stride of 1 or 2"),
-    "no stride": ({"window": [(3, 3), (0, 1), (1, 1), (1, 1)]}, "impossible window"),
-    "negative pad": ({"window": [(3, 3), (1, 1), (1, 1), (-1, 1)]}, "impossible window"),
-    "huge dilation": ({"window": [(3, 3), (1, 1), (1, 1 << 40), (1, 1)]}, "impossible size"),
-    "reads beyond the slack": ({"window": [(3, 3), (1, 1), (1, 200), (1, 1)]}, "no zeros"),
-    "reads before the slack": ({"window": [(3, 3), (1, 1), (1, 1), (1, 99)]}, "no zeros"),
-    "weights": ({"window": [(3, 2), (1, 1), (1, 1), (1, 1)]}, "weights of every tap"),
-    "bias": (
-        {"arrays": {"weights": np.ones((2, 9), np.float32), "bias": np.ones(3, np.float32)}},
-        "bias and y",
-    ),
-    "strips": ({"configuration": {"strips": 0}}, "strips"),
-    "parts": ({"configuration": {"parts": -1}}, "parts"),
+    "x outside": (changed("x", offset=120), "of an arena of"),
+    "x far from zeros": (changed("x", width=1 << 23, plane=0, row=0), "of an arena of"),
+    "y outside": (changed("y", offset=130), "of an arena of"),
+    "y overlaps itself": (changed("y", plane=4), "several indices"),
+    "skip outside": ({"skip": {**GOOD["y"], "offset": 120}}, "of an arena of"),
+    "skip of another shape": ({"skip": {**GOOD["y"], "width": 3}}, "differ"),
+    "no room for the halo": (changed("y", halo=2), "no room"),
+    "no room before": (changed("y", offset=0), "no room"),
+    "channels": (changed("y", planes=1), "do not fit"),
+    "lanes apart": (changed("x", lanes=2, height=2, width=2, plane=16, row=5), "do not fit"),
+    "pixels apart": (changed("x", row=8, pixel=2), "side by side"),
+    "stride": (windowed(strides=(1, 3)), "stride of 1 or 2"),
+    "no stride": (windowed(strides=(0, 1)), "impossible window"),
+    "negative pad": (windowed(pads=(-1, 1)), "impossible window"),
+    "huge dilation": (windowed(dilations=(1, 1 << 40)), "impossible size"),
+    "reads beyond the slack": (windowed(dilations=(1, 200)), "no zeros"),
+    "reads before the slack": (windowed(pads=(1, 99)), "no zeros"),
+    "weights": (windowed(kernel=(3, 2)), "weights of every tap"),
+    "bias": ({"bias": np.ones(3, np.float32)}, "bias and y"),
+    "strips": ({"strips": 0}, "strips"),
+    "parts": ({"parts": -1}, "parts"),
 }
 
 
 @pytest.mark.parametrize("variant", variants())
 def test_a_layer_that_fits_is_taken(variant):
-    module(variant).Program(160, 1, "float32").depthwise(0, *GOOD.values())
+    module(variant).Program(160, 1, "float32").depthwise(0, **GOOD)
 
 
 @pytest.mark.parametrize("variant", variants())
@@ -262,7 +278,7 @@ def test_a_layer_that_does_not_fit_is_refused(variant, case):
     changes, message = BAD[case]
     program = module(variant).Program(160, 1, "float32")
     with pytest.raises(ValueError, match=message):
-        program.depthwise(0, *{**GOOD, **changes}.values())
+        program.depthwise(0, **{**GOOD, **changes})
 
 
 # --- plans -------------------------------------------------------------------------------------
@@ -353,9 +369,9 @@ def test_weights_are_rounded_where_values_are():
 @pytest.mark.parametrize("height", [1, 7, 112])
 def test_every_thread_has_work_and_none_of_it_is_small(threads, height):
     view = View.of_form(0, Form(8, 64, height, 56, 8), (8, 64, height, 56))
-    image = as_image(view)
-    assert image is not None
-    made = depthwise.configured(image, Machine(16, threads))
+    y = as_image(view)
+    assert y is not None
+    made = depthwise.configured(y, Machine(16, threads))
     assert made["strips"] <= min(threads, -(-height // 4))
     assert 1 <= made["strips"] * made["parts"] <= max(4 * threads, 1)
     if height == 112:

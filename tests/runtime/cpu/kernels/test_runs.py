@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.cpu import native
 from runtime.cpu.kernels.pixel_runs import pixel_runs
 from runtime.cpu.kernels.runs import plane_runs, split
 from runtime.cpu.memory.layout import Form, View, as_image
@@ -42,7 +43,11 @@ def check(runs, x, y, window, exact):
     """Every lane is written once; each tap of it reads its pixel, and those outside none."""
     written = {}
     offsets = window.tap_offsets(x)
-    for source, target, lanes, tap_set, mask, _, *steps in runs.table.tolist():
+    for run in runs.table:
+        source, target, lanes, tap_set, mask = (
+            int(run[name]) for name in ("input", "output", "lanes", "tap_set", "mask")
+        )
+        steps = int(run["input_step"]), int(run["output_step"])
         assert lanes >= 1
         for lane in range(lanes):
             kept = mask < 0 or runs.masks[mask + lane]
@@ -141,13 +146,15 @@ def test_pooled_pixels_meet_in_one_unit(largest):
     assert np.diff(runs.units).tolist() == [6] * 4
     for first, last in zip(runs.units[:-1], runs.units[1:], strict=True):
         unit = runs.table[first:last]
-        assert len(set(unit[:, 1].tolist())) == 1
-        assert unit[:, 5].tolist() == [0] + [1 if largest else 2] * 5
+        assert len(set(unit["output"].tolist())) == 1
+        combine = native.numbers("combine")
+        then = combine["max" if largest else "add"]
+        assert unit["combine"].tolist() == [combine["store"]] + [then] * 5
     assert len(split(runs, 4).table) == len(runs.table)
 
 
 def test_tap_sets_count_their_taps():
     x = y = image(4, 4, 4)
     runs = pixel_runs(x, y, Window((3, 3), pads=(1, 1)), 4)
-    taken = (runs.taps[runs.table[:, 3]] * runs.lanes).sum() // 4
+    taken = (runs.taps[runs.table["tap_set"]] * runs.lanes).sum() // 4
     assert taken == (3 * 4 - 2) ** 2

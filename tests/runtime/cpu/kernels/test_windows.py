@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cpu_native import activation as named
+from cpu_native import image
 from cpu_variants import VARIANTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,13 +13,22 @@ from hypothesis import strategies as st
 from masktools.checkpoint import Residual
 from runtime import reference
 from runtime.cpu import native
-from runtime.cpu.kernels.windows import COLUMNS, SHARED, TAPS, Outputs, Tiling, choose_tiling
+from runtime.cpu.kernels.windows import (
+    COLUMNS,
+    SHARED,
+    TAPS,
+    Outputs,
+    Tiling,
+    choose_tiling,
+    fields_of,
+)
+from runtime.cpu.machine import Machine
 from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 from runtime.plan.steps import Activation
 
-COMBINE = {"": 0, "max": 1, "mean": 2}
+COMBINE = {"": "store", "max": "max", "mean": "add"}
 ACTIVATIONS = [
     ("", 0.0, 0.0), ("Relu", 0.0, 0.0), ("Clip", -0.5, 0.5), ("LeakyRelu", 0.1, 0.0),
     ("Sigmoid", 0.0, 0.0), ("HardSigmoid", 0.2, 0.5), ("HardSwish", 0.0, 0.0),
@@ -68,32 +79,29 @@ def run(
     whole = np.full((len(w), y_plane), np.nan, np.float32)
     every = (y_at - halo * batch, whole.shape, (y_plane, 1))
     nothing = np.full(skip_at + len(w) * y_plane, np.nan, np.float32)
-    program.copy_in(-1, 0, (0, nothing.shape, (1,)))
-    program.copy_in(-1, 1, (0, x.shape, (x_plane, in_pitch * batch, batch, 1)))
+    program.copy_in(-1, index=0, y=(0, nothing.shape, (1,)))
+    program.copy_in(-1, index=1, y=(0, x.shape, (x_plane, in_pitch * batch, batch, 1)))
     if skip is not None:
-        program.copy_in(-1, 2, (skip_at, skip.shape, y_strides))
+        program.copy_in(-1, index=2, y=(skip_at, skip.shape, y_strides))
     shape = Shape(len(w), channels, window.taps)
     packed = pack_panels(compressed(w), shape, tiling.channels)
     program.rows(
         0,
-        (0, channels, x_plane),
-        (height, width, in_pitch),
-        (y_at, len(w), y_plane),
-        (*size, pitch, halo),
-        None if skip is None else (skip_at, len(w), y_plane),
-        batch,
-        (*window.kernel, *window.strides, *window.dilations, *window.pads),
-        {**vars(packed), "bias": np.empty(0, np.float32) if bias is None else bias},
-        activation,
-        {
-            **tiling._asdict(),
-            "combine": COMBINE[how],
-            "pool_y": pool[0],
-            "pool_x": pool[1],
-            "scale": 1 / (pool[0] * pool[1]) if how == "mean" else 1.0,
-        },
+        x=image(0, channels, x_plane, (height, width), batch, in_pitch, 0),
+        y=image(y_at, len(w), y_plane, size, batch, pitch, halo),
+        skip=None if skip is None else image(skip_at, len(w), y_plane, size, batch, pitch, 0),
+        window=window.fields,
+        weights=packed.weights,
+        columns=packed.columns,
+        starts=packed.starts,
+        bias=np.empty(0, np.float32) if bias is None else bias,
+        activation=named(*activation),
+        combine=COMBINE[how],
+        pool=pool,
+        scale=1 / (pool[0] * pool[1]) if how == "mean" else 1.0,
+        **fields_of(tiling),
     )
-    program.copy_out(-1, every, 0)
+    program.copy_out(-1, x=every, index=0)
     found = np.empty_like(whole)
     program.run([nothing, x] + ([] if skip is None else [skip]), [found], None)
     before, body, after = np.split(found, [halo * batch, halo * batch + area], axis=1)
@@ -108,7 +116,7 @@ def chosen(module, w, window, size, lanes, pool=(1, 1), threads=2):
     shape = Shape(len(w), w.shape[1], window.taps)
     outputs = Outputs(*size, lanes, pool)
     nonzeros = max(np.count_nonzero(w), 1)
-    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, module.lanes, threads)
+    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, Machine(module.lanes, threads))
     assert cost > 0
     return tiling
 
@@ -237,63 +245,70 @@ def test_a_wrong_weight_is_seen(module):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"channels": 3}, "panels"), ({"rows": 0}, "tile"), ({"pixels": 4000}, "tile"),
-        ({"copies": 3}, "copies"), ({"copies": -1}, "copies"), ({"parts": 17}, "parts"),
-        ({"pool_y": 2}, "pooling"), ({"combine": 7}, "pooling"), ({"samples": 0}, "tile"),
-        ({"combine": 1, "pool_y": 2, "rows": 3}, "pooling"),
-        ({"rows": 64, "pixels": 8}, "tile"),
+        ({"panel_channels": 3}, "panels"), ({"tile": (0, 4, 1)}, "tile"),
+        ({"tile": (4, 4000, 1)}, "tile"), ({"tile": (4, 4, 0)}, "tile"),
+        ({"tile": (64, 8, 1)}, "tile"), ({"parts": 17}, "parts"),
+        ({"copies": "all"}, "copies: there is no 'all'"), ({"pool": (2, 1)}, "pooling"),
+        ({"combine": "min"}, "combine: there is no 'min'"),
+        ({"combine": "max", "pool": (2, 1), "tile": (3, 4, 1)}, "pooling"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(module, change, reason):
     with pytest.raises(ValueError, match=f"rows: .*{reason}"):
-        added(module, configuration=change)
+        added(module, **change)
 
 
 def test_a_last_row_ends_with_its_pixels(module):
     """The samples that follow in its pitch may be those of others, or lie beyond the arena."""
-    narrow = {"image": (4, 1, 4), "output": (4, 1, 4, 0)}
-    added(module, y=(35, 16, 16), **narrow)
+    x, size = image(0, 2, 16, (4, 1), 1, 4, 0), ((4, 1), 1, 4, 0)
+    added(module, x=x, y=image(35, 16, 16, *size))
     with pytest.raises(ValueError, match="rows: y leaves the arena"):
-        added(module, y=(36, 16, 16), **narrow)
+        added(module, x=x, y=image(36, 16, 16, *size))
 
 
-def test_arrays_that_do_not_fit_are_refused(module):
-    added(module)
-    for name, wrong in [
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
         ("weights", np.ones(3, np.float32)),
         ("columns", np.array([0, 18], np.uint16)),
         ("starts", np.zeros(17, np.int32)),
         ("starts", np.array([0, 2, 1] + [2] * 14, np.int32)),
         ("bias", np.ones(3, np.float32)),
-    ]:
-        with pytest.raises(ValueError, match="rows: "):
-            added(module, arrays={name: wrong})
-    for name, wrong in [
-        ("x", (0, 2, 15)), ("x", (0, 3, 16)), ("x", (300, 2, 16)), ("y", (32, 16, 15)),
-        ("y", (40, 16, 16)), ("image", (4, 4, 3)), ("image", (0, 4, 4)), ("output", (4, 4, 4, 1)),
-        ("output", (4, 4, 5, 1)), ("window", (3, 0, 1, 1, 1, 1, 1, 1)), ("skip", (0, 2, 16)),
-        ("window", (3, 3, 2, 1, 1, 1, 1, 1)), ("batch", 0), ("batch", 2),
-    ]:  # fmt: skip
-        with pytest.raises(ValueError, match="rows: "):
-            added(module, **{name: wrong})
+        ("x", image(0, 2, 15, (4, 4), 1, 4, 0)), ("x", image(0, 3, 16, (4, 4), 1, 4, 0)),
+        ("x", image(300, 2, 16, (4, 4), 1, 4, 0)), ("x", image(0, 2, 16, (4, 4), 1, 3, 0)),
+        ("x", image(0, 2, 16, (0, 4), 1, 4, 0)), ("x", image(0, 2, 16, (4, 4), 2, 4, 0)),
+        ("x", {**image(0, 2, 16, (4, 4), 1, 4, 0), "pixel": 2}),
+        ("y", image(32, 16, 15, (4, 4), 1, 4, 0)), ("y", image(40, 16, 16, (4, 4), 1, 4, 0)),
+        ("y", image(32, 16, 16, (4, 4), 1, 4, 1)), ("y", image(32, 16, 16, (4, 4), 1, 5, 0)),
+        ("y", image(32, 16, 16, (4, 4), 0, 4, 0)),
+        ("skip", image(0, 2, 16, (4, 4), 1, 4, 0)), ("skip", image(32, 16, 16, (4, 4), 1, 5, 0)),
+        ("window", Window((3, 0)).fields), ("window", Window((3, 3), (2, 1)).fields),
+    ],
+)  # fmt: skip
+def test_what_lies_elsewhere_is_refused(module, name, wrong):
+    added(module)
+    with pytest.raises(ValueError, match="rows: "):
+        added(module, **{name: wrong})
 
 
-def added(module, configuration=None, arrays=None, **changed):
+def added(module, **changed):
     """Add a layer of 2 channels, 16 rows and 4 x 4 pixels to a program that just holds it."""
-    given = {
-        "x": (0, 2, 16), "image": (4, 4, 4), "y": (32, 16, 16), "output": (4, 4, 4, 0),
-        "skip": None, "batch": 1, "window": (3, 3, 1, 1, 1, 1, 1, 1), **changed,
-    }  # fmt: skip
-    packed = {
+    fields = {
+        "x": image(0, 2, 16, (4, 4), 1, 4, 0),
+        "y": image(32, 16, 16, (4, 4), 1, 4, 0),
+        "skip": None,
+        "window": Window((3, 3)).fields,
         "weights": np.ones(2, np.float32),
         "columns": np.array([0, 17], np.uint16),
         "starts": np.array([0] + [2] * 16, np.int32),
         "bias": np.empty(0, np.float32),
-        **(arrays or {}),
+        "activation": None,
+        "combine": "store",
+        "pool": (1, 1),
+        "scale": 1.0,
+        **fields_of(Tiling(4, 4, 1, COLUMNS, 2)),
     }
-    cut = {"rows": 4, "pixels": 4, "samples": 1, "copies": 1, "channels": 2, "parts": 1}
-    program = module.Program(32 + 16 * 16, 1)
-    program.rows(0, *given.values(), packed, ("", 0.0, 0.0), {**cut, **(configuration or {})})
+    module.Program(32 + 16 * 16, 1).rows(0, **{**fields, **changed})
 
 
 # --- the choice of tiles, and the packing --------------------------------------------------------
@@ -314,7 +329,7 @@ def test_tiles_fit_the_registers_and_the_cache(
     shape = Shape(rows, channels, kernel[0] * kernel[1])
     nonzeros = max(int(density * rows * channels * shape.taps), 1)
     window, outputs = Window(kernel, strides), Outputs(height, width, lanes)
-    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, vector, threads)
+    tiling, cost = choose_tiling(shape, window, outputs, nonzeros, Machine(vector, threads))
     assert tiling is not None
     # No layer takes less than its multiplications do at peak.
     assert cost > nonzeros * height * width
@@ -328,7 +343,9 @@ def test_tiles_fit_the_registers_and_the_cache(
 
 def test_more_nonzeros_cost_more():
     shape, window, outputs = Shape(64, 64, 9), Window((3, 3), pads=(1, 1)), Outputs(16, 16, 8)
-    costs = [choose_tiling(shape, window, outputs, n, 16, 2)[1] for n in (1000, 4000, 8000)]
+    costs = [
+        choose_tiling(shape, window, outputs, n, Machine(16, 2))[1] for n in (1000, 4000, 8000)
+    ]
     assert costs == sorted(costs)
 
 
@@ -336,14 +353,14 @@ def test_more_nonzeros_cost_more():
 def test_layers_that_have_no_tiles(shape):
     """Convolution groups; windows of one channel that the cache does not hold."""
     kernel = (3, 3) if shape.groups > 1 else (3000, 3)
-    tiling, cost = choose_tiling(shape, Window(kernel), Outputs(4, 4, 16), 99, 16, 2)
+    tiling, cost = choose_tiling(shape, Window(kernel), Outputs(4, 4, 16), 99, Machine(16, 2))
     assert tiling is None
     assert cost == float("inf")
 
 
 def test_pooling_windows_lie_in_one_tile():
     shape, window = Shape(64, 64, 9), Window((3, 3), pads=(1, 1))
-    tiling, _ = choose_tiling(shape, window, Outputs(6, 6, 64, (2, 2)), 5000, 16, 2)
+    tiling, _ = choose_tiling(shape, window, Outputs(6, 6, 64, (2, 2)), 5000, Machine(16, 2))
     assert tiling is not None
     assert tiling.rows % 2 == tiling.pixels % 2 == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cpu_native import image
 from cpu_variants import VARIANTS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from minimal_filtering import TOLERANCE, close, direct, drawn, run
 
 from runtime.cpu import native
 from runtime.cpu.kernels.winograd import POSITIONS, ROWS, _filter_transform, configured, transformed
+from runtime.cpu.machine import Machine
+from runtime.cpu.memory.window import Window
 
 # How far from exact sums, as a share of the largest output: what tests of whole networks allow.
 
@@ -67,21 +70,25 @@ def test_a_wrong_weight_is_seen(module):
     assert not close(run(module, x, w, (1, 1), (8, 8)), wanted)
 
 
-@pytest.mark.parametrize("change", ["weights", "plane", "parts", "vectors", "halo"])
+@pytest.mark.parametrize(
+    "change", ["weights", "plane", "parts", "vectors", "halo", "window", "skip"]
+)
 def test_what_does_not_fit_is_refused(module, change):
-    x, w = np.zeros((2, 4, 4, 1), np.float32), np.zeros((16, 2, 3, 3), np.float32)
+    w = np.zeros((16, 2, 3, 3), np.float32)
     program = module.Program(2 * 16 + 16 * 16, 1)
-    arguments = {
+    fields = {
+        "x": image(0, 2, 16, (4, 4), 1, 4, 0),
+        "y": image(32, 16, 17 if change == "plane" else 16, (4, 4), 1, 4, change == "halo"),
+        "skip": image(0, 16, 16, (4, 4), 1, 5, 0) if change == "skip" else None,
+        "window": Window((3, 5 if change == "window" else 3), pads=(1, 1)).fields,
         "weights": transformed(w[:, :1] if change == "weights" else w),
         "bias": np.empty(0, np.float32),
+        "activation": None,
+        **{"vectors": 2, "row_blocks": 4, "parts": 1},
     }
-    cut = {change: 5} if change in ("parts", "vectors") else {}
+    fields.update({change: 5} if change in ("parts", "vectors") else {})
     with pytest.raises(ValueError, match="winograd"):
-        program.winograd(
-            0, (0, 2, 16), (4, 4, 4), (32, 16, 17 if change == "plane" else 16),
-            (4, 4, 4, 1 if change == "halo" else 0), None, x.shape[3], (1, 1), arguments,
-            ("", 0.0, 0.0), cut,
-        )  # fmt: skip
+        program.winograd(0, **fields)
 
 
 @given(rows=st.integers(1, 40), channels=st.integers(1, 5), seed=st.integers(0, 9))
@@ -101,6 +108,6 @@ def test_transformed_weights_hold_the_filters(rows, channels, seed):
     threads=st.integers(1, 9),
 )
 def test_the_work_is_cut_as_the_kernels_allow(sizes, vector, threads):
-    made = configured(*sizes, vector, threads)
+    made = configured(*sizes, Machine(vector, threads))
     assert made["vectors"] in (1, 2)
     assert 1 <= made["parts"] <= -(-sizes[1] // ROWS)

@@ -181,8 +181,9 @@ def test_margins_are_zeroed_once_and_in_each_slice_anew():
     for part in (0, 1, None):
         calls.begin(part)
         for buffer in (0, 0) if part is None else (0, 1, 1):
-            calls.add("fill", 0, View.of_form(buffer, form, (3, 2, 2, 4)), 2.0)
-    zeroed = [(next(c.views()).buffer, c.part) for c in calls.made if c.arguments[1] == 0.0]
+            view = View.of_form(buffer, form, (3, 2, 2, 4))
+            calls.add("fill", 0, {"y": view, "value": 2.0})
+    zeroed = [(next(c.views()).buffer, c.part) for c in calls.made if c.fields["value"] == 0.0]
     assert zeroed == [(0, 0), (1, 0), (1, 1)]
 
 
@@ -191,16 +192,16 @@ def test_what_nothing_has_written_cannot_be_read():
     calls = Calls(SimpleNamespace(forms={0: form, 1: form}, of_slice=lambda _: False))
     x, y = (View.of_form(buffer, form, (3, 2, 2, 4)) for buffer in (0, 1))
     with pytest.raises(AssertionError, match="nothing has written"):
-        calls.add("copy", 0, x, y)
+        calls.add("copy", 0, {"x": x, "y": y})
 
 
 def test_rows_without_zeros_of_their_own_claim_no_halo():
     form = Form(3, 2, 4, 4, lanes=3, halo=1)
     calls = Calls(SimpleNamespace(forms={0: form}, of_slice=lambda _: False))
     rows = View.of_form(0, form, (3, 2, 4, 4)).sliced(3, 0, 2)
-    calls.add("fill", 0, rows, 2.0)
+    calls.add("fill", 0, {"y": rows, "value": 2.0})
     with pytest.raises(AssertionError):
-        calls.add("fill", 0, replace(rows, halo=1), 2.0)
+        calls.add("fill", 0, {"y": replace(rows, halo=1), "value": 2.0})
 
 
 # --- the debug mode ----------------------------------------------------------------------------
@@ -229,9 +230,9 @@ def test_each_run_of_a_poisoned_program_begins_as_nan(variant, dtype):
         program = module(variant).Program(8, 1, dtype)
         if poison:
             program.poison()
-        program.copy_out(-1, whole, 0)
-        program.fill(-1, part, 1.0)
-        program.copy_out(-1, whole, 1)
+        program.copy_out(-1, x=whole, index=0)
+        program.fill(-1, y=part, value=1.0)
+        program.copy_out(-1, x=whole, index=1)
         before, after = np.empty((2, 2, 8), np.float32)
         for call in range(2):
             program.run([], [before[call], after[call]], None)

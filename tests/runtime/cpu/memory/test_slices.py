@@ -179,7 +179,7 @@ def test_the_last_slices_are_pooled_into_pixels_of_all_samples(
     if kind == "rows":
         assert 1 in choice.pooled
         # A pooling window of four pixels of all taps does not fit: the convolution is alone.
-        monkeypatch.setattr(windows, "WINDOW_BYTES", 4 * 9 * 4 * MACHINE.vector - 1)
+        monkeypatch.setattr(windows, "_most_bytes", lambda machine: 4 * 9 * 4 * machine.vector - 1)
         assert choice_of(made, 64).pooled == {}
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout, DenseBlock
+from runtime.cpu import native
 from runtime.cpu.weights.pack import pack
-from runtime.cpu.weights.row_groups import FIRST, LAST, Scheme, balanced, shape_of
+from runtime.cpu.weights.row_groups import Scheme, balanced, shape_of
 
 
 def applied(packed, shape, x):
@@ -25,11 +26,11 @@ def applied(packed, shape, x):
         taps = np.repeat(np.arange(shape.taps), np.diff(packed.tap_starts[group]))
         np.testing.assert_array_equal(columns // shape.channels, taps)
         weights = packed.weights[packed.weight_starts[group] :][: width * len(rows)]
-        if packed.flags[group] & FIRST:
+        if packed.flags[group] & native.numbers("flags")["first"]:
             assert np.isnan(out[rows]).all()
             out[rows] = 0
         assert not ended[rows].any()
-        ended[rows] = bool(packed.flags[group] & LAST)
+        ended[rows] = bool(packed.flags[group] & native.numbers("flags")["last"])
         out[rows] += (
             weights.reshape(width, len(rows)).T.astype(float) @ x[columns % shape.channels, taps]
         )
