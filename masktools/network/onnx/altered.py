@@ -49,7 +49,7 @@ def with_values(model: ModelProto, values: Mapping[str, NDArray[np.float32]]) ->
 
 
 class _Writer:
-    """Nodes by their first output, and what is put behind them."""
+    """Nodes by their first output, and the nodes to put behind them."""
 
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
