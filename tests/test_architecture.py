@@ -26,7 +26,7 @@ FOLDERS = {
     "masktools.importers": ["masktools.network"],
     "masktools.partition": ["masktools.layout"],
     "masktools.transform": ["masktools.partition"],
-    "masktools.conversion": ["masktools.transform", "masktools.importers", "masktools.version"],
+    "masktools.conversion": ["masktools.transform", "masktools.calibration"],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
     "masktools.calibration": ["masktools.checkpoint", "masktools.importers"],
     "masktools.export": ["masktools.checkpoint"],

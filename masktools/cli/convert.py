@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from masktools.cli.common import Json, NamesFile, Tool, read_names, refusing, show_result
-from masktools.errors import printable
+from masktools.errors import MaskError, printable
 from masktools.files import check_apart, check_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from masktools.importers.load import Names
+    from masktools.network.graph import Graph
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
@@ -45,6 +48,21 @@ def convert_command(
             "of the saliency itself; Erdős-Rényi-kernel densities; each mask's own, to scale."
         ),
     ] = "log-share",
+    saliency: Annotated[
+        Literal["magnitude", "input", "error"],
+        typer.Option(
+            help="What is retained as far as possible: the size of weights; what they add to the "
+            "outputs; the rise of the outputs' error when they go. All but the first need "
+            "--graph and --calibrate."
+        ),
+    ] = "magnitude",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="INPUTS",
+            help="Inputs as the network takes them: .npy, .npz by name, or a folder of these.",
+        ),
+    ] = None,
     graph: Annotated[
         Path | None,
         typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
@@ -90,6 +108,7 @@ def convert_command(
         "density": density,
         "by": by,
         "across": across,
+        "saliency": saliency,
         "extra": extra,
         "criterion": criterion,
         "target": target,
@@ -99,8 +118,8 @@ def convert_command(
     }
     kept = out.with_name(out.name + ".unfinished") if _is_mask_file(out) else out
     with refusing(kept):
-        from masktools.conversion.convert import Options
         from masktools.conversion.convert import convert as convert_network
+        from masktools.conversion.options import Options
         from masktools.conversion.result import check_place, result_files
         from masktools.conversion.resume import FOLDER, discard
         from masktools.importers import save_masks
@@ -109,24 +128,23 @@ def convert_command(
             Options(**options).check(None, graph)
         except TypeError as error:
             raise typer.BadParameter(str(error)) from error
-        inputs = [*result_files(source), weights, graph]
+        _check_calibrate(saliency, calibrate, graph)
+        inputs = [*result_files(source), weights, graph, calibrate]
         if _is_mask_file(out):
             check_target(out, inputs)
         else:
             check_apart(out, inputs)
         check_place(kept)
-        masks, saliency, notes = _load(source, weights, tool, read_names(names))
+        masks, values, notes = _load(source, weights, tool, read_names(names))
         if not resume:
             discard(kept / FOLDER)
-        result = convert_network(
-            masks,
-            saliency,
-            **options,
-            graph=graph,
-            skip=skip or (),
-            include=include or (),
-            resume=kept,
-        )
+        network = None if graph is None else _read_graph(graph)
+        chosen: dict[str, Any] = {"graph": network, "skip": skip or (), "include": include or ()}
+        if network is not None and calibrate is not None:
+            if values is None:
+                raise MaskError(f"{source} holds no weights: --saliency {saliency} needs --weights")
+            chosen["norms"] = _norms(calibrate, saliency, masks, **chosen)
+        result = convert_network(masks, values, **options, **chosen, resume=kept)
         if _is_mask_file(out):
             save_masks(out, result.masks)
             discard(kept / FOLDER)
@@ -137,6 +155,41 @@ def convert_command(
         for note in notes:
             print(f"masktools: {printable(note)}", file=sys.stderr)
         show_result(result, {"out": str(out)}, as_json)
+
+
+def _check_calibrate(saliency: str, calibrate: Path | None, graph: Path | None) -> None:
+    if saliency == "magnitude":
+        if calibrate is not None:
+            raise typer.BadParameter("--calibrate needs --saliency input or error")
+        return
+    for option, given in (("--calibrate INPUTS", calibrate), ("--graph NET.onnx", graph)):
+        if given is None:
+            raise typer.BadParameter(f"--saliency {saliency} needs {option}")
+
+
+def _read_graph(path: Path) -> Graph:
+    from masktools.network.onnx.reader import read_onnx
+
+    return read_onnx(path)
+
+
+def _norms(
+    calibrate: Path,
+    saliency: str,
+    masks: dict[str, Any],
+    graph: Graph,
+    skip: Iterable[str],
+    include: Iterable[str],
+) -> dict[str, Any]:
+    """Run the network on inputs; return the norms of the columns of the layers to convert."""
+    from masktools.calibration.columns import column_norms
+    from masktools.calibration.inputs import read_inputs
+    from masktools.conversion.convert import converted_layers
+    from runtime import prepare
+
+    inputs = read_inputs(calibrate, graph)
+    wanted = converted_layers(masks, graph, skip, include)
+    return column_norms(graph, wanted, saliency, inputs, prepare)
 
 
 def _is_mask_file(out: Path) -> bool:
