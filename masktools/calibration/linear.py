@@ -81,3 +81,32 @@ def solve(system: Float64, right: Float64) -> Solution:
     parts = vectors[:, good]
     shortest = parts @ ((parts.T @ right) / values[good, None])
     return Solution(shortest, np.inf, True)
+
+
+def inverse_diagonal(system: Float64) -> Float64:
+    """Return the diagonal of the inverse of a symmetric, positive definite system.
+
+    Parameters
+    ----------
+    system : ndarray of float64, shape (n, n)
+        Not changed.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If it is not positive definite.
+
+    Examples
+    --------
+    >>> inverse_diagonal(np.array([[2.0, 1.0], [1.0, 1.0]])).round(6).tolist()
+    [1.0, 2.0]
+    """
+    from scipy.linalg import cholesky
+    from scipy.linalg.lapack import dpotri
+
+    inverse, _ = dpotri(cholesky(system, lower=True, check_finite=False), lower=True)
+    return np.array(np.diagonal(inverse))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.calibration.linear import Float64, Solution, solve
+from masktools.calibration.linear import Float64, Solution, inverse_diagonal, solve
 
 FloatArray = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
@@ -75,6 +75,22 @@ class Observed(Protocol):
 
     def spread(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``w x`` for each row of `weight`, (rows / groups, columns)."""
+
+    def unexplained(self, group: int, damping: float) -> Float64:
+        """Return the part of each column's variance that the other columns cannot make up for.
+
+        Parameters
+        ----------
+        group : int
+        damping : float
+            Above 0; added to the variance of every column.
+
+        Returns
+        -------
+        ndarray of float64, shape (columns,)
+            1 / [H^-1]_jj, H the covariance of the columns: the mean square that is left of column
+            j less its best linear prediction from the others.
+        """
 
 
 class Gram:
@@ -168,6 +184,13 @@ class Gram:
         mean = weight @ (self._x[group] / self.count)
         return np.asarray(np.maximum(squares - np.square(mean), 0))
 
+    def unexplained(self, group: int, damping: float) -> Float64:
+        """Return what the other columns cannot make up for, as `Observed.unexplained` says."""
+        mean = self._x[group] / self.count
+        system = self._xx[group] / self.count - np.outer(mean, mean)
+        system[np.diag_indices_from(system)] += damping
+        return 1 / inverse_diagonal(system)
+
 
 class Few:
     """The inputs themselves: less than their products, where there are fewer than columns.
@@ -241,6 +264,15 @@ class Few:
     def spread(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``w x`` for each row."""
         return np.asarray((self._centred(self._x, group) @ weight.T).var(axis=0))
+
+    def unexplained(self, group: int, damping: float) -> Float64:
+        """Return what the other columns cannot make up for, as `Observed.unexplained` says."""
+        # [(x'x / n + d)^-1]_jj = (1 - x_j' (x x' / n + d)^-1 x_j / n) / d, by Woodbury's identity.
+        x = self._centred(self._x, group)
+        system = x @ x.T / len(x)
+        system[np.diag_indices_from(system)] += damping
+        explained = np.einsum("pj,pj->j", x, solve(system, x).values) / len(x)
+        return np.asarray(damping / (1 - explained))
 
     def _centred(self, parts: list[FloatArray], group: int, chosen: Rows | None = None) -> Float64:
         pick = slice(None) if chosen is None else chosen
