@@ -12,8 +12,11 @@ from masktools.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from masktools import export as export
+    from masktools.calibration.report import Calibration as Calibration
+    from masktools.conversion.calibrate import calibrate as calibrate
     from masktools.conversion.convert import Conversion as Conversion
     from masktools.conversion.convert import convert as convert
+    from masktools.errors import CalibrationError as CalibrationError
     from masktools.errors import FormatError as FormatError
     from masktools.errors import GraphError as GraphError
     from masktools.errors import MaskError as MaskError
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BlockLayout": "layout",
+    "Calibration": "calibration.report",
+    "CalibrationError": "errors",
     "Conversion": "conversion.convert",
     "DenseBlock": "layout",
     "FormatError": "errors",
@@ -36,6 +41,7 @@ _HOME = {
     "GraphError": "errors",
     "MaskError": "errors",
     "PartitionError": "errors",
+    "calibrate": "conversion.calibrate",
     "convert": "conversion.convert",
     "load_masks": "importers",
     "load_weights": "importers",

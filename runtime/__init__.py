@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from runtime.model import Model as Model
     from runtime.model import StepProfile as StepProfile
     from runtime.model import load as load
+    from runtime.model import prepare as prepare
 
 _HOME = {
     "BackendUnavailable": "errors",
@@ -25,6 +26,7 @@ _HOME = {
     "PlanError": "errors",
     "StepProfile": "model",
     "load": "model",
+    "prepare": "model",
 }
 
 __all__ = sorted(_HOME)

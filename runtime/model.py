@@ -90,11 +90,40 @@ def load(
     BackendUnavailable
         If the backend does not exist or cannot run here.
     """
+    return prepare(checkpoint.read(path), backend, dtype, threads, tune)
+
+
+def prepare(
+    network: checkpoint.Checkpoint,
+    backend: str = "auto",
+    dtype: str = "float32",
+    threads: int | None = None,
+    tune: bool = False,
+) -> Model:
+    """Make a network that is in memory ready to run, as `load` does with a file.
+
+    Parameters
+    ----------
+    network : Checkpoint
+        Not changed; the model shares its arrays. Trusted: `load` checks what it reads, and this
+        checks no more than shapes.
+    backend, dtype, threads, tune
+        As `load`.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    PlanError, BackendUnavailable
+        As `load`.
+    """
     if threads is not None and (type(threads) is not int or threads < 1):
         raise PlanError(f"threads must be a positive integer or None, got {threads!r}")
     chosen = choose(backend)
     chosen.tuned = chosen.tuned or tune
-    return Model(plan.build(checkpoint.read(path)), chosen, dtype, threads)
+    return Model(plan.build(network), chosen, dtype, threads)
 
 
 class Model:

@@ -35,13 +35,12 @@ FOLDERS = {
     "masktools.transform": ["masktools.partition"],
     "masktools.conversion": [
         "masktools.transform",
-        "masktools.importers",
+        "masktools.calibration",
         "masktools.names",
-        "masktools.version",
     ],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
     "masktools.calibration": ["masktools.checkpoint", "masktools.importers"],
-    "masktools.export": ["masktools.checkpoint", "masktools.names"],
+    "masktools.export": ["masktools.calibration", "masktools.names"],
     "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
     "masktools.__main__": ["masktools.cli"],
     # runtime: a checkpoint in, outputs out

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +16,12 @@ from masktools.errors import FormatError, MasktoolsError, printable
 from masktools.files import check_source
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from masktools.conversion.convert import Conversion
     from masktools.importers.load import Names
+    from masktools.network.graph import Graph
 
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
@@ -24,6 +29,24 @@ Tool = Annotated[
 NamesFile = Annotated[
     Path | None,
     typer.Option(help="JSON file: {name in the file: layer}, or the layers in the file's order."),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="INPUTS",
+        help="Fit the values to what --graph, or NET, computes of these inputs, a few hundred of "
+        "them, as the network takes them: .npy, .npz with named inputs, or a folder of either.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="--calibrate: the inputs' classes, .npy; only for figures of accuracy."),
+]
+CalibrateMethod = Annotated[
+    Literal["refit", "statistics"],
+    typer.Option(
+        help="--calibrate: fit the values, or only match the mean and variance of each row."
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -64,15 +87,91 @@ def read_names(path: Path | None) -> Names:
     return names
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """A calibration that is asked for: files of inputs and labels, and the method.
+
+    Parameters
+    ----------
+    graph, inputs : Path
+    labels : Path or None
+    method : str
+    """
+
+    graph: Path
+    inputs: Path
+    labels: Path | None
+    method: str
+
+    def read(self) -> Ready:
+        """Read and check all of it: ask before any work."""
+        from masktools.calibration.inputs import read_inputs, read_labels
+        from masktools.calibration.samples import samples
+        from masktools.network.onnx.reader import read_onnx
+
+        network = read_onnx(self.graph)
+        given = read_inputs(self.inputs, network)
+        samples(network, given)
+        count = len(next(iter(given.values())))
+        classes = None if self.labels is None else read_labels(self.labels, count)
+        return Ready(network, given, classes, self.method)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A calibration whose files are read: the network, inputs, labels and method."""
+
+    network: Graph
+    inputs: Mapping[str, Any]
+    labels: NDArray[np.int64] | None
+    method: str
+
+    def fit(self, result: Conversion) -> Conversion:
+        """Return a result with fitted values."""
+        import runtime
+        from masktools.conversion.calibrate import calibrate
+
+        found = calibrate(
+            self.network,
+            result,
+            self.inputs,
+            run=runtime.prepare,
+            labels=self.labels,
+            method=self.method,
+        )
+        return result.calibrated(found)
+
+
+def fitting(
+    graph: Path | None, inputs: Path | None, labels: Path | None, method: str
+) -> Fitting | None:
+    """Return the calibration that options ask for; raise a usage error where they contradict."""
+    if inputs is None:
+        if labels is not None or method != "refit":
+            raise typer.BadParameter("--labels and --calibrate-method belong to --calibrate")
+        return None
+    if graph is None:
+        raise typer.BadParameter("--calibrate needs --graph, the network that is converted")
+    return Fitting(graph, inputs, labels, method)
+
+
 def show_result(result: Conversion, head: dict[str, str], as_json: bool) -> None:
     """Print a conversion: its table, or one JSON object that begins with `head`."""
-    from masktools.cli.tables import conversion_lines, conversion_table
+    from masktools.cli.tables import (
+        calibration_lines,
+        calibration_table,
+        conversion_lines,
+        conversion_table,
+    )
 
+    calibration = result.calibration.report if result.calibration else None
     if as_json:
-        print(json.dumps({**head, **result.report.as_dict()}))
-    else:
-        lines = conversion_lines(result.report)
-        print_rich(conversion_table(result.report), *lines)
+        more = {"calibration": calibration.as_dict()} if calibration else {}
+        print(json.dumps({**head, **result.report.as_dict(), **more}))
+        return
+    print_rich(conversion_table(result.report), *conversion_lines(result.report))
+    if calibration:
+        print_rich("", calibration_table(calibration), *calibration_lines(calibration))
 
 
 def print_rich(*parts: object) -> None:

@@ -6,14 +6,32 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import typer
 
-from masktools.cli.common import Json, NamesFile, Tool, read_names, refusing, show_result
-from masktools.errors import printable
+from masktools.cli.common import (
+    CalibrateMethod,
+    Images,
+    Json,
+    Labels,
+    NamesFile,
+    Tool,
+    fitting,
+    read_names,
+    refusing,
+    show_result,
+)
+from masktools.errors import MaskError, printable
 from masktools.files import check_apart, check_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from masktools.cli.common import Ready
     from masktools.importers.load import Names
+    from masktools.network.graph import Graph
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
@@ -45,6 +63,14 @@ def convert_command(
             "of the saliency itself; Erdős-Rényi-kernel densities; each mask's own, to scale."
         ),
     ] = "log-share",
+    saliency: Annotated[
+        Literal["magnitude", "input", "error"],
+        typer.Option(
+            help="What is retained as far as possible: the size of weights; what they add to the "
+            "outputs; the rise of the outputs' error when they go. All but the first need "
+            "--graph and --calibrate."
+        ),
+    ] = "magnitude",
     graph: Annotated[
         Path | None,
         typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
@@ -76,6 +102,9 @@ def convert_command(
     weights: Annotated[
         Path | None, typer.Option(help="A file to take the weights from; IN by default.")
     ] = None,
+    calibrate: Images = None,
+    labels: Labels = None,
+    calibrate_method: CalibrateMethod = "refit",
     tool: Tool = None,
     names: NamesFile = None,
     weights_tool: Annotated[str | None, typer.Option(help="As --tool, for --weights.")] = None,
@@ -92,6 +121,7 @@ def convert_command(
         "density": density,
         "by": by,
         "across": across,
+        "saliency": saliency,
         "extra": extra,
         "criterion": criterion,
         "target": target,
@@ -99,10 +129,15 @@ def convert_command(
         "partitioner": partitioner,
         "seed": seed,
     }
+    asked = fitting(graph, calibrate, labels, calibrate_method)
+    if saliency != "magnitude" and calibrate is None:
+        raise typer.BadParameter(f"--saliency {saliency} needs --calibrate INPUTS")
+    if saliency == "magnitude" and calibrate is not None and _is_mask_file(out):
+        raise typer.BadParameter("--calibrate needs a folder as OUT: masks hold no values")
     kept = out.with_name(out.name + ".unfinished") if _is_mask_file(out) else out
     with refusing(kept):
-        from masktools.conversion.convert import Options
         from masktools.conversion.convert import convert as convert_network
+        from masktools.conversion.options import Options
         from masktools.conversion.result import check_place, result_files
         from masktools.conversion.resume import FOLDER, discard
         from masktools.importers import save_masks
@@ -111,26 +146,28 @@ def convert_command(
             Options(**options).check(None, graph)
         except TypeError as error:
             raise typer.BadParameter(str(error)) from error
-        inputs = [*result_files(source), weights, graph]
+        inputs = [*result_files(source), weights, graph, calibrate, labels]
         if _is_mask_file(out):
             check_target(out, inputs)
         else:
             check_apart(out, inputs)
         check_place(kept)
-        masks, saliency, notes = _load(
+        ready = None if asked is None else asked.read()
+        masks, values, notes = _load(
             source, tool, read_names(names), weights, weights_tool, read_names(weights_names)
         )
         if not resume:
             discard(kept / FOLDER)
-        result = convert_network(
-            masks,
-            saliency,
-            **options,
-            graph=graph,
-            skip=skip or (),
-            include=include or (),
-            resume=kept,
-        )
+        chosen: dict[str, Any] = {"skip": skip or (), "include": include or ()}
+        chosen["graph"] = graph if ready is None else ready.network
+        if ready is not None and saliency != "magnitude":
+            if values is None:
+                raise MaskError(f"{source} holds no weights: --saliency {saliency} needs --weights")
+            chosen["norms"] = _norms(ready, saliency, masks, **chosen)
+        result = convert_network(masks, values, **options, **chosen, resume=kept)
+        if ready is not None and not _is_mask_file(out):
+            notes += _differing(values, ready.network, source)
+            result = ready.fit(result)
         if _is_mask_file(out):
             save_masks(out, result.masks)
             discard(kept / FOLDER)
@@ -143,8 +180,45 @@ def convert_command(
         show_result(result, {"out": str(out)}, as_json)
 
 
+def _norms(
+    ready: Ready,
+    saliency: str,
+    masks: dict[str, Any],
+    graph: Graph,
+    skip: Iterable[str],
+    include: Iterable[str],
+) -> dict[str, Any]:
+    """Run the network on inputs; return the norms of the columns of the layers to convert."""
+    from masktools.calibration.columns import column_norms
+    from masktools.conversion.convert import converted_layers
+    from runtime import prepare
+
+    wanted = converted_layers(masks, graph, skip, include)
+    return column_norms(graph, wanted, saliency, ready.inputs, prepare)
+
+
 def _is_mask_file(out: Path) -> bool:
     return out.suffix in MASK_FILES
+
+
+def _differing(
+    weights: Mapping[str, NDArray[np.float32]] | None, network: Graph, source: Path
+) -> Iterator[str]:
+    """Yield a note where the network is another one than the masks' file holds the weights of."""
+    for name, weight in (weights or {}).items():
+        own = network.constants.get(f"{name}.weight")
+        if own is None or own.shape != weight.shape:
+            continue
+        kept = weight != 0
+        if (
+            np.abs(own - weight, where=kept, out=np.zeros_like(own)).max()
+            > 0.01 * np.abs(own).max()
+        ):
+            yield (
+                f"layer {name!r}: its weights in {source} are not those of the network; the values "
+                "are fitted to the network's"
+            )
+            return
 
 
 def _load(

@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from masktools.cli.common import Json, NamesFile, Threshold, Tool, read_names, refusing
+from masktools.cli.common import (
+    CalibrateMethod,
+    Fitting,
+    Images,
+    Json,
+    Labels,
+    NamesFile,
+    Threshold,
+    Tool,
+    fitting,
+    read_names,
+    refusing,
+)
 from masktools.errors import FormatError, printable
 from masktools.files import check_target, whole_file
 
 if TYPE_CHECKING:
+    from masktools.conversion.result import Conversion
     from masktools.layout import BlockLayout
 
 
@@ -30,6 +43,9 @@ def export_command(
         Path | None,
         typer.Option(metavar="RESULT", help="A result folder of masktools convert."),
     ] = None,
+    calibrate: Images = None,
+    labels: Labels = None,
+    calibrate_method: CalibrateMethod = "refit",
     residual: Annotated[
         Literal["error", "keep", "drop"],
         typer.Option(help="Kept weights outside the dense blocks."),
@@ -49,9 +65,12 @@ def export_command(
     """Write a network and its masks as a checkpoint that the runtime runs."""
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
+    asked = fitting(net, calibrate, labels, calibrate_method)
+    if asked is not None and (layouts is None or not layouts.is_dir()):
+        raise typer.BadParameter("--calibrate needs --layouts, a result folder")
     with refusing():
         how = {"tool": tool, "names": read_names(names), "threshold": threshold}
-        report, lines = export(net, out, masks, layouts, residual, verify, how)
+        report, lines = export(net, out, masks, layouts, residual, verify, how, asked)
     for note in report["notes"]:
         print(f"masktools: {printable(note)}", file=sys.stderr)
     if as_json:
@@ -70,6 +89,7 @@ def export(
     residual: str = "error",
     verify: bool = True,
     how: Mapping[str, Any] | None = None,
+    calibration: Fitting | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -79,13 +99,16 @@ def export(
     masks : path, default None
         A mask file of any tool.
     layouts : path, default None
-        A result folder, whose seed the checkpoint keeps; or its layouts.safetensors alone.
+        A result folder, whose seed the checkpoint keeps, and its calibrated values where it has
+        any; or its layouts.safetensors alone.
     residual : {"error", "keep", "drop"}
     verify : bool, default True
         Both networks, the source with the exported masks, run on the same random inputs, the
         checkpoint on every backend that can run here (see `masktools.cli.verification`).
     how : mapping, default None
         How `masks` is read: the further arguments of `masktools.load_masks`.
+    calibration : Fitting, default None
+        Inputs to calibrate on; what the result folder was calibrated to before does not count.
 
     Returns
     -------
@@ -105,6 +128,7 @@ def export(
         before; then nothing is written.
     """
     from masktools.checkpoint import write
+    from masktools.cli.tables import calibration_lines
     from masktools.cli.verification import verify as check
     from masktools.conversion.result import result_files
     from masktools.export.exporting import prepare
@@ -112,15 +136,24 @@ def export(
 
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
-    blocks, seed = (None, None) if layouts is None else _load_layouts(layouts)
+    blocks, result, seed = (None, None, None) if layouts is None else _load_layouts(layouts)
+    if calibration is not None and result is not None:
+        result = calibration.read().fit(result)
+    values = result.values if result is not None and result.calibration else None
     found = None if masks is None else load_masks(masks, **(how or {}))
     notes = [] if found is None else [f"{masks}: {note}" for note in found.notes]
     checkpoint, kept = prepare(
-        net, masks=found, layouts=blocks, residual=residual, seed=seed, say=notes.append
+        net,
+        masks=found,
+        layouts=blocks,
+        residual=residual,
+        values=values,
+        seed=seed,
+        say=notes.append,
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
-        verified = check(net, kept, beside) if verify else None
+        verified = check(net, kept, beside, values) if verify else None
     report = {
         "out": str(out),
         "bytes": out.stat().st_size,
@@ -129,17 +162,23 @@ def export(
         "difference": None if verified is None else verified.difference,
         "verification": None if verified is None else verified.as_dict(),
     }
-    return report, [] if verified is None else verified.lines()
+    lines = [] if verified is None else verified.lines()
+    if result is not None and result.calibration:
+        report["calibration"] = result.calibration.report.as_dict()
+        lines = [*map(str, calibration_lines(result.calibration.report)), *lines]
+    return report, lines
 
 
-def _load_layouts(path: Path) -> tuple[Mapping[str, BlockLayout], int | None]:
-    """Return layouts and the seed of their conversion, which only the report of a result knows."""
+def _load_layouts(
+    path: Path,
+) -> tuple[Mapping[str, BlockLayout], Conversion | None, int | None]:
+    """Return layouts, and the result and seed of their conversion, which only a folder has."""
     from masktools.conversion.result import Conversion, load_layouts
 
     if not path.is_dir():
-        return load_layouts(path), None
+        return load_layouts(path), None, None
     result = Conversion.load(path)
     seed = result.report.options.get("seed")
     if not (seed is None or (type(seed) is int and seed >= 0)):
         raise FormatError(f"{path}: its report has the seed {seed!r}, expected a whole number")
-    return result.layouts, seed
+    return result.layouts, result, seed

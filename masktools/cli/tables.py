@@ -15,6 +15,7 @@ from masktools.errors import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from masktools.calibration.report import CalibrationReport
     from masktools.checkpoint import Checkpoint
     from masktools.checkpoint.inventory import StoredLayer
     from masktools.conversion.report import Figures, LayerReport, Report
@@ -55,6 +56,53 @@ def conversion_lines(report: Report) -> list[Text]:
         Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in reasons.items()
     ]
     return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+def calibration_table(report: CalibrationReport) -> Table:
+    """Return a line per calibrated layer: the columns of its rows, how it was fitted, its error."""
+    table = _table("layer", ("columns", "ridge", "condition", "error before", "after"))
+    for row in report.layers:
+        table.add_row(
+            _name(row.layer),
+            f"{row.columns:,}",
+            "" if row.ridge is None else f"{row.ridge:g}",
+            "" if row.condition is None else f"{row.condition:.1e}",
+            _figure(row.error_before),
+            _figure(row.error_after),
+        )
+    return table
+
+
+def calibration_lines(report: CalibrationReport) -> list[Text]:
+    """Return the lines below a calibration's table: error, agreement, accuracy, notes."""
+    held = f"{report.held_back} inputs that were held back"
+    lines = [
+        Text(f"{report.method} on {report.samples} inputs; on the {held}:", "dim"),
+        Text(
+            f"error of the output {_figure(report.error_before)} → "
+            f"{_figure(report.error_after)} of its variance",
+            "bold",
+        ),
+    ]
+    if report.agreement_after is not None:
+        lines.append(
+            Text(
+                f"same class as the source {report.agreement_before:.1%} → "
+                f"{report.agreement_after:.1%}"
+            )
+        )
+    if report.accuracy_after is not None:
+        lines.append(
+            Text(
+                f"right {report.accuracy_before:.1%} → {report.accuracy_after:.1%}; "
+                f"the source {report.accuracy_source:.1%}"
+            )
+        )
+    return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+def _figure(error: float | None) -> str:
+    return "?" if error is None else f"{error:.4f}"
 
 
 def masks_table(file: MaskFile) -> Table:

@@ -105,7 +105,12 @@ class Verification:
         return lines
 
 
-def verify(net: Path, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path) -> Verification:
+def verify(
+    net: Path,
+    kept: Mapping[str, NDArray[np.bool_]],
+    checkpoint: Path,
+    values: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Verification:
     """Compare a network under masks with a checkpoint of it, on every backend that runs here.
 
     Parameters
@@ -116,6 +121,8 @@ def verify(net: Path, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path) -
         The masks, by layer.
     checkpoint : path
         Run by each backend of the runtime with its own settings, in float32.
+    values : mapping of str to ndarray of float32, default None
+        Calibrated values, which stand for the file's own and for the masks.
 
     Returns
     -------
@@ -135,7 +142,7 @@ def verify(net: Path, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path) -
     behind, and a later one reads, shows as other bits.
     """
     try:
-        return _verify(_Source(net, kept), checkpoint)
+        return _verify(_Source(net, kept, values or {}), checkpoint)
     except GraphError as error:
         raise GraphError(f"{net}: {error}") from error
 
@@ -178,18 +185,25 @@ class _Case:
 
 
 class _Source:
-    """The network before export, with the exported masks applied; onnxruntime runs it."""
+    """The network before export, with the exported masks or values; onnxruntime runs it."""
 
-    def __init__(self, net: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
+    def __init__(
+        self,
+        net: Path,
+        kept: Mapping[str, NDArray[np.bool_]],
+        values: Mapping[str, NDArray[np.float32]],
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise GraphError(
                 "comparing needs onnxruntime: pip install 'masktools[onnx]', or pass --no-verify"
             ) from error
+        from masktools.network.onnx.altered import with_values
         from masktools.network.onnx.reader import load_onnx, with_masks
 
-        model = with_masks(load_onnx(net), kept)
+        model = load_onnx(net)
+        model = with_values(model, values) if values else with_masks(model, kept)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:

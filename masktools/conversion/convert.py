@@ -6,31 +6,25 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masktools.checks import check_count, check_layers, check_share
-from masktools.conversion.across import ACROSS
+from masktools.checks import check_layers
 from masktools.conversion.methods import refill_layers, regroup_layers
+from masktools.conversion.options import Options
 from masktools.conversion.report import LayerReport, Report, layer_report, total
 from masktools.conversion.result import Conversion as Conversion
 from masktools.conversion.result import check_place
 from masktools.conversion.resume import FOLDER, Finished
-from masktools.conversion.selection import Named, select
+from masktools.conversion.selection import Named, Source, listed, select
 from masktools.errors import MaskError
 from masktools.names import Known, Shape, match, module_path
 from masktools.network.graph import Graph
 from masktools.network.layers import Layer, layers
-from masktools.partition.partitioners import candidates as partitioners
-from masktools.partition.row_groups import GROUP_ROWS
-from masktools.transform.refill import CRITERIA
-
-METHODS = ("regroup", "refill", "refill-plus")
-BY = ("weights", "multiplications")
-
+from masktools.transform.saliency import weigh
 
 logger = logging.getLogger("masktools.conversion")
 
@@ -47,6 +41,8 @@ def convert(
     extra: float = 0.0,
     criterion: str = "l1",
     scores: Mapping[str, ArrayLike] | None = None,
+    saliency: str = "magnitude",
+    norms: Mapping[str, ArrayLike] | None = None,
     skip: Iterable[str] = (),
     include: Iterable[str] = (),
     target: str = "cpu",
@@ -92,6 +88,13 @@ def convert(
         How refill ranks rows; see `refill`.
     scores : mapping of str to array_like of float, default None
         The rows' scores per converted layer, for criteria that need them.
+    saliency : {"magnitude", "input", "error"}
+        What is retained as far as possible: the weights' magnitudes; what they add to the
+        outputs; the rise of the outputs' error when they go. See
+        `masktools.transform.saliency.weigh`.
+    norms : mapping of str to array_like of float, default None
+        Per converted layer, shape (groups, columns), for a saliency from inputs:
+        `masktools.calibration.columns.column_norms` finds them. Not changed.
     skip, include : iterable of str
         Layers that stay dense in any case; layers that are converted in any case.
     target : {"cpu", "cuda", "cuda-tensor"}
@@ -150,9 +153,20 @@ def convert(
     0.5
     """
     options = Options(
-        method, density, by, across, extra, criterion, target, group_rows, partitioner, seed
+        method,
+        density,
+        by,
+        across,
+        saliency,
+        extra,
+        criterion,
+        target,
+        group_rows,
+        partitioner,
+        seed,
     )
     options.check(scores, graph)
+    _check_norms(saliency, norms, weights)
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(f"expected an Executor, got {type(executor).__name__}")
     check_layers("masks", masks)
@@ -167,6 +181,8 @@ def convert(
             + ", ".join(f"{s.name!r} ({s.dense_because})" for s in sources[:4])
             + ", ..." * (len(sources) > 4)
         )
+    if norms is not None:
+        wanted = [_weighed(source, norms, saliency) for source in wanted]
     finished = _finished(resume)
     if method == "regroup":
         converted = regroup_layers(
@@ -190,76 +206,49 @@ def convert(
     return Conversion(layouts, report)
 
 
+def converted_layers(
+    masks: Mapping[str, ArrayLike],
+    graph: Graph,
+    skip: Iterable[str] = (),
+    include: Iterable[str] = (),
+) -> list[str]:
+    """Return the layers that `convert` would convert: those that it needs norms of.
+
+    Parameters
+    ----------
+    masks, graph, skip, include
+        As `convert`.
+    """
+    sources = select(masks, None, _layers(graph, masks), Named.of(skip, include))
+    return [source.name for source in sources if not source.dense_because]
+
+
+def _check_norms(saliency: str, norms: object, weights: object) -> None:
+    if (norms is None) != (saliency == "magnitude"):
+        missing = "needs the norms of columns" if norms is None else "takes no norms of columns"
+        raise TypeError(f"saliency={saliency!r} {missing}")
+    if norms is not None:
+        check_layers("norms", norms)
+        if weights is None:
+            raise TypeError(f"saliency={saliency!r} needs weights")
+
+
+def _weighed(source: Source, norms: Mapping[str, ArrayLike], saliency: str) -> Source:
+    if source.name not in norms:
+        raise MaskError(f"layer {source.name!r} has no norms of columns; {listed(norms)}")
+    try:
+        found = weigh(source.saliency, norms[source.name], saliency, source.groups)
+    except (TypeError, MaskError) as error:
+        raise type(error)(f"layer {source.name!r}: {error}") from error
+    return replace(source, saliency=found)
+
+
 def _notes(finished: Finished, rows: Mapping[str, LayerReport]) -> Iterator[str]:
     for layer in finished.damaged:
         yield f"layer {layer!r}: the file of its row groups was damaged; they were found again"
     for layer, row in rows.items():
         if row.kept and not row.stored:
             yield f"layer {layer!r}: nothing of it is left within the density"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of a conversion: method, budget, target, partitioner; checked together."""
-
-    method: str
-    density: float | None
-    by: str
-    across: str
-    extra: float
-    criterion: str
-    target: str
-    group_rows: int | None
-    partitioner: str
-    seed: int
-
-    def check(self, scores: object, graph: object) -> None:
-        """Raise unless they make sense together, before any work is done."""
-        for name, value, known in (
-            ("method", self.method, METHODS),
-            ("by", self.by, BY),
-            ("across", self.across, ACROSS),
-            ("criterion", self.criterion, CRITERIA),
-            ("target", self.target, tuple(GROUP_ROWS)),
-        ):
-            if value not in known:
-                raise MaskError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-        if self.density is not None:
-            check_share("density", self.density)
-        elif self.across not in ("log-share", "own"):
-            raise TypeError(
-                f"across={self.across!r} shares a density among the layers: give a density"
-            )
-        check_share("extra", self.extra)
-        check_count("seed", self.seed, 0)
-        if self.by == "multiplications" and graph is None:
-            raise TypeError("by='multiplications' needs a graph")
-        if self.extra and self.method != "refill-plus":
-            raise TypeError(f"extra belongs to method 'refill-plus', not to {self.method!r}")
-        if self.method == "regroup":
-            self._check_regroup(scores)
-        else:
-            for name, asked in (
-                ("group_rows", self.group_rows is not None),
-                ("partitioner", self.partitioner != "kahypar"),
-            ):
-                if asked:
-                    raise TypeError(f"{name} belongs to method 'regroup', not to {self.method!r}")
-
-    def _check_regroup(self, scores: object) -> None:
-        if self.criterion != "l1" or scores is not None:
-            raise TypeError("criterion and scores belong to refill: regroup picks no rows")
-        if self.group_rows is not None:
-            check_count("group_rows", self.group_rows, 1)
-        partitioners(self.partitioner)
-
-    def of_row_groups(self) -> dict[str, str | int]:
-        """Return the arguments of `row_groups` that are the same for every layer."""
-        return {
-            "group_rows": int(self.group_rows or GROUP_ROWS[self.target]),
-            "partitioner": self.partitioner,
-            "seed": int(self.seed),
-        }
 
 
 def _plain(values: Mapping[str, object]) -> dict[str, object]:

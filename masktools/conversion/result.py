@@ -6,24 +6,30 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from masktools.calibration.report import Calibration, CalibrationReport
+from masktools.checkpoint.weights import check_values
 from masktools.checks import BoolArray
 from masktools.conversion.report import Report
 from masktools.conversion.resume import FOLDER, count, discard
 from masktools.errors import FormatError, MaskError
 from masktools.files import check_source, target_of, whole_file
 from masktools.forks import unlocked_property
+from masktools.importers.containers.detect import MASKS, VALUES
 from masktools.layout import BlockLayout
 from masktools.version import __version__
 
-MASKS, LAYOUTS, REPORT = "masks.safetensors", "layouts.safetensors", "report.json"
+LAYOUTS, REPORT = "layouts.safetensors", "report.json"
 _FORMAT, _VERSION = "masktools-result", 1
-_LAYOUTS_FORMAT = "masktools-layouts"
+_LAYOUTS_FORMAT, _VALUES_FORMAT = "masktools-layouts", "masktools-values"
+_FILES = (MASKS, LAYOUTS, VALUES, REPORT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +42,13 @@ class Conversion:
         Of the layers that were converted; a layer left dense has none.
     report : Report
         A row per layer that has a mask, in the masks' order.
+    calibration : Calibration, default None
+        The values that `masktools.calibrate` fitted, and its report.
     """
 
     layouts: Mapping[str, BlockLayout]
     report: Report
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         return f"Conversion({self.report!r})"
@@ -54,15 +63,24 @@ class Conversion:
             for row in self.report
         }
 
+    @property
+    def values(self) -> Mapping[str, NDArray[np.float32]]:
+        """The calibrated constants of the network by name; none without a calibration."""
+        return self.calibration.values if self.calibration else {}
+
+    def calibrated(self, calibration: Calibration) -> Conversion:
+        """Return the result with what `masktools.calibrate` found for its layouts."""
+        return replace(self, calibration=calibration)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write masks.safetensors, layouts.safetensors and report.json.
+        """Write masks.safetensors, layouts.safetensors, report.json, and calibrated values.
 
         Parameters
         ----------
         folder : path
             Made where it is not there. An earlier result is replaced, once all files of this one
-            are written; what an interrupted conversion kept there is removed. Masks and layouts
-            have the same bytes for the same result; the report also holds times.
+            are written; what an interrupted conversion kept there is removed. Masks,
+            layouts and values have the same bytes for the same result; the report also holds times.
 
         Raises
         ------
@@ -73,22 +91,27 @@ class Conversion:
         -----
         layouts.safetensors has, per layer ``L``, the arrays of `BlockLayout.to_arrays` as
         ``L.shape``, ``L.row_indices`` and so on; convolution groups stand in the JSON under the
-        metadata key ``masktools``. The report has the hashes of the other two files.
+        metadata key ``masktools``. values.safetensors has the calibrated constants of the network
+        by name; it is there only where there is a calibration. The report has the hashes of the
+        other files.
         """
         from masktools.importers import save_masks
 
         place = Path(folder)
         check_place(place)
         place.mkdir(parents=True, exist_ok=True)
-        with (
-            whole_file(place / REPORT) as report,
-            whole_file(place / LAYOUTS) as layouts,
-            whole_file(place / MASKS) as masks,
-        ):
-            save_masks(masks, self.masks)
-            layouts.write_bytes(_render_layouts(self.layouts))
-            hashes = {MASKS: _hash(masks), LAYOUTS: _hash(layouts)}
-            report.write_text(_render_report(self.report, hashes), encoding="utf-8")
+        contents = {LAYOUTS: _render_layouts(self.layouts)}
+        if self.calibration:
+            contents[VALUES] = _render_values(self.calibration.values)
+        with whole_file(place / REPORT) as report, ExitStack() as files:
+            beside = {n: files.enter_context(whole_file(place / n)) for n in (MASKS, *contents)}
+            save_masks(beside[MASKS], self.masks)
+            for name, content in contents.items():
+                beside[name].write_bytes(content)
+            hashes = {name: _hash(path) for name, path in beside.items()}
+            report.write_text(_render_report(self, hashes), encoding="utf-8")
+        if not self.calibration:
+            (place / VALUES).unlink(missing_ok=True)
         discard(place / FOLDER)
 
     @classmethod
@@ -108,7 +131,8 @@ class Conversion:
             )
         data = _read_report(place)
         hashes = data.get("files")
-        for name in (MASKS, LAYOUTS):
+        calibrated = data.get("calibration") is not None
+        for name in (MASKS, LAYOUTS, *[VALUES] * calibrated):
             try:
                 check_source(place / name)
                 found = _hash(place / name)
@@ -118,14 +142,17 @@ class Conversion:
                 raise FormatError(f"{place / name} is not the file that {REPORT} was written with")
         try:
             report = Report.from_dict(data)
+            fitted = CalibrationReport.from_dict(data["calibration"]) if calibrated else None
         except FormatError as error:
             raise FormatError(f"{place / REPORT}: {error}") from error
+        calibration = None if fitted is None else Calibration(_load_values(place / VALUES), fitted)
         layouts = load_layouts(place)
         rows = {row.layer: row for row in report}
         for name, layout in layouts.items():
             if name not in rows or rows[name].shape != layout.shape:
                 raise FormatError(f"{place}: {REPORT} and {LAYOUTS} differ about layer {name!r}")
-        return cls({name: layouts[name] for name in rows if name in layouts}, report)
+        ordered = {name: layouts[name] for name in rows if name in layouts}
+        return cls(ordered, report, calibration)
 
 
 def load_layouts(path: str | os.PathLike[str]) -> dict[str, BlockLayout]:
@@ -190,7 +217,7 @@ def is_result(path: str | os.PathLike[str]) -> bool:
 
 def result_files(path: Path) -> list[Path]:
     """Return what reading a path may read: itself and, of a result folder, its files."""
-    return [path, *(path / name for name in (MASKS, LAYOUTS, REPORT))]
+    return [path, *(path / name for name in _FILES)]
 
 
 def check_place(folder: Path) -> None:
@@ -200,7 +227,7 @@ def check_place(folder: Path) -> None:
     if not folder.is_dir():
         raise FormatError(f"{folder}: expected a folder, and it is a file")
     # Of a process that was killed while it wrote a result.
-    begun = all(target_of(path.name) in (MASKS, LAYOUTS, REPORT) for path in folder.iterdir())
+    begun = all(target_of(path.name) in _FILES for path in folder.iterdir())
     if not begun and not is_result(folder):
         raise FormatError(f"{folder}: it is not empty, and not a result of masktools")
 
@@ -226,14 +253,44 @@ def _render_layouts(layouts: Mapping[str, BlockLayout]) -> bytes:
     return save(arrays, {"masktools": json.dumps(header, sort_keys=True)})
 
 
-def _render_report(report: Report, hashes: Mapping[str, str]) -> str:
+def _render_values(values: Mapping[str, NDArray[np.float32]]) -> bytes:
+    from safetensors.numpy import save
+
+    header = {"format": _VALUES_FORMAT, "version": _VERSION}
+    arrays = {name: np.asarray(array, order="C") for name, array in values.items()}
+    return save(arrays, {"masktools": json.dumps(header, sort_keys=True)})
+
+
+def _load_values(file: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the calibrated constants that a result folder keeps."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy") as tensors:
+            header = json.loads((tensors.metadata() or {}).get("masktools", "null"))
+            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        _of_format(file, header, _VALUES_FORMAT, "it holds no calibrated values of masktools")
+        for name, array in arrays.items():
+            check_values(f"value {name!r}", array)
+    except (SafetensorError, MaskError, RecursionError) as error:
+        raise FormatError(f"{file}: {error}") from error
+    except ValueError as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{file}: {error}") from error
+    return arrays
+
+
+def _render_report(result: Conversion, hashes: Mapping[str, str]) -> str:
     data = {
         "format": _FORMAT,
         "version": _VERSION,
         "producer": f"masktools {__version__}",
         "files": dict(hashes),
-        **report.as_dict(),
+        **result.report.as_dict(),
     }
+    if result.calibration:
+        data["calibration"] = result.calibration.report.as_dict()
     return json.dumps(data, indent=1) + "\n"
 
 

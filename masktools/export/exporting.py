@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint, write
 from masktools.checks import check_count, check_layers
 from masktools.errors import GraphError, MaskError
 from masktools.export.aliases import fitted, known_layers
+from masktools.export.calibrated import Inputs, Values, calibrated, check_calibration
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
@@ -44,6 +46,9 @@ def from_onnx(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    values: Values | None = None,
+    calibrate: Inputs | None = None,
+    run: Run | None = None,
     seed: int | None = None,
 ) -> None:
     """Write a network from ONNX as a checkpoint.
@@ -70,6 +75,12 @@ def from_onnx(
         logged.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+    values : mapping of str to ndarray of float32, default None
+        Calibrated values that stand for the file's own: ``result.values``.
+    calibrate : array_like of float32, or a mapping of input names to such, default None
+        Inputs to fit the values of the layers in `layouts` on, as `masktools.calibrate` does.
+    run : callable, default None
+        What runs the network for that: `runtime.prepare`.
     seed : int, default None
         That of the conversion which made the layouts or masks, for the record:
         ``result.report.options["seed"]``.
@@ -80,6 +91,8 @@ def from_onnx(
         If an argument is of another kind.
     FormatError
         If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
+    CalibrationError
+        If the inputs to calibrate on do not fit, as `masktools.calibrate`.
     GraphError
         If the network has an operator, an attribute or a shape that is not supported.
     MaskError
@@ -96,7 +109,15 @@ def from_onnx(
     """
     check_target(Path(dst), [_path(src)])
     checkpoint, _ = prepare(
-        src, layouts=layouts, masks=masks, names=names, residual=residual, seed=seed
+        src,
+        layouts=layouts,
+        masks=masks,
+        names=names,
+        residual=residual,
+        values=values,
+        calibrate=calibrate,
+        run=run,
+        seed=seed,
     )
     write(dst, checkpoint)
 
@@ -108,6 +129,9 @@ def prepare(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    values: Values | None = None,
+    calibrate: Inputs | None = None,
+    run: Run | None = None,
     seed: int | None = None,
     say: Callable[[str], None] = logger.warning,
 ) -> tuple[Checkpoint, dict[str, BoolArray]]:
@@ -115,7 +139,7 @@ def prepare(
 
     Parameters
     ----------
-    src, layouts, masks, names, residual, seed
+    src, layouts, masks, names, residual, values, calibrate, run, seed
         As `from_onnx`.
     say : callable, default a warning of the log
         Is told, in a sentence each, what was decided that could have been meant otherwise.
@@ -129,6 +153,7 @@ def prepare(
     from masktools.network.onnx.reader import load_onnx, read_onnx
 
     check_wishes(layouts, masks, residual)
+    check_calibration(layouts, values, calibrate, run)
     if names is not None:
         check_layers("names", names)
     seed = _as_seed(seed)
@@ -136,7 +161,9 @@ def prepare(
     source = None if path is None else _hash(path)
     model = load_onnx(src)
     network = _renamed(Network.of(read_onnx(model)), names or {})
-    stored = _stored(network, model, layouts, masks, residual, say)
+    layouts, masks = _fitted(network, model, layouts, masks, say)
+    network = calibrated(network, layouts, residual, values, calibrate, run)
+    stored = _stored(network, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -149,6 +176,8 @@ def from_torch(
     layouts: Mapping[str, BlockLayout] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     residual: str = "error",
+    calibrate: Inputs | None = None,
+    run: Run | None = None,
     seed: int | None = None,
 ) -> None:
     """Write a PyTorch module in evaluation mode as a checkpoint.
@@ -159,12 +188,12 @@ def from_torch(
         Its training flags are as before afterwards; nothing else is touched.
     example_input : torch.Tensor or tuple of torch.Tensor
         Of the shapes that the network is to take; the batch size stays open where that is sound.
-    dst, layouts, masks, residual, seed
+    dst, layouts, masks, residual, calibrate, run, seed
         As `from_onnx`; layers have the names of their parameters, without ``.weight``.
 
     Raises
     ------
-    TypeError, FormatError, GraphError, MaskError
+    TypeError, FormatError, GraphError, MaskError, CalibrationError
         As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
 
     Notes
@@ -175,6 +204,7 @@ def from_torch(
     from masktools.network.onnx.reader import read_onnx
 
     check_wishes(layouts, masks, residual)
+    check_calibration(layouts, None, calibrate, run)
     seed = _as_seed(seed)
     check_target(Path(dst))
     tied = _tied(module)
@@ -182,25 +212,41 @@ def from_torch(
     network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
-    stored = _stored(network, model, layouts, masks, residual, logger.warning)
+    layouts, masks = _fitted(network, model, layouts, masks, logger.warning)
+    network = calibrated(network, layouts, residual, None, calibrate, run)
+    stored = _stored(network, layouts, masks, residual, logger.warning)
     write(dst, replace(assemble(network, stored), seed=seed))
 
 
-def _stored(
+def _fitted(
     network: Network,
     model: ModelProto,
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
-    residual: str,
     say: Callable[[str], None],
-) -> dict[str, Stored]:
-    weights = {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
+) -> tuple[Mapping[str, BlockLayout] | None, Mapping[str, ArrayLike] | None]:
+    """Return layouts and masks under the names that the network has for their layers."""
+    weights = _weights(network)
     known = known_layers(model, network.layers)
     if masks is not None:
         masks = fitted("mask", masks, known, weights, say)
     if layouts is not None:
         layouts = fitted("layout", layouts, known, weights, say)
-    return select(network.layers, weights, layouts, masks, residual, say)
+    return layouts, masks
+
+
+def _stored(
+    network: Network,
+    layouts: Mapping[str, BlockLayout] | None,
+    masks: Mapping[str, ArrayLike] | None,
+    residual: str,
+    say: Callable[[str], None],
+) -> dict[str, Stored]:
+    return select(network.layers, _weights(network), layouts, masks, residual, say)
+
+
+def _weights(network: Network) -> dict[str, NDArray[Any]]:
+    return {name: network.graph.constants[f"{name}.weight"] for name in network.layers}
 
 
 def assemble(network: Network, stored: Mapping[str, Stored]) -> Checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from masktools.checks import BoolArray
 from masktools.errors import FormatError
-from masktools.importers.containers.detect import open_file
+from masktools.importers.containers.detect import VALUES, open_file
 from masktools.importers.record import Record, Weights, checked_names, make_record
 from masktools.importers.tool import Names as Names
+from masktools.importers.tool import weights_of
 from masktools.importers.tools.registry import choose
 
 StrPath = str | os.PathLike[str]
+
+_CALIBRATED = f"the weights are the calibrated ones, from {VALUES}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def load_weights(
     Parameters
     ----------
     path, tool, names, threshold
-        As `load_masks`.
+        As `load_masks`. A folder of ``masktools convert`` has weights where it was calibrated.
     masked : bool, default True
         Multiply the mask in. False returns what the file holds at pruned positions.
     which : "trained" or "rewound", default "trained"
@@ -245,7 +248,12 @@ def _load(path: StrPath, tool: str | None, names: Names, threshold: float | None
     contents = open_file(Path(path))
     chosen = choose(contents, tool)
     names = checked_names(names, chosen.positional, chosen.name)
-    return make_record(contents, chosen, chosen.read(contents, names), names, threshold)
+    found = chosen.read(contents, names)
+    values = Path(path) / VALUES
+    if values.is_file():
+        calibrated = weights_of(open_file(values).state, found.masks)
+        found = replace(found, weights=calibrated, notes=[*found.notes, _CALIBRATED])
+    return make_record(contents, chosen, found, names, threshold)
 
 
 def _check_unmasked(record: Record, weights: Weights) -> None:

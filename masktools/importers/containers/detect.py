@@ -14,6 +14,9 @@ from masktools.importers.containers.h5_file import KERAS_WEIGHTS
 from masktools.importers.containers.shards import file_of, is_index, read_shards
 from masktools.importers.contents import Contents, first_line, open_contents
 
+# The files of a result folder that hold masks, and calibrated values where there are any.
+MASKS, VALUES = "masks.safetensors", "values.safetensors"
+
 _H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

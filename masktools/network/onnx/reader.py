@@ -97,7 +97,7 @@ def with_masks(model: ModelProto, masks: Mapping[str, NDArray[np.bool_]]) -> Mod
     import onnx
     from onnx import helper, numpy_helper
 
-    weights = _Reading(model).at(BATCHES[0]).weights
+    weights = read_pass(model).weights
     masked = onnx.ModelProto()
     masked.CopyFrom(model)
     nodes = {node.output[0]: node for node in masked.graph.node if node.output}
@@ -114,6 +114,17 @@ def with_masks(model: ModelProto, masks: Mapping[str, NDArray[np.bool_]]) -> Mod
     del masked.graph.node[:]
     masked.graph.node.extend(everything)
     return masked
+
+
+def read_pass(model: ModelProto) -> Pass:
+    """Return the graph of a model at one batch size, and the nodes that read its weights.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        As `load_onnx` returns it. Not changed.
+    """
+    return _Reading(model).at(BATCHES[0])
 
 
 def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:

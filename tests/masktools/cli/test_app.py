@@ -155,6 +155,38 @@ def test_convert_shows_what_each_layer_takes_of_the_budget(ticket, tmp_path):
             assert f"{row['budget_share']:.1%}" in line.split()
 
 
+@pytest.mark.parametrize("saliency", ["input", "error"])
+def test_saliency_from_inputs_is_found_by_running_the_network(ticket, tmp_path, weights, saliency):
+    from masktools.calibration.columns import column_norms
+    from masktools.network.onnx.reader import read_onnx
+    from runtime import prepare
+
+    write_onnx(tmp_path / "net.onnx", weights)
+    images = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    arguments = ["convert", ticket, tmp_path / "out", *FAST, "--density", "0.1"]
+    arguments += ["--graph", tmp_path / "net.onnx"]
+    inputs = ("--saliency", saliency, "--calibrate", tmp_path / "images.npy")
+    data = json.loads(run(*arguments, *inputs, "--json")[0])
+    assert data["options"]["saliency"] == saliency
+    graph = read_onnx(tmp_path / "net.onnx")
+    norms = column_norms(graph, ["conv1", "conv2"], saliency, images, prepare)
+    masks, values = masktools.load_masks(ticket), masktools.load_weights(ticket)
+    options = {"method": "regroup", "density": 0.1, "group_rows": 4, "partitioner": "spectral"}
+    options |= {"graph": graph, "progress": False}
+    expected = masktools.convert(masks, values, saliency=saliency, norms=norms, **options)
+    assert Conversion.load(tmp_path / "out").layouts == expected.layouts
+    assert expected.layouts != masktools.convert(masks, values, **options).layouts
+    np.save(tmp_path / "images.npy", images.astype(np.float64))
+    _, stderr = run(*arguments, *inputs, status=1)
+    assert "images.npy: holds float64" in only_line(stderr)
+    masktools.save_masks(tmp_path / "masks.safetensors", masks)
+    np.save(tmp_path / "images.npy", images)
+    arguments[1] = tmp_path / "masks.safetensors"
+    _, stderr = run(*arguments, *inputs, status=1)
+    assert "masks.safetensors holds no weights: --saliency" in only_line(stderr)
+
+
 @pytest.mark.parametrize("ending", [".safetensors", ".npz", ".pt"])
 def test_convert_writes_masks_alone(ticket, tmp_path, ending):
     out = tmp_path / f"masks{ending}"
@@ -336,13 +368,16 @@ def test_what_cannot_be_done_is_refused_in_one_line(ticket, tmp_path, arguments,
         (["--method", "regroup", "--criterion", "count"], "regroup picks no rows"),
         (["--method", "refill", "--group-rows", "8"], "regroup"),
         (["--method", "refill", "--partitioner", "best"], "regroup"),
+        (["--method", "refill", "--saliency", "error"], "needs --calibrate INPUTS"),
+        (["--method", "refill", "--saliency", "input", "--calibrate", "x"], "--calibrate needs --graph"),
+        (["--method", "refill", "--calibrate", "x"], "--calibrate needs --graph"),
         (["--method", "refill", "--faster"], "faster"),
     ],
 )
 def test_wrong_usage_has_a_status_of_its_own(ticket, tmp_path, arguments, match):
     stdout, stderr = run("convert", ticket, tmp_path / "out", *arguments, status=2)
     assert stdout == ""
-    assert match in stderr
+    assert match in unboxed(stderr)
 
 
 def test_the_version_is_that_of_the_package():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from masktools import convert, refill, regroup
+from masktools.conversion.convert import converted_layers
 from masktools.conversion.result import Conversion
 from masktools.errors import GraphError, MaskError
 from masktools.network.graph import Graph, Node, Value
@@ -308,6 +309,58 @@ def test_the_report_keeps_what_was_asked_for(tmp_path):
     assert (options["density"], options["seed"], options["skip"]) == (0.25, 3, ["conv2"])
 
 
+# Saliency from inputs
+
+
+@pytest.mark.parametrize("saliency", ["input", "error"])
+@pytest.mark.parametrize("method", ["regroup", "refill"])
+def test_saliency_from_inputs_is_that_of_weights_times_norms(method, saliency):
+    masks, weights = network()
+    rng = np.random.default_rng(1)
+    norms = {
+        n: rng.random((1, w[0].size)).astype(np.float32) ** 4
+        for n, w in weights.items()
+        if n.startswith("conv")
+    }
+    options = {"method": method, "density": 0.15, **(FAST if method == "regroup" else {})}
+    found = convert(masks, weights, saliency=saliency, norms=norms, **options)
+    by_hand = dict(weights)
+    for name, norm in norms.items():
+        wide = norm.astype(np.float64).reshape(1, *weights[name].shape[1:])
+        by_hand[name] = np.abs(weights[name]) * wide
+        by_hand[name] = by_hand[name] ** (2 if saliency == "error" else 1)
+    same = convert(masks, by_hand, **options)
+    assert found.layouts == same.layouts
+    assert found.layouts != convert(masks, weights, **options).layouts
+    assert found.report.options["saliency"] == saliency
+    for row, other in zip(found.report, same.report, strict=True):
+        assert row.retained == pytest.approx(other.retained, rel=1e-5)
+
+
+def test_groups_of_a_convolution_have_norms_of_their_own():
+    rng = np.random.default_rng(0)
+    weights = {
+        "a": rng.standard_normal((8, 8, 3, 3)).astype(np.float32),
+        "b": rng.standard_normal((16, 4, 1, 1)).astype(np.float32),
+    }
+    masks = {name: rng.random(w.shape) < 0.7 for name, w in weights.items()}
+    graph = graph_of(weights, groups={"b": 2})
+    norms = {"b": np.array([[1, 0, 1, 0], [0, 1, 0, 1]])}
+    result = convert(
+        masks, weights, method="regroup", graph=graph, saliency="input", norms=norms, **FAST
+    )
+    stored = result.masks["b"].reshape(2, 8, 4).any(axis=1)
+    assert np.array_equal(stored, norms["b"] > 0)
+
+
+def test_the_layers_to_convert_are_known_before():
+    masks, weights = network()
+    graph = graph_of(weights)
+    for skip, include in (((), ()), (["conv2"], ["fc"])):
+        result = convert(masks, weights, method="refill", graph=graph, skip=skip, include=include)
+        assert converted_layers(masks, graph, skip, include) == list(result.layouts)
+
+
 # What is refused
 
 
@@ -334,6 +387,25 @@ def test_the_report_keeps_what_was_asked_for(tmp_path):
         ({"group_rows": 8.0}, TypeError, "group_rows must be a whole number, got 8.0"),
         ({"seed": -1}, MaskError, "seed must be at least 0, got -1"),
         ({"group_rows": 0}, MaskError, "group_rows must be at least 1, got 0"),
+        ({"saliency": "size"}, MaskError, "saliency must be one of magnitude, input, error"),
+        ({"saliency": "error"}, TypeError, "saliency='error' needs the norms of columns"),
+        ({"norms": {}}, TypeError, "saliency='magnitude' takes no norms of columns"),
+        ({"saliency": "input", "norms": 3}, TypeError, "norms must be a mapping by layer, got int"),
+        (
+            {"saliency": "input", "norms": {}, "weights": None},
+            TypeError,
+            "saliency='input' needs weights",
+        ),
+        (
+            {"saliency": "input", "norms": {"conv2": [[1]]}},
+            MaskError,
+            "layer 'conv1' has no norms of columns; there are 'conv2'",
+        ),
+        (
+            {"saliency": "input", "norms": {"conv1": [[1]]}},
+            MaskError,
+            r"layer 'conv1': expected norms of shape \(groups, columns\) = \(1, 72\), got \(1, 1\)",
+        ),
         ({"target": "tpu"}, MaskError, "target must be one of cpu, cuda, cuda-tensor"),
         ({"partitioner": "metis"}, MaskError, "partitioner"),
         (

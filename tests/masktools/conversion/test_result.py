@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from masktools import BlockLayout, convert
+from masktools import BlockLayout, Calibration, convert
+from masktools.calibration.report import CalibrationReport, LayerCalibration
 from masktools.conversion.result import Conversion, is_result, load_layouts
 from masktools.conversion.resume import FOLDER
 from masktools.errors import FormatError
+from masktools.importers.containers.detect import VALUES
 
 
 def converted(density=None):
@@ -165,3 +169,58 @@ def test_layouts_that_are_none_are_refused(tmp_path):
         load_layouts(file)
     with pytest.raises(FormatError, match="no such file"):
         load_layouts(tmp_path / "none")
+
+
+def calibrated():
+    values = {"conv1.weight": np.ones((12, 6), np.float32), "conv1.bias": np.zeros(12, np.float32)}
+    row = LayerCalibration("conv1", 3, 100, 0.01, 12.5, 0.5, None)
+    report = CalibrationReport(
+        "refit", 56, 8, 0.5, 0.25, 0.75, 1.0, None, None, None, (row,), ("a note",)
+    )
+    return converted().calibrated(Calibration(values, report))
+
+
+def test_a_calibration_is_saved_and_comes_back(tmp_path):
+    result = calibrated()
+    result.save(tmp_path)
+    again = Conversion.load(tmp_path)
+    assert again.calibration.report == result.calibration.report
+    assert again.values.keys() == result.values.keys()
+    for name, array in result.values.items():
+        assert again.values[name].dtype == np.float32
+        np.testing.assert_array_equal(again.values[name], array)
+    first = (tmp_path / VALUES).read_bytes()
+    result.save(tmp_path)
+    assert (tmp_path / VALUES).read_bytes() == first
+    converted().save(tmp_path)  # A result without one leaves none behind.
+    assert Conversion.load(tmp_path).calibration is None
+    assert not (tmp_path / VALUES).exists()
+
+
+def test_values_that_do_not_belong_to_the_result_are_refused(tmp_path):
+    calibrated().save(tmp_path)
+    other = calibrated()
+    other.values["conv1.bias"][0] = 1
+    other.save(tmp_path / "other")
+    (tmp_path / VALUES).write_bytes((tmp_path / "other" / VALUES).read_bytes())
+    with pytest.raises(FormatError, match=r"values.safetensors is not the file that report.json"):
+        Conversion.load(tmp_path)
+    (tmp_path / VALUES).unlink()
+    with pytest.raises(FormatError, match=r"values.safetensors: No such file"):
+        Conversion.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["nan", "format", "report"])
+def test_a_damaged_calibration_is_refused(tmp_path, damage):
+    calibrated().save(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    arrays = {"conv1.bias": np.full(12, np.nan if damage == "nan" else 0, np.float32)}
+    head = {"format": "x" if damage == "format" else "masktools-values", "version": 1}
+    save_file(arrays, tmp_path / VALUES, {"masktools": json.dumps(head)})
+    report["files"][VALUES] = hashlib.sha256((tmp_path / VALUES).read_bytes()).hexdigest()
+    if damage == "report":
+        report["calibration"]["layers"][0]["columns"] = "many"
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    told = {"nan": "finite", "format": "no calibrated values", "report": "columns is 'many'"}
+    with pytest.raises(FormatError, match=told[damage]):
+        Conversion.load(tmp_path)

@@ -1,0 +1,211 @@
+"""Calibrate a whole network: fit its layers, or match their means and variances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from masktools.calibration.affine import Place, places
+from masktools.calibration.measure import Distance, distances
+from masktools.calibration.passes import Fitted, Step, match_statistics, refit
+from masktools.calibration.report import Calibration, CalibrationReport, LayerCalibration
+from masktools.calibration.samples import Samples, samples
+from masktools.calibration.walk import Run
+from masktools.checks import BoolArray, as_array
+from masktools.errors import CalibrationError, MaskError
+from masktools.network.graph import Graph
+from masktools.network.layers import Layer, layers
+
+Array = NDArray[Any]
+# Takes the number of steps, and gives what to call with a layer's name after each.
+Progress = Callable[[int], AbstractContextManager[Step]]
+
+METHODS = ("refit", "statistics")
+
+
+def calibrate_graph(
+    graph: Graph,
+    kept: Mapping[str, BoolArray],
+    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    run: Run,
+    *,
+    labels: ArrayLike | None = None,
+    method: str = "refit",
+    progress: Progress | None = None,
+) -> Calibration:
+    """Fit a converted network to its source.
+
+    Parameters
+    ----------
+    graph : Graph
+        The source network in the normal form. Not changed.
+    kept : mapping of str to ndarray of bool
+        By layer, in the weight's shape: what is stored of it. All other layers keep their values.
+    inputs, run, labels, method
+        See `masktools.calibrate`.
+    progress : callable, default None
+        What to show; None shows nothing.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    TypeError, CalibrationError, MaskError, GraphError
+        See `masktools.calibrate`.
+    """
+    check_method(method)
+    known = layers(graph)
+    _check_kept(kept, known)
+    given = samples(graph, inputs)
+    classes = None if labels is None else _held_labels(labels, given)
+    source_constants = graph.constants
+    graph, found = places(graph, known)
+    wanted = {name: place for name, place in found.items() if name in kept}
+    if not wanted:
+        raise MaskError("there is no layer to calibrate")
+    as_is = dict(graph.constants)
+    for name, mask in kept.items():
+        as_is[known[name].weight] = graph.constants[known[name].weight] * mask
+    fitted: dict[str, Fitted] = {}
+    steps = (
+        wanted
+        if method == "refit"
+        else {n: p for n, p in found.items() if n in wanted or p.norm is not None}
+    )
+    source, before = distances(graph, [as_is], wanted.values(), given, run)
+    errors = {name: before.errors[place.output] for name, place in wanted.items()}
+    with (progress or _silent)(len(steps)) as step:
+        if method == "refit":
+            values, fitted = refit(graph, as_is, wanted, kept, errors, given, run, step)
+        else:
+            values = match_statistics(graph, as_is, steps, given, run, step)
+    _, after = distances(graph, [values], wanted.values(), given, run)
+    ends = [value.name for value in graph.outputs]
+    fit_on, held_back = given.counts
+    report = CalibrationReport(
+        method=method,
+        samples=fit_on,
+        held_back=held_back,
+        error_before=_error(before, ends),
+        error_after=_error(after, ends),
+        agreement_before=_share(before.classes, source.classes),
+        agreement_after=_share(after.classes, source.classes),
+        accuracy_source=_share(source.classes, classes),
+        accuracy_before=_share(before.classes, classes),
+        accuracy_after=_share(after.classes, classes),
+        layers=tuple(_row(n, p, kept[n], fitted.get(n), before, after) for n, p in wanted.items()),
+        notes=tuple(_notes(kept, wanted, fitted, given)),
+    )
+    weights = {layer.weight for layer in known.values()}
+    return Calibration(
+        {n: a for n, a in values.items() if n in weights or _differs(a, source_constants.get(n))},
+        report,
+    )
+
+
+def check_method(method: str) -> None:
+    """Raise `CalibrationError` unless there is such a method."""
+    if method not in METHODS:
+        raise CalibrationError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+
+
+@contextmanager
+def _silent(_: int) -> Iterator[Step]:
+    yield lambda _: None
+
+
+def _check_kept(kept: Mapping[str, BoolArray], known: Mapping[str, Layer]) -> None:
+    for name, mask in kept.items():
+        if name not in known:
+            raise MaskError(
+                f"the network has no layer {name!r}; it has {', '.join(known)}; to calibrate, call "
+                "the layers as the network does (names=, --names)"
+            )
+        if mask.shape != known[name].shape:
+            raise MaskError(
+                f"layer {name!r}: expected a layout of shape {known[name].shape}, got {mask.shape}"
+            )
+
+
+def _held_labels(labels: ArrayLike, given: Samples) -> NDArray[Any]:
+    """Return the labels of the samples that are held back."""
+    total = len(next(iter(given.inputs.values())))
+    array = as_array(labels, "labels")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"labels must be whole numbers, got {array.dtype}")
+    if array.shape != (total,):
+        raise CalibrationError(f"expected a label for each of {total} samples, got {array.shape}")
+    return np.asarray(array[np.concatenate(given.held)])
+
+
+def _error(distance: Distance, ends: list[str]) -> float | None:
+    """Return the mean error of the outputs; None where an output of the source does not vary."""
+    return _finite(float(np.mean([distance.errors[name] for name in ends])))
+
+
+def _finite(error: float) -> float | None:
+    return error if np.isfinite(error) else None
+
+
+def _share(found: NDArray[Any] | None, expected: NDArray[Any] | None) -> float | None:
+    if found is None or expected is None:
+        return None
+    return float((found == expected).mean())
+
+
+def _row(
+    name: str, place: Place, mask: BoolArray, fitted: Fitted | None, *distances: Distance
+) -> LayerCalibration:
+    before, after = (_finite(one.errors[place.output]) for one in distances)
+    columns = int(mask.reshape(len(mask), -1).sum(axis=1).max(initial=0))
+    if fitted is None:
+        return LayerCalibration(name, columns, 0, None, None, before, after)
+    if np.isinf(fitted.ridge):
+        return LayerCalibration(name, columns, fitted.positions, None, None, before, after)
+    return LayerCalibration(
+        name,
+        columns,
+        fitted.positions,
+        fitted.ridge,
+        _finite(fitted.condition),
+        before,
+        after,
+    )
+
+
+def _notes(
+    kept: Mapping[str, BoolArray],
+    wanted: Mapping[str, Place],
+    fitted: Mapping[str, Fitted],
+    given: Samples,
+) -> Iterator[str]:
+    total = len(next(iter(given.inputs.values())))
+    if sum(given.counts) < total:
+        yield f"{total - sum(given.counts)} samples in excess of whole batches were left out"
+    for name in kept:
+        if name not in wanted:
+            yield f"layer {name!r}: several nodes read its weight or bias, so it was left as it is"
+    for name, one in fitted.items():
+        if not one.varies:
+            yield (
+                f"layer {name!r}: its input, or the output that it should make, is the same for "
+                "all samples; its values were left as they are"
+            )
+        elif one.positions < one.columns:
+            enough = -(-one.columns * total // one.positions)
+            yield (
+                f"layer {name!r}: {one.positions} positions for {one.columns} columns; "
+                f"{enough} samples would do"
+            )
+        if one.fallbacks:
+            yield f"layer {name!r}: {one.fallbacks} systems are singular; solved by eigenvalues"
+
+
+def _differs(array: Array, before: Array | None) -> bool:
+    return bool(array.any()) if before is None else not np.array_equal(array, before)

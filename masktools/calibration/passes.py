@@ -1,0 +1,238 @@
+"""One pass over a network, layer after layer: values refitted, or means and variances matched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masktools.calibration.affine import Place
+from masktools.calibration.linear import Float64, one_thread
+from masktools.calibration.moments import Observed, observed
+from masktools.calibration.patches import by_position, groups_of, position_count, windows
+from masktools.calibration.refit import Fit, best_bias, error, fits, restored
+from masktools.calibration.samples import Samples
+from masktools.calibration.walk import Run, Walk
+from masktools.checks import BoolArray
+from masktools.network.graph import Graph
+
+Array = NDArray[Any]
+Step = Callable[[str], None]
+
+# How strongly values are held to what they were: the one that is best on the samples held back.
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The fit of one layer, for the report.
+
+    Parameters
+    ----------
+    columns : int
+        The most that a row stores.
+    positions : int
+        That its values were fitted on.
+    ridge : float
+        Infinite where no fit was better, on the samples held back, than the values as they were.
+    condition : float
+    fallbacks : int
+        As in `Fit`.
+    varies : bool
+        Whether the outputs that are wanted vary at all, and the inputs that there are.
+    """
+
+    columns: int
+    positions: int
+    ridge: float
+    condition: float
+    fallbacks: int
+    varies: bool = True
+
+
+def refit(
+    graph: Graph,
+    start: Mapping[str, Array],
+    places: Mapping[str, Place],
+    kept: Mapping[str, BoolArray],
+    before: Mapping[str, float],
+    samples: Samples,
+    run: Run,
+    step: Step,
+) -> tuple[dict[str, Array], dict[str, Fitted]]:
+    """Fit the values of layers, one after the other, to what the source network's layers make.
+
+    Parameters
+    ----------
+    graph : Graph
+        The source.
+    start : mapping of str to ndarray
+        The constants of the converted network. Not changed.
+    places : mapping of str to Place
+        Of the layers to fit, in the order of execution.
+    kept : mapping of str to ndarray of bool
+        What these layers store.
+    before : mapping of str to float
+        The error of these layers in the converted network, on the samples held back.
+    samples : Samples
+    run : callable
+        See `Walk`.
+    step : callable
+        Called with each layer's name once it is done.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All constants of the fitted network.
+    dict of str to Fitted
+    """
+    at = {node.name: number for number, node in enumerate(graph.nodes)}
+    done = {}
+    with (
+        Walk(graph, samples, samples.pieces, run) as source,
+        Walk(graph, samples, samples.pieces, run) as network,
+    ):
+        network.constants = dict(start)
+        for layer, place in places.items():
+            made = place.output
+            source.advance(at[place.node.name] + 1, also=(made,))
+            network.advance(at[place.node.name])
+            pairs = zip(network.values(place.node.inputs[0]), source.values(made), strict=True)
+            fitted, held = _observe(place, network.constants[place.weight].shape, pairs, samples)
+            with one_thread():
+                changed, done[layer] = _refit(
+                    place, network.constants, kept[layer], before[layer], fitted, held
+                )
+            network.constants.update(changed)
+            step(layer)
+        return network.constants, done
+
+
+def _observe(
+    place: Place,
+    shape: tuple[int, ...],
+    pairs: Iterator[tuple[Array, Array]],
+    samples: Samples,
+) -> tuple[Observed, Observed]:
+    """Return the inputs and wanted outputs of a layer: to fit on, and those held back."""
+    groups = groups_of(place.node)
+    seen: list[Observed] = []
+    for pieces in (samples.fitted, samples.held):
+        part: Observed | None = None
+        for _, (x, y) in zip(pieces, pairs, strict=False):
+            wanted = by_position(y, place.node)
+            if part is None:
+                share = sum(map(len, pieces)) / len(pieces[0])
+                positions = int(position_count(y, place.node) * share)
+                part = observed(groups, prod(shape[1:]), shape[0], positions)
+            for which, matrix in windows(x, place.node, shape[2:]):
+                lines = wanted[which]
+                grouped = lines.reshape(len(lines), groups, -1, lines.shape[2])
+                rows = grouped.transpose(1, 0, 3, 2).reshape(groups, matrix.shape[1], -1)
+                part.add(matrix, rows)
+        assert part is not None
+        seen.append(part)
+    return seen[0], seen[1]
+
+
+def _refit(
+    place: Place,
+    constants: Mapping[str, Array],
+    kept: BoolArray,
+    before: float,
+    fitted: Observed,
+    held: Observed,
+) -> tuple[dict[str, Array], Fitted]:
+    """Return the constants that miss least on the samples held back, and how they were found."""
+    old = constants[place.weight]
+    keep = kept.reshape(len(old), -1)
+    start = old.reshape(keep.shape).astype(np.float64) * keep
+    bias = place.bias(constants)
+    columns = int(keep.sum(axis=1).max(initial=0))
+    inputs_vary = any(fitted.variance_x(group) > 0 for group in range(groups_of(place.node)))
+    if not (inputs_vary and fitted.variance_y.any()):
+        # Nothing to fit the values to, but the mean is known.
+        shift = best_bias(fitted, start) - bias
+        return place.shifted(constants, shift), Fitted(
+            columns, fitted.count, np.inf, 1.0, 0, varies=False
+        )
+    candidates = [
+        Fit(start, bias, np.inf),
+        Fit(start, best_bias(fitted, start), np.inf),
+        *fits(fitted, start, keep, RIDGES),
+    ]
+    best = min(candidates, key=lambda fit: error(held, fit.weight, fit.bias))
+    if np.isfinite(best.ridge):
+        scaled = restored(fitted, best)
+        # Where little is explained, rows of full variance would miss more than before the fit.
+        best = scaled if error(held, scaled.weight, scaled.bias) < before else best
+    changed = place.shifted(constants, best.bias - bias)
+    changed[place.weight] = best.weight.reshape(old.shape).astype(np.float32)
+    return changed, Fitted(columns, fitted.count, best.ridge, best.condition, best.fallbacks)
+
+
+def match_statistics(
+    graph: Graph,
+    start: Mapping[str, Array],
+    places: Mapping[str, Place],
+    samples: Samples,
+    run: Run,
+    step: Step,
+) -> dict[str, Array]:
+    """Give each row of layers the mean and variance that it has in the source network.
+
+    Parameters
+    ----------
+    graph, start, places, samples, run, step
+        As `refit`; `places` of the layers to match.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All constants of the matched network.
+    """
+    at = {node.name: number for number, node in enumerate(graph.nodes)}
+    with (
+        Walk(graph, samples, samples.fitted, run) as source,
+        Walk(graph, samples, samples.fitted, run) as network,
+    ):
+        network.constants = dict(start)
+        for layer, place in places.items():
+            made = place.output
+            source.advance(at[place.node.name] + 1, also=(made,))
+            network.advance(at[place.node.name])
+            want_mean, want = _spread(by_position(y, place.node) for y in source.values(made))
+            have_mean, have = _spread(
+                by_position(y, place.node) for y in network.outputs(place.node)
+            )
+            # A row that does not vary has no spread to stretch.
+            alive = (have > _least(have_mean)) & (want > _least(want_mean))
+            scale = np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive))
+            network.constants.update(place.matched(network.constants, scale, have_mean, want_mean))
+            step(layer)
+        return network.constants
+
+
+def _least(mean: Float64) -> Float64:
+    """Return the variance below which a row of float32 counts as constant."""
+    return np.square(mean * np.finfo(np.float32).eps)
+
+
+def _spread(arrays: Iterable[Array]) -> tuple[Float64, Float64]:
+    """Return mean and variance by row of arrays (samples, rows, positions)."""
+    pieces = iter(arrays)
+    first = next(pieces)
+    shift = first.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
+    count, total, squares = 0, np.zeros(first.shape[1]), np.zeros(first.shape[1])
+    for piece in chain([first], pieces):
+        off = piece - shift
+        count += off.shape[0] * off.shape[2]
+        total += off.sum(axis=(0, 2))
+        squares += np.square(off).sum(axis=(0, 2))
+    mean = total / count
+    return shift.ravel() + mean, np.maximum(squares / count - np.square(mean), 0)

@@ -1,0 +1,173 @@
+"""Fit a converted network to its source on a few inputs, without labels and without training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from masktools.calibration.network import calibrate_graph
+from masktools.calibration.progress import bar
+from masktools.calibration.report import Calibration
+from masktools.calibration.walk import Run
+from masktools.checkpoint import Checkpoint
+from masktools.checks import BoolArray, check_layers
+from masktools.conversion.result import Conversion, load_layouts
+from masktools.conversion.selection import Named, listed
+from masktools.errors import CalibrationError, MaskError
+from masktools.layout import BlockLayout
+from masktools.network.graph import Graph
+from masktools.network.layers import layers
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+RESIDUALS = ("drop", "keep")
+
+
+def calibrate(
+    network: Graph | Checkpoint | ModelProto | str | os.PathLike[str],
+    layouts: Conversion | Mapping[str, BlockLayout] | str | os.PathLike[str],
+    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    *,
+    run: Run,
+    labels: ArrayLike | None = None,
+    method: str = "refit",
+    residual: str = "drop",
+    include: Iterable[str] = (),
+    progress: bool = True,
+) -> Calibration:
+    """Fit the values of a converted network to what the network before conversion computes.
+
+    Takes some inputs, a few hundred mostly, and neither labels nor gradients nor a training
+    framework. What is stored, and where, stays the same.
+
+    Parameters
+    ----------
+    network : path of an ONNX file, onnx.ModelProto, Graph or Checkpoint
+        The source network with its weights: the ticket, or the dense network, whichever the
+        converted one is to follow. Not changed.
+    layouts : Conversion, mapping of str to BlockLayout, or path of a result folder
+        What is stored of the layers that were converted. All other layers keep their values.
+    inputs : array_like of float32, shape (samples, ...); or a mapping of input names to such
+        As the network takes them, at least 32; they may be mapped from a file. One in eight is
+        held back from the fit, to choose by and to measure on.
+    run : callable
+        Makes a network ready to run: takes a `Checkpoint`, returns a function from inputs by name
+        to outputs, as `runtime.prepare` does.
+    labels : array_like of int, shape (samples,), default None
+        For the accuracies in the report alone.
+    method : {"refit", "statistics"}
+        Fit the values; or only give each row the mean and variance that it has in the source, in
+        the batch normalisation after it where there is one.
+    residual : {"drop", "keep"}
+        Whether non-zero weights outside the blocks are stored too.
+    include : iterable of str, default ()
+        Layers to fit although they stayed dense.
+    progress : bool, default True
+        Show a bar on standard error, where that is a terminal.
+
+    Returns
+    -------
+    Calibration
+        ``values`` and ``report``. `Conversion.calibrated` keeps them with the layouts. The same
+        for the same arguments on the same machine.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another kind.
+    CalibrationError
+        If the inputs do not fit the network, are too few, all the same or not finite, or there is
+        not a label for each.
+    MaskError
+        If a layout matches no layer, or has another shape.
+    FormatError, GraphError, OSError
+        If the network or the result folder cannot be read.
+
+    Notes
+    -----
+    Layer after layer in the order of execution: x, a layer's input in the network converted so
+    far; y, the layer's output in the source. For each row, ``mean |y - w x - b|^2 + ridge v
+    |w - w0|^2`` is least over the columns that the row stores; w0 are the stored values, v is the
+    mean variance of the columns, and the ridge is the one of four that is best on the samples held
+    back. All rows of a block share their columns and so one factorization. Then each row is scaled
+    to the variance of y, so that later layers get inputs of the size that they were made for.
+
+    Examples
+    --------
+    A matrix whose rows store two of four columns, by a runner made for it:
+
+    >>> import numpy as np, masktools
+    >>> from masktools.network.graph import Graph, Node, Value
+    >>> rng = np.random.default_rng(0)
+    >>> weight = rng.standard_normal((2, 4)).astype(np.float32)
+    >>> gemm = Node("fc", "Gemm", ("x", "fc.weight"), ("y",), {"transB": 1})
+    >>> network = Graph(
+    ...     (Value("x", (None, 4)),), (Value("y", (None, 2)),), (gemm,), {"fc.weight": weight}
+    ... )
+    >>> x = rng.standard_normal((64, 4)).astype(np.float32)
+    >>> x[:, 2:] = x[:, :2]  # the columns that are dropped tell nothing new
+    >>> def run(checkpoint):
+    ...     constants = checkpoint.graph.constants
+    ...     bias = constants.get("fc.bias", 0)
+    ...     return lambda inputs: inputs["x"] @ constants["fc.weight"].T + bias
+    >>> layout = masktools.BlockLayout((2, 4), [masktools.DenseBlock([0, 1], [0, 1])])
+    >>> found = masktools.calibrate(network, {"fc": layout}, x, run=run)
+    >>> bool(found.report.error_after < 1e-4 < found.report.error_before)
+    True
+    >>> np.round(found.values["fc.weight"] - (weight[:, :2] + weight[:, 2:]) @ np.eye(2, 4), 1) + 0
+    array([[0., 0., 0., 0.],
+           [0., 0., 0., 0.]])
+    """
+    if residual not in RESIDUALS:
+        raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
+    graph = _graph(network)
+    kept = _kept(graph, layouts, residual, Named.of((), include).include)
+    shown = bar if progress else None
+    return calibrate_graph(graph, kept, inputs, run, labels=labels, method=method, progress=shown)
+
+
+def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) -> Graph:
+    if isinstance(network, Graph):
+        return network
+    if isinstance(network, Checkpoint):
+        sparse = {f"{name}.weight": part.to_dense() for name, part in network.sparse.items()}
+        return replace(network.graph, constants={**network.graph.constants, **sparse})
+    from masktools.network.onnx.reader import read_onnx
+
+    return read_onnx(network)
+
+
+def _kept(
+    graph: Graph,
+    layouts: Conversion | Mapping[str, BlockLayout] | str | os.PathLike[str],
+    residual: str,
+    include: Iterable[str],
+) -> dict[str, BoolArray]:
+    """Return the stored positions of each layer to fit."""
+    if isinstance(layouts, Conversion):
+        layouts = layouts.layouts
+    elif isinstance(layouts, str | os.PathLike):
+        layouts = load_layouts(layouts)
+    check_layers("layouts", layouts)
+    known = layers(graph)
+    kept = {}
+    for name, layout in layouts.items():
+        if not isinstance(layout, BlockLayout):
+            raise TypeError(
+                f"layouts: layer {name!r}: expected a BlockLayout, got {type(layout).__name__}"
+            )
+        kept[name] = layout.to_mask()
+        weight = graph.constants.get(known[name].weight) if name in known else None
+        if residual == "keep" and weight is not None and weight.shape == layout.shape:
+            kept[name] |= weight != 0
+    for name in include:
+        if name not in known:
+            raise CalibrationError(f"include: there is no layer {name!r}; {listed(known)}")
+        kept.setdefault(name, np.ones(known[name].shape, np.bool_))
+    return kept

@@ -1,0 +1,62 @@
+"""A network with calibrated values on its way into a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from masktools.calibration.affine import with_values
+from masktools.calibration.network import calibrate_graph
+from masktools.calibration.walk import Run
+from masktools.checks import check_layers
+from masktools.layout import BlockLayout
+from masktools.network.network import Network
+
+Values = Mapping[str, NDArray[np.float32]]
+Inputs = Mapping[str, ArrayLike] | ArrayLike
+
+
+def check_calibration(
+    layouts: object, values: object, calibrate: Inputs | None, run: Run | None
+) -> None:
+    """Raise unless the arguments of `calibrated` go together: ask before any work."""
+    if values is not None:
+        check_layers("values", values)
+    if calibrate is None:
+        return
+    if values is not None:
+        raise TypeError("values and calibrate exclude each other: values are calibrated already")
+    if layouts is None or run is None:
+        raise TypeError(
+            "calibrate needs layouts, which say what is stored, and run, which runs the network: "
+            "run=runtime.prepare"
+        )
+
+
+def calibrated(
+    network: Network,
+    layouts: Mapping[str, BlockLayout] | None,
+    residual: str,
+    values: Values | None,
+    calibrate: Inputs | None,
+    run: Run | None,
+) -> Network:
+    """Return the network with calibrated values, where there are any or it is to be calibrated.
+
+    Parameters
+    ----------
+    network : Network
+        Not changed.
+    layouts, residual, values, calibrate, run
+        As `masktools.export.from_onnx`.
+    """
+    if calibrate is not None and layouts is not None and run is not None:
+        kept: dict[str, NDArray[Any]] = {n: layout.to_mask() for n, layout in layouts.items()}
+        for name in kept.keys() & network.layers.keys() if residual == "keep" else ():
+            weight = network.graph.constants[network.layers[name].weight]
+            kept[name] = kept[name] | (weight != 0).reshape(kept[name].shape)
+        values = calibrate_graph(network.graph, kept, calibrate, run).values
+    return Network.of(with_values(network.graph, values)) if values else network

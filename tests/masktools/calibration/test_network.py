@@ -1,0 +1,369 @@
+"""Whole networks fitted to their sources: every kind of layer, and what cannot be fitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import zoo
+from builder import SIZE, Builder
+
+import masktools
+import runtime
+from masktools import BlockLayout
+from masktools.calibration import walk
+from masktools.calibration.affine import with_values
+from masktools.checkpoint import Checkpoint
+from masktools.errors import CalibrationError, GraphError, MaskError
+from masktools.network.graph import Graph, Node, Value
+from masktools.network.layers import layers
+
+run = partial(runtime.prepare, backend="cpu")
+
+
+def images(samples=64, channels=3, seed=0):
+    """Return images whose channels and neighbours are alike, as those of real images are."""
+    rng = np.random.default_rng(seed)
+    rough = rng.standard_normal((samples, channels, SIZE + 2, SIZE + 2))
+    smooth = sum(np.roll(rough, (a, b), (2, 3)) for a in range(3) for b in range(3))
+    mixed = np.einsum("ncyx,cd->ndyx", smooth, rng.standard_normal((channels, channels)))
+    return (mixed[:, :, 1:-1, 1:-1] / 3).astype(np.float32)
+
+
+def halves(graph, names=None, seed=0):
+    """Return layouts that keep half of each layer's columns, in groups of up to four rows."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, layer in layers(graph).items():
+        if names is not None and name not in names:
+            continue
+        height = min(4, layer.shape[0] // layer.groups)
+        width = int(np.prod(layer.shape[1:]))
+        mask = np.zeros((layer.shape[0], width), bool)
+        for row in range(0, len(mask), height):
+            mask[row : row + height, rng.permutation(width)[: max(1, width // 2)]] = True
+        found[name] = BlockLayout.from_mask(mask.reshape(layer.shape), groups=layer.groups)
+    return found
+
+
+def outputs(graph, values, x):
+    """Return what the network makes with other values."""
+    made = run(Checkpoint(with_values(graph, values)))(x)
+    return made if isinstance(made, dict) else {"y": made}
+
+
+def mixed(norm=True):
+    """Return a network of every kind of layer: plain, depthwise, grouped, 1 x 1, matrix."""
+    b = Builder()
+    x = b.act("Relu", b.conv("x", 8, layer="first"))
+    x = (
+        normed(b, b.conv(x, 12, layer="plain", bias=False))
+        if norm
+        else b.conv(x, 12, layer="plain")
+    )
+    x = b.act("Relu", x)
+    x = b.act("Relu", b.depthwise(x, layer="deep"))
+    x = b.act("Relu", b.conv(x, 16, groups=4, layer="grouped"))
+    skip = b.conv(x, 16, 1, layer="point", bias=False)
+    x = b.act("Relu", b.add_skip(x, skip))
+    x = b.act("Relu", b.fc(x, 24, layer="hidden"))
+    b.size[x] = 1
+    y = b.fc(x, 5, layer="last")
+    return b.graph(y)
+
+
+def normed(b, x):
+    rows = b.channels[x]
+    names = [b.constant(f"{x}.{part}", rows) for part in ("scale", "shift", "mean", "var")]
+    b.constants[names[0]] = np.abs(b.constants[names[0]]) + np.float32(0.5)
+    b.constants[names[3]] = np.abs(b.constants[names[3]]) + np.float32(20)
+    return b.add("BatchNormalization", [x, *names], rows, epsilon=1e-5)
+
+
+@pytest.mark.parametrize("method", ["refit", "statistics"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_every_kind_of_layer_comes_closer_to_its_source(norm, method):
+    graph = mixed(norm)
+    before = {name: array.copy() for name, array in graph.constants.items()}
+    layouts = halves(graph, ["plain", "deep", "grouped", "point", "hidden"])
+    x = images(160)
+    found = masktools.calibrate(graph, layouts, x, run=run, method=method)
+    report = found.report
+    assert (report.samples, report.held_back) == (140, 20)
+    assert [row.layer for row in report.layers] == list(layouts)
+    assert report.error_after < report.error_before
+    if method == "refit":
+        assert all(row.error_after < row.error_before for row in report.layers)
+        assert all(row.condition >= 1 and row.ridge for row in report.layers)
+    for name, layout in layouts.items():
+        assert not found.values[f"{name}.weight"][~layout.to_mask()].any()
+    for name in ("first", "last"):  # Left dense: not a bit of them changes.
+        np.testing.assert_array_equal(found.values[f"{name}.weight"], before[f"{name}.weight"])
+        assert f"{name}.bias" not in found.values
+    for name, array in before.items():
+        np.testing.assert_array_equal(graph.constants[name], array)
+
+
+def test_the_report_measures_what_the_values_do():
+    graph = mixed()
+    layouts = halves(graph, ["plain", "grouped"])
+    x, held = images(160), slice(7, None, 8)
+    source = outputs(graph, {}, x)["y"]
+    labels = np.where(np.arange(160) % 2, source.argmax(axis=1), 0)
+    found = masktools.calibrate(graph, layouts, x, run=run, labels=labels)
+    as_is = {
+        f"{n}.weight": graph.constants[f"{n}.weight"] * m.to_mask() for n, m in layouts.items()
+    }
+    variance = source[held].var(axis=0).sum()
+    for values, error, agreement, accuracy in (
+        (as_is, found.report.error_before, found.report.agreement_before,
+         found.report.accuracy_before),
+        (found.values, found.report.error_after, found.report.agreement_after,
+         found.report.accuracy_after),
+    ):  # fmt: skip
+        made = outputs(graph, values, x)["y"][held]
+        wrong = np.square(made - source[held]).sum(axis=1).mean()
+        assert error == pytest.approx(wrong / variance, rel=1e-3)
+        assert agreement == (made.argmax(1) == source[held].argmax(1)).mean()
+        assert accuracy == (made.argmax(1) == labels[held]).mean()
+    assert found.report.accuracy_source == (source[held].argmax(1) == labels[held]).mean()
+
+
+def test_statistics_alone_touch_nothing_but_the_normalisation():
+    graph = mixed()
+    layouts = halves(graph, ["plain"])
+    found = masktools.calibrate(graph, layouts, images(160), run=run, method="statistics")
+    kept = layouts["plain"].to_mask()
+    weight = graph.constants["plain.weight"] * kept
+    np.testing.assert_array_equal(found.values["plain.weight"], weight)
+    norm = next(node for node in graph.nodes if node.op == "BatchNormalization")
+    changed = {name for name in found.values if not name.endswith(".weight")}
+    assert changed == set(norm.inputs[3:5])
+
+
+@pytest.mark.parametrize("method", ["refit", "statistics"])
+def test_statistics_folded_or_not_come_to_the_same(method):
+    graph = mixed()
+    layouts = halves(graph, ["plain"])
+    norm = next(node for node in graph.nodes if node.op == "BatchNormalization")
+    scale, shift, mean, variance = (graph.constants[name] for name in norm.inputs[1:])
+    factor = scale / np.sqrt(variance + np.float32(1e-5))
+    constants = {n: a for n, a in graph.constants.items() if n not in norm.inputs[1:]}
+    constants["plain.weight"] = constants["plain.weight"] * factor[:, None, None, None]
+    constants["plain.bias"] = shift - mean * factor
+    nodes = [n for n in graph.nodes if n is not norm]
+    at = next(i for i, n in enumerate(nodes) if "plain.weight" in n.inputs)
+    nodes[at] = replace(nodes[at], inputs=(*nodes[at].inputs, "plain.bias"), outputs=norm.outputs)
+    folded = replace(graph, nodes=tuple(nodes), constants=constants)
+    x = images(160)
+    made = [
+        outputs(g, masktools.calibrate(g, layouts, x, run=run, method=method).values, x)["y"]
+        for g in (graph, folded)
+    ]
+    np.testing.assert_allclose(made[0], made[1], atol=2e-2 * np.abs(made[0]).max())
+
+
+@pytest.mark.parametrize("name", ["densenet", "inception"])
+def test_the_error_falls_in_every_layer_of_the_zoo(name):
+    module = zoo.make(name)
+    size = zoo.ZOO[name][1]
+    masks = zoo.random_masks(module, 0.4, refilled=False)
+    layouts = {layer: BlockLayout.from_mask(mask, 4) for layer, mask in masks.items()}
+    x = zoo.images(name, size, 64)
+    report = masktools.calibrate(zoo.to_onnx(module, size), layouts, x, run=run).report
+    worse = [row for row in report.layers if not row.error_after < row.error_before]
+    assert worse == []
+    assert report.error_after < report.error_before
+
+
+def test_rows_that_are_left_take_over_what_refilling_dropped():
+    module = zoo.make("densenet")
+    masks = zoo.random_masks(module, 0.5, refilled=True)
+    layouts = {name: BlockLayout.from_mask(mask) for name, mask in masks.items()}
+    x = zoo.images("densenet", 16, 64)
+    report = masktools.calibrate(zoo.to_onnx(module, 16), layouts, x, run=run).report
+    assert all(row.error_after < row.error_before for row in report.layers)
+
+
+def test_residual_weights_are_fitted_where_they_are_kept():
+    graph = mixed()
+    constants = dict(graph.constants)
+    sparse = np.random.default_rng(3).random(constants["plain.weight"].shape) < 0.7
+    constants["plain.weight"] = constants["plain.weight"] * sparse
+    graph = replace(graph, constants=constants)
+    layouts = halves(graph, ["plain"])
+    stored = layouts["plain"].to_mask()
+    errors = {}
+    for residual, kept in (("drop", stored), ("keep", stored | sparse)):
+        found = masktools.calibrate(graph, layouts, images(), run=run, residual=residual)
+        assert not found.values["plain.weight"][~kept].any()
+        errors[residual] = found.report.error_after
+    assert errors["keep"] < 1e-3 < errors["drop"]  # Every kept weight is stored: nothing is lost.
+
+
+def test_dense_layers_are_fitted_when_they_are_named():
+    graph = mixed()
+    layouts = halves(graph, ["plain"])
+    found = masktools.calibrate(graph, layouts, images(160), run=run, include=["last"])
+    assert [row.layer for row in found.report.layers] == ["plain", "last"]
+    assert (found.values["last.weight"] != graph.constants["last.weight"]).any()
+    with pytest.raises(CalibrationError, match="include: there is no layer 'lost'"):
+        masktools.calibrate(graph, layouts, images(), run=run, include=["lost"])
+
+
+def test_the_same_input_gives_the_same_bytes_whether_values_lie_in_memory_or_files(monkeypatch):
+    graph = mixed()
+    layouts = halves(graph, ["plain", "grouped"])
+    found = [masktools.calibrate(graph, layouts, images(), run=run) for _ in range(2)]
+    written = []
+    save = np.save
+    monkeypatch.setattr(walk, "MEMORY", 2**16)
+    monkeypatch.setattr(np, "save", lambda path, array: (written.append(path), save(path, array)))
+    found.append(masktools.calibrate(graph, layouts, images(), run=run))
+    assert written
+    assert not any(path.exists() for path in written)
+    for other in found[1:]:
+        assert other.report == found[0].report
+        for name, array in found[0].values.items():
+            assert array.tobytes() == other.values[name].tobytes()
+
+
+def test_no_more_samples_run_at_once_than_a_batch():
+    graph, seen = mixed(), []
+
+    def watched(checkpoint):
+        ready = run(checkpoint)
+
+        def call(inputs):
+            seen.extend(len(array) for array in inputs.values())
+            return ready(inputs)
+
+        return call
+
+    masktools.calibrate(graph, halves(graph, ["plain"]), images(200), run=watched)
+    assert max(seen) <= 32
+
+
+def test_a_fixed_batch_is_kept_and_what_is_left_over_is_noted():
+    graph = mixed()
+    fixed = replace(
+        graph,
+        inputs=(Value("x", (4, *graph.inputs[0].shape[1:])),),
+        outputs=(Value(graph.outputs[0].name, (4, 5)),),
+    )
+    report = masktools.calibrate(fixed, halves(graph, ["plain"]), images(66), run=run).report
+    assert report.samples + report.held_back == 64
+    assert report.notes[0] == "2 samples in excess of whole batches were left out"
+    assert report.error_after < report.error_before
+
+
+def test_a_checkpoint_is_a_source_too():
+    graph = mixed()
+    layouts = halves(graph, ["plain"])
+    by_graph, by_checkpoint = (
+        masktools.calibrate(network, layouts, images(), run=run)
+        for network in (graph, Checkpoint(graph))
+    )
+    assert by_graph.report == by_checkpoint.report
+
+
+def test_a_layer_whose_output_is_always_zero_is_named_and_left():
+    graph = mixed()
+    constants = dict(graph.constants)
+    for name in ("grouped.weight", "grouped.bias"):
+        constants[name] = np.zeros_like(constants[name])
+    graph = replace(graph, constants=constants)
+    layouts = halves(graph, ["plain", "grouped", "point"])
+    found = masktools.calibrate(graph, layouts, images(), run=run)
+    dead = {"grouped", "point"}  # The second reads nothing but zeros.
+    assert {note.split("'")[1] for note in found.report.notes if "same for" in note} == dead
+    assert not found.values["grouped.weight"].any()
+    assert {row.layer for row in found.report.layers if row.ridge is None} == dead
+
+
+def test_too_few_samples_for_the_columns_are_told_how_many_would_do():
+    graph = mixed()
+    found = masktools.calibrate(graph, halves(graph, ["hidden"]), images(40), run=run)
+    (note,) = (note for note in found.report.notes if "positions" in note)
+    assert note.startswith("layer 'hidden': 35 positions for 288 columns; 330 samples would do")
+    assert np.isfinite(found.values["hidden.weight"]).all()
+
+
+def shared():
+    nodes = (
+        Node("a", "Gemm", ("x", "w.weight"), ("h",), {"transB": 1}),
+        Node("r", "Relu", ("h",), ("g",)),
+        Node("b", "Gemm", ("g", "w.weight"), ("k",), {"transB": 1}),
+        Node("c", "Gemm", ("k", "c.weight"), ("y",), {"transB": 1}),
+    )
+    rng = np.random.default_rng(0)
+    constants = {
+        n: rng.standard_normal((4, 4)).astype(np.float32) for n in ("w.weight", "c.weight")
+    }
+    return Graph((Value("x", (None, 4)),), (Value("y", (None, 4)),), nodes, constants)
+
+
+def test_a_weight_that_several_nodes_read_is_left_and_named():
+    graph = shared()
+    layouts = halves(graph)
+    x = np.random.default_rng(1).standard_normal((64, 4)).astype(np.float32)
+    found = masktools.calibrate(graph, layouts, x, run=run)
+    kept = graph.constants["w.weight"] * layouts["w"].to_mask()
+    np.testing.assert_array_equal(found.values["w.weight"], kept)
+    assert found.report.notes[0].startswith("layer 'w': several nodes read its weight")
+    with pytest.raises(MaskError, match="no layer to calibrate"):
+        masktools.calibrate(graph, {"w": layouts["w"]}, x, run=run)
+
+
+BAD = {
+    "shape": (np.zeros((64, 3, 5, 6), np.float32), r"input 'x': expected shape \(N, 3, 6, 6\)"),
+    "few": (images(31), r"31 samples are too few to calibrate on: at least 32 are needed"),
+    "same": (np.repeat(images(1), 40, 0), r"all 40 samples are the same"),
+    "name": ({"image": images()}, r"expected inputs named \['x'\], got \['image'\]"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_inputs_that_do_not_fit_are_refused(case):
+    graph = mixed()
+    given, message = BAD[case]
+    with pytest.raises(CalibrationError, match=message):
+        masktools.calibrate(graph, halves(graph, ["plain"]), given, run=run)
+
+
+def test_other_bad_arguments_are_refused():
+    graph = mixed()
+    layouts, x = halves(graph, ["plain"]), images()
+    calibrate = partial(masktools.calibrate, graph, run=run)
+    broken = x.copy()
+    broken[9, 1, 2, 3] = np.nan
+    with pytest.raises(CalibrationError, match="input 'x': sample 9 holds a number that is not"):
+        calibrate(layouts, broken)
+    with pytest.raises(TypeError, match="input 'x': expected float32, got uint8"):
+        calibrate(layouts, x.astype(np.uint8))
+    with pytest.raises(CalibrationError, match=r"a label for each of 64 samples, got \(63,\)"):
+        calibrate(layouts, x, labels=np.zeros(63, int))
+    with pytest.raises(TypeError, match="labels must be whole numbers, got float64"):
+        calibrate(layouts, x, labels=np.zeros(64))
+    with pytest.raises(CalibrationError, match="method must be one of refit, statistics, got 'x'"):
+        calibrate(layouts, x, method="x")
+    with pytest.raises(MaskError, match="residual must be one of drop, keep, got 'x'"):
+        calibrate(layouts, x, residual="x")
+    with pytest.raises(MaskError, match="the network has no layer 'lost'; it has first, plain"):
+        calibrate({"lost": layouts["plain"]}, x)
+    with pytest.raises(MaskError, match="layer 'first': expected a layout of shape"):
+        calibrate({"first": layouts["plain"]}, x)
+    with pytest.raises(TypeError, match="layer 'plain': expected a BlockLayout, got ndarray"):
+        calibrate({"plain": layouts["plain"].to_mask()}, x)
+
+
+def test_values_of_another_network_are_refused():
+    graph = mixed()
+    with pytest.raises(GraphError, match=r"value .lost.weight.: the network has no such"):
+        with_values(graph, {"lost.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(GraphError, match=r"'plain.weight': it has the shape \(2, 2\), but"):
+        with_values(graph, {"plain.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(GraphError, match=r"'point.bias': it has the shape \(3,\), but .* \(16,\)"):
+        with_values(graph, {"point.bias": np.zeros(3, np.float32)})
