@@ -10,7 +10,7 @@ import typer
 
 from masktools.cli.common import Json, NamesFile, Tool, read_names, refusing, show_result
 from masktools.errors import printable
-from masktools.files import check_apart, check_target
+from masktools.files import check_apart, check_ending, check_target
 
 if TYPE_CHECKING:
     from masktools.importers.load import Names
@@ -116,6 +116,8 @@ def convert_command(
             check_target(out, inputs)
         else:
             check_apart(out, inputs)
+            alone = f"masks alone end in {', '.join(MASK_FILES)}"
+            check_ending(out, "a folder with masks and a report", f"leave that out, or {alone}")
         check_place(kept)
         masks, saliency, notes = _load(
             source, tool, read_names(names), weights, weights_tool, read_names(weights_names)

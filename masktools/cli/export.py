@@ -12,7 +12,7 @@ import typer
 
 from masktools.cli.common import Json, NamesFile, Threshold, Tool, read_names, refusing
 from masktools.errors import FormatError, printable
-from masktools.files import check_target, whole_file
+from masktools.files import check_ending, check_target, whole_file
 
 if TYPE_CHECKING:
     from masktools.layout import BlockLayout
@@ -107,11 +107,12 @@ def export(
     from masktools.checkpoint import write
     from masktools.cli.verification import verify as check
     from masktools.conversion.result import result_files
-    from masktools.export.exporting import prepare
+    from masktools.export.exporting import CHECKPOINT, prepare
     from masktools.importers import load_masks
 
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
+    check_ending(out, *CHECKPOINT)
     blocks, seed = (None, None) if layouts is None else _load_layouts(layouts)
     found = None if masks is None else load_masks(masks, **(how or {}))
     notes = [] if found is None else [f"{masks}: {note}" for note in found.notes]

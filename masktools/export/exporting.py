@@ -22,7 +22,7 @@ from masktools.export.aliases import fitted, known_layers
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
-from masktools.files import check_target
+from masktools.files import check_ending, check_target
 from masktools.layout import BlockLayout
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.network import Network
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     import torch
     from onnx import ModelProto
+
+# What is written, how to name it, and the endings that it has.
+CHECKPOINT = ("a checkpoint", "end its name in .safetensors", (".safetensors",))
 
 logger = logging.getLogger("masktools.export")
 
@@ -79,7 +82,7 @@ def from_onnx(
     TypeError
         If an argument is of another kind.
     FormatError
-        If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
+        If `src` is no ONNX file, or `dst` is `src`, lies in no folder, or ends as other files do.
     GraphError
         If the network has an operator, an attribute or a shape that is not supported.
     MaskError
@@ -95,6 +98,7 @@ def from_onnx(
     every backend that can run here computes what the source does.
     """
     check_target(Path(dst), [_path(src)])
+    check_ending(Path(dst), *CHECKPOINT)
     checkpoint, _ = prepare(
         src, layouts=layouts, masks=masks, names=names, residual=residual, seed=seed
     )
@@ -177,6 +181,7 @@ def from_torch(
     check_wishes(layouts, masks, residual)
     seed = _as_seed(seed)
     check_target(Path(dst))
+    check_ending(Path(dst), *CHECKPOINT)
     tied = _tied(module)
     model = _to_onnx(module, example_input)
     network = Network.of(read_onnx(model))
