@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,36 @@ def check_target(path: Path, inputs: Iterable[Path | None] = ()) -> None:
         raise FormatError(f"{path}: it is a folder; name a file")
     if not path.parent.is_dir():
         raise FormatError(f"{path}: there is no folder {path.parent}")
+
+
+# Endings that promise a format.
+_FORMATS = """
+    .bin .ckpt .csv .gz .h5 .hdf5 .jpg .json .keras .msgpack .npy .npz .onnx .pb .pickle .pkl .png
+    .pt .pt2 .pth .safetensors .tar .tflite .txt .yaml .zip
+"""
+
+
+def check_ending(path: Path, what: str, todo: str, own: Collection[str] = ()) -> None:
+    """Raise `FormatError` if a file's name ends like files of another format.
+
+    Parameters
+    ----------
+    path : Path
+    what, todo : str
+        For the message: what is written, with its article, and how to name it.
+    own : collection of str
+        The endings that its format has.
+
+    Examples
+    --------
+    >>> check_ending(Path("net.v2"), "a checkpoint", "end it in .safetensors")
+    >>> check_ending(Path("net.onnx"), "a checkpoint", "end it in .safetensors")
+    Traceback (most recent call last):
+        ...
+    masktools.errors.FormatError: net.onnx: a checkpoint is no .onnx file; end it in .safetensors
+    """
+    if path.suffix.lower() in _FORMATS.split() and path.suffix not in own:
+        raise FormatError(f"{path}: {what} is no {path.suffix} file; {todo}")
 
 
 # Threads that write to one path at once each write beside it.

@@ -269,7 +269,10 @@ class Model:
 def _check_input(value: Value, array: Array) -> None:
     # CuPy's dtypes are NumPy's; those of other array kinds are not, and mean something else.
     if not isinstance(getattr(array, "dtype", None), np.dtype):
-        raise TypeError(f"input {value.name!r}: expected an array, got {type(array).__name__}")
+        torch = type(array).__module__.partition(".")[0] == "torch"
+        hint = "; call .detach().cpu().numpy() on it" if torch else ""
+        kind = type(array).__name__
+        raise TypeError(f"input {value.name!r}: expected an array, got {kind}{hint}")
     if array.dtype != np.dtype(value.dtype):
         raise TypeError(f"input {value.name!r}: expected {value.dtype}, got {array.dtype}")
     fits = len(array.shape) == len(value.shape) and all(

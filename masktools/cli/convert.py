@@ -22,7 +22,7 @@ from masktools.cli.common import (
     show_result,
 )
 from masktools.errors import MaskError, printable
-from masktools.files import check_apart, check_target
+from masktools.files import check_apart, check_ending, check_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -151,6 +151,8 @@ def convert_command(
             check_target(out, inputs)
         else:
             check_apart(out, inputs)
+            alone = f"masks alone end in {', '.join(MASK_FILES)}"
+            check_ending(out, "a folder with masks and a report", f"leave that out, or {alone}")
         check_place(kept)
         ready = None if asked is None else asked.read()
         masks, values, notes = _load(

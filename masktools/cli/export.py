@@ -24,7 +24,7 @@ from masktools.cli.common import (
     refusing,
 )
 from masktools.errors import FormatError, printable
-from masktools.files import check_target, whole_file
+from masktools.files import check_ending, check_target, whole_file
 
 if TYPE_CHECKING:
     from masktools.conversion.result import Conversion
@@ -131,11 +131,12 @@ def export(
     from masktools.cli.tables import calibration_lines
     from masktools.cli.verification import verify as check
     from masktools.conversion.result import result_files
-    from masktools.export.exporting import prepare
+    from masktools.export.exporting import CHECKPOINT, prepare
     from masktools.importers import load_masks
 
     read = [path for given in (masks, layouts) if given is not None for path in result_files(given)]
     check_target(out, [net, *read])
+    check_ending(out, *CHECKPOINT)
     blocks, result, seed = (None, None, None) if layouts is None else _load_layouts(layouts)
     if calibration is not None and result is not None:
         result = calibration.read().fit(result)

@@ -24,7 +24,7 @@ from masktools.export.calibrated import Inputs, Values, calibrated, check_calibr
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
-from masktools.files import check_target
+from masktools.files import check_ending, check_target
 from masktools.layout import BlockLayout
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.network import Network
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     import torch
     from onnx import ModelProto
+
+# What is written, how to name it, and the endings that it has.
+CHECKPOINT = ("a checkpoint", "end its name in .safetensors", (".safetensors",))
 
 logger = logging.getLogger("masktools.export")
 
@@ -90,7 +93,7 @@ def from_onnx(
     TypeError
         If an argument is of another kind.
     FormatError
-        If `src` is no ONNX file, or `dst` is `src` or lies in no folder.
+        If `src` is no ONNX file, or `dst` is `src`, lies in no folder, or ends as other files do.
     CalibrationError
         If the inputs to calibrate on do not fit, as `masktools.calibrate`.
     GraphError
@@ -108,6 +111,7 @@ def from_onnx(
     every backend that can run here computes what the source does.
     """
     check_target(Path(dst), [_path(src)])
+    check_ending(Path(dst), *CHECKPOINT)
     checkpoint, _ = prepare(
         src,
         layouts=layouts,
@@ -207,6 +211,7 @@ def from_torch(
     check_calibration(layouts, None, calibrate, run)
     seed = _as_seed(seed)
     check_target(Path(dst))
+    check_ending(Path(dst), *CHECKPOINT)
     tied = _tied(module)
     model = _to_onnx(module, example_input)
     network = Network.of(read_onnx(model))

@@ -185,5 +185,5 @@ def _complaint(outside: Mapping[str, tuple[int, float]]) -> str:
     total = sum(count for count, _ in outside.values())
     return (
         f"{total} kept weights lie outside the dense blocks: layer {', '.join(parts)}; "
-        "regroup or refill the masks, or choose residual='keep' or 'drop'"
+        "regroup or refill the masks, or choose residual='keep' or 'drop' (--residual keep)"
     )

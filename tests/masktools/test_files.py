@@ -14,7 +14,7 @@ from masktools.checkpoint.inventory import is_checkpoint
 from masktools.cli.common import read_names
 from masktools.conversion.result import Conversion, is_result
 from masktools.errors import FormatError
-from masktools.files import check_apart, check_source, check_target, whole_file
+from masktools.files import check_apart, check_ending, check_source, check_target, whole_file
 from masktools.importers import load_masks
 from masktools.network.onnx.reader import read_onnx
 from runtime.__main__ import _load as load_array
@@ -29,6 +29,17 @@ def test_the_file_is_there_at_the_end_and_nothing_beside_it(tmp_path):
         assert not target.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
     assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.PT", "a.ckpt", "a.tar.gz"])
+def test_an_ending_promises_a_format(name):
+    with pytest.raises(FormatError, match=rf"{name}: a cake is no \.\w+ file; bake it"):
+        check_ending(Path(name), "a cake", "bake it", (".cake",))
+
+
+@pytest.mark.parametrize("name", ["a", "a.v2", "a.cake", "resnet18.d/out"])
+def test_other_endings_promise_nothing(name):
+    check_ending(Path(name), "a cake", "bake it", (".cake",))
 
 
 def half_written(path, error):

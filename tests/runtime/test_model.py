@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from paths import GOLDEN
 
 import runtime
@@ -145,6 +146,7 @@ def test_an_output_may_be_an_input_of_the_network_or_another_output(backend):
         (X.astype(np.int64), TypeError, r"expected float32, got int64"),
         (X.tolist(), TypeError, r"expected an array, got list"),
         (None, TypeError, r"expected an array, got NoneType"),
+        (torch.from_numpy(X), TypeError, r"got Tensor; call \.detach\(\)\.cpu\(\)\.numpy\(\)"),
         (SimpleNamespace(dtype="float32", shape=(2, 4)), TypeError, r"got SimpleNamespace"),
         (X[:, :3], InputError, r"input 'x': expected shape \(N, 4\), got \(2, 3\)"),
         (X[0], InputError, r"expected shape \(N, 4\), got \(4,\)"),

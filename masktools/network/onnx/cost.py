@@ -80,7 +80,7 @@ def _subgraphs(node: NodeProto) -> Iterator[Sequence[NodeProto]]:
 
 
 def check_external(path: Path, model: ModelProto) -> None:
-    """Raise `FormatError` if tensors outside the model's file are larger than their files.
+    """Raise `FormatError` if tensors outside the model's file are missing or larger than theirs.
 
     Parameters
     ----------
@@ -95,6 +95,11 @@ def check_external(path: Path, model: ModelProto) -> None:
         location = said.get("location", "")
         place = path.parent / location
         if location not in files:
+            if location and not place.exists():
+                raise FormatError(
+                    f"{path}: its weights lie in {location!r}, which is missing: tensor "
+                    f"{tensor.name!r}; copy that file beside the model too"
+                )
             files[location] = place.stat().st_size if place.is_file() else 0
         try:
             claimed += int(said.get("length", files[location]))

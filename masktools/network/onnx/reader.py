@@ -227,9 +227,14 @@ def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[in
         tensor = value.type.tensor_type
         if tensor.elem_type != TensorProto.FLOAT:
             kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+            todo = "export the network in float32"
+            if "int" in kind:
+                todo = (
+                    "whole numbers, such as token ids, lead into an embedding, which cannot be "
+                    "run: export what comes behind it"
+                )
             raise GraphError(
-                f"input {value.name!r}: dtype {kind}, but only float32 is supported; "
-                "export the network in float32"
+                f"input {value.name!r}: dtype {kind}, but only float32 is supported; {todo}"
             )
         shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
         if not shape or None in shape[1:]:
@@ -252,7 +257,8 @@ def _difference(first: Pass, second: Pass) -> str | None:
         if (one[:1] + other[:1], one[1:]) != (batches, other[1:]):
             return f"tensor {name!r} of shape {one} mixes the images of a batch"
     for name, array in first.graph.constants.items():
-        if not np.array_equal(array, second.graph.constants[name]):
+        # NaN is told where weights are checked; here it would differ from itself.
+        if not np.array_equal(array, second.graph.constants[name], equal_nan=True):
             return f"constant {name!r} depends on the batch size"
     return None
 

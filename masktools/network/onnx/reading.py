@@ -14,6 +14,7 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source
+from masktools.network.onnx.unsupported import operator, unsupported
 from masktools.network.shapes import output_shapes
 
 if TYPE_CHECKING:
@@ -89,8 +90,12 @@ class Pass:
         self._read_names |= {value.name for value in proto.output}
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
-        for node in proto.node:
-            self._read(node)
+        place = 0
+        try:
+            for place, node in enumerate(proto.node):  # noqa: B007 - for the error
+                self._read(node)
+        except GraphError as error:
+            raise GraphError(f"{error}{self._all_others(proto.node[place:])}") from error
         self.graph = self._finish([v.name for v in proto.output], inputs)
 
     # --- what the rewriting of operators asks ---------------------------------------------------
@@ -214,6 +219,12 @@ class Pass:
         """Let a node's output be a constant."""
         self._constants[source.outputs[0]] = array
 
+    def _all_others(self, nodes: Sequence[NodeProto]) -> str:
+        """Return the end of an error: every operator that cannot be read, not only the first."""
+        varying = [*self.shapes, *self._alias]
+        rest = unsupported(nodes, varying, self._rewrites, FOLDED)
+        return f"; operators that cannot be read: {rest}" if rest else ""
+
     # --- reading --------------------------------------------------------------------------------
 
     def _read(self, proto: NodeProto) -> None:
@@ -233,7 +244,7 @@ class Pass:
     def _source(self, proto: NodeProto) -> Source:
         from onnx import helper
 
-        op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+        op = operator(proto)
         name = proto.name or next((name for name in proto.output if name), "")
         # Optional outputs that nothing reads, as Dropout's mask, are as good as left out.
         outputs = [o if op == "Split" or o in self._read_names else "" for o in proto.output[1:]]

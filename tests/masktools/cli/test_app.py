@@ -199,6 +199,14 @@ def test_convert_writes_masks_alone(ticket, tmp_path, ending):
     assert sorted(tmp_path.iterdir()) == sorted([ticket, out])
 
 
+@pytest.mark.parametrize("name", ["masks.pth", "pruned.onnx", "masks.h5"])
+def test_convert_makes_no_folder_of_a_files_name(ticket, tmp_path, name):
+    _, stderr = run("convert", ticket, tmp_path / name, "--method", "refill", status=1)
+    assert f"{name}: a folder with masks and a report is no" in stderr
+    assert "masks alone end in .safetensors, .npz, .pt" in stderr
+    assert list(tmp_path.iterdir()) == [ticket]
+
+
 def test_weights_may_come_from_another_file_or_from_none(ticket, tmp_path, weights):
     masks = {name: mask.astype(np.uint8) for name, mask in masktools.load_masks(ticket).items()}
     masktools.save_masks(tmp_path / "masks.npz", masks)

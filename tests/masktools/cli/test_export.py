@@ -105,6 +105,26 @@ def test_the_command_refuses_in_one_line(net, tmp_path):
     assert not out.exists()
 
 
+def test_a_name_that_promises_another_format_is_refused(net, module, tmp_path):
+    for name in ("out.onnx", "out.pt"):
+        _, stderr = invoke(net, tmp_path / name, status=1)
+        assert f"{name}: a checkpoint is no {name[3:]} file; end its name in .safeten" in stderr
+        for write in (
+            lambda path: from_onnx(net, path),
+            lambda path: from_torch(module, torch.from_numpy(IMAGES), path),
+        ):
+            with pytest.raises(FormatError, match="a checkpoint is no"):
+                write(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_residual_is_refused_by_the_options_name(net, tmp_path):
+    masktools.save_masks(tmp_path / "masks.npz", {"conv.0": mask(CONV)})
+    out = tmp_path / "out.safetensors"
+    _, stderr = invoke(net, out, "--masks", tmp_path / "masks.npz", status=1)
+    assert "--residual keep" in stderr
+
+
 def test_no_input_is_written_over(net, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "masktools.network.onnx.reader.read_onnx", lambda _: pytest.fail("work was done")

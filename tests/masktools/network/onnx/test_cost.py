@@ -154,6 +154,18 @@ def test_sparse_initializers_add_up(monkeypatch):
     assert len(read_onnx(made).nodes) == 2
 
 
+def test_external_data_that_were_left_behind_are_named(tmp_path):
+    made = model([node("Conv", ["x", "w"], ["y"])], {"w": weight(4, 3, 3, 3)})
+    onnx.save(
+        made, tmp_path / "n.onnx", save_as_external_data=True, location="n.onnx.data",
+        size_threshold=0,
+    )  # fmt: skip
+    read_onnx(tmp_path / "n.onnx")
+    (tmp_path / "n.onnx.data").unlink()
+    with pytest.raises(FormatError, match=r"'n\.onnx\.data', which is missing.*'w'.*copy"):
+        read_onnx(tmp_path / "n.onnx")
+
+
 def test_external_data_may_not_be_read_over_and_over(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "FREE_BYTES", 0)
     names = [f"w{i}.weight" for i in range(50)]

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 from onnx_models import ints, model, node, run, torch_onnx, weight
 from torch import nn
 
-from masktools.errors import FormatError, GraphError
+from masktools.errors import FormatError, GraphError, MaskError
+from masktools.export import from_onnx
 from masktools.export.exporting import prepare
 from masktools.network.layers import layers
 from masktools.network.onnx.reader import load_onnx, read_onnx, with_masks
@@ -179,6 +180,39 @@ def test_one_error_names_node_operator_and_attribute(nodes, message):
         read_onnx(model(nodes, constants))
 
 
+def test_all_operators_that_cannot_be_read_are_said_at_once():
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Exp", ["v"], ["e"]), node("Add", ["x", "e"], ["a"]),
+        node("Identity", ["a"], ["i"]), node("Det", ["i"], ["b"]), node("Relu", ["b"], ["c"]),
+        node("Hardmax", ["c"], ["d"]), node("RandomNormal", [], ["r"], shape=[2]),
+        helper.make_node("Hardmax", ["d"], ["f"]),
+        helper.make_node("Fused", ["f"], ["y"], domain="com.other"),
+    ]  # fmt: skip
+    with pytest.raises(GraphError) as caught:
+        read_onnx(model(nodes, {"v": weight(6)}))
+    assert "operator 'Det' is not supported" in str(caught.value)
+    assert str(caught.value).endswith(
+        "operators that cannot be read: Det (1), Hardmax (2), RandomNormal (1), com.other.Fused (1)"
+    )
+
+
+def test_another_refusal_says_them_too():
+    nodes = [node("Relu", ["x"], ["b"], slope=1.0), node("Hardmax", ["b"], ["y"])]
+    with pytest.raises(GraphError, match=r"slope=1\.0 .*cannot be read: Hardmax \(1\)"):
+        read_onnx(model(nodes))
+    with pytest.raises(GraphError) as caught:
+        read_onnx(model(nodes[:1], outputs=("b",)))
+    assert "cannot be read" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_told_where_the_batch_is_open(tmp_path):
+    bad = weight(4, 3, 3, 3)
+    bad[1, 2, 0, 0] = np.nan
+    net = model([node("Conv", ["x", "w"], ["y"])], {"w": bad}, inputs=(("x", ["N", 3, 6, 6]),))
+    with pytest.raises(MaskError, match=r"finite.*nan"):
+        from_onnx(net, tmp_path / "out.safetensors")
+
+
 def test_files_that_are_none_are_refused(tmp_path):
     path = tmp_path / "net.onnx"
     with pytest.raises(FileNotFoundError):
@@ -198,6 +232,10 @@ def test_other_types_are_refused():
         GraphError, match=r"input 'x': dtype float16.* export the network in float32"
     ):
         read_onnx(net)
+    net.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(GraphError, match=r"dtype int64.*token ids.*embedding") as caught:
+        read_onnx(net)
+    assert "in float32" not in str(caught.value).split(";")[1]
 
 
 def test_masks_are_put_into_the_source():

@@ -1,0 +1,44 @@
+"""Count the operators of a network that cannot be read, so that all are said at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+def operator(proto: NodeProto) -> str:
+    """Return a node's operator, with its domain where that is not ONNX's own."""
+    return proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
+
+
+def unsupported(
+    nodes: Iterable[NodeProto],
+    varying: Collection[str],
+    rewritten: Collection[str],
+    folded: Collection[str],
+) -> str:
+    """Return the operators among nodes that cannot be read, with their counts; empty for none.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeProto
+        In execution order.
+    varying : collection of str
+        Tensors that depend on the network's inputs.
+    rewritten, folded : collection of str
+        Operators that are read, and those that are computed where their inputs are constants.
+    """
+    changing = set(varying)
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        op = operator(node)
+        changes = not changing.isdisjoint(node.input)
+        if op not in (rewritten if changes else folded):
+            counts[op] += 1
+        if changes and op not in ("Shape", "Size"):
+            changing.update(node.output)
+    return ", ".join(f"{op} ({number})" for op, number in sorted(counts.items()))
