@@ -49,7 +49,7 @@ unit: venv
 # The instrumented variants, in a folder of their own that comes first on the path. Memory comes
 # from malloc, whose borders are watched, rather than from Python's pools.
 SANITIZED := build/sanitize/lib
-SANITIZER := PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+SANITIZER = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
   LD_PRELOAD="$(foreach l,asan stdc++,$(shell g++ -print-file-name=lib$l.so))"
 sanitize: venv  ## The CPU backend's tests under AddressSanitizer and UBSan (needs GCC)
 	MASKTOOLS_SANITIZE=1 $(BIN)/python setup.py --quiet build \

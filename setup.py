@@ -60,10 +60,12 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 def optimized(*flags: str) -> list[str]:
     """Return the flags of code that is as fast as `flags` make it, or sanitized."""
+    # GCC tidies its memory from a gigabyte on: a tenth of the time, and the same code.
+    memory = "--param=ggc-min-heapsize=1000000"
     if SANITIZE:
-        return ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
+        return ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS, memory]
     # Nothing that is compiled here depends on errno or on floating-point exceptions.
-    return [*flags, "-fno-math-errno", "-fno-trapping-math"]
+    return [*flags, "-fno-math-errno", "-fno-trapping-math", memory]
 
 
 @dataclass(frozen=True)
