@@ -1,4 +1,4 @@
-"""What calibration restores: the digits ticket in blocks, without retraining.
+"""Accuracy of the digits ticket in blocks, calibrated instead of retrained.
 
     python benchmarks/calibrate.py
 

@@ -250,6 +250,20 @@ def export_accuracy() -> list[str]:
     return markdown(columns, rows)
 
 
+def calibration() -> list[str]:
+    """Return how many test images are right after calibration, by height and stored density."""
+    rows = []
+    found = records("calibrate")
+    for height, density in dict.fromkeys((row["height"], row["density"]) for row in found):
+        by = {r["saliency"]: r for r in found if (r["height"], r["density"]) == (height, density)}
+        first = by["magnitude"]
+        shares = [first["as_converted"], first["statistics"]]
+        shares += [by[saliency]["refit"] for saliency in ("magnitude", "input", "error")]
+        rows.append([str(height), f"{density:g}", *(f"{share:.1%}" for share in shares)])
+    columns = ("height", "density", "as converted", "statistics", "refit")
+    return markdown((*columns, "refit, `input`", "refit, `error`"), rows)
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "networks-in-short": networks_in_short,
     "cpu-networks": cpu_networks,
@@ -258,6 +272,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "partition-gains": partition_gains,
     "partition-times": partition_times,
     "export-accuracy": export_accuracy,
+    "calibration": calibration,
 }
 
 

@@ -6,7 +6,7 @@
 Writes, for each round in --keep, `<model>_round<NN>.safetensors`: the trained weights under the
 mask in compressed-tensors' sparse-bitmask layout (half precision, a bit a weight), all other
 tensors plain; once, `<model>_rewound.safetensors`: the dense weights at the rewinding step, which
-refilled positions take; and the test images.
+refilled positions take; the test images; and the first training images, to calibrate on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from networks import NETWORKS
 from training import Digits, Round, digits, iterative_pruning, rewound_start, snapshot
 
 HERE = Path(__file__).parent
+CALIBRATED = 240
 
 
 def half(tensor: Tensor) -> np.ndarray:
@@ -68,6 +69,11 @@ def write_images(path: Path, test: Digits) -> None:
     save_file({"images": images, "labels": test.labels.to(torch.uint8).numpy()}, path)
 
 
+def write_calibration_images(path: Path, training: Digits) -> None:
+    """Write a few training images as the network takes them, without their labels."""
+    np.save(path, training.images[:CALIBRATED].numpy())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -87,6 +93,7 @@ def main() -> None:
     network = rewound_start(options.model, data[0], options.epochs, options.rewind, options.seed)
     write_start(options.out / f"{options.model}_rewound.safetensors", snapshot(network))
     write_images(options.out / f"{options.model}_test_images.safetensors", data[1])
+    write_calibration_images(options.out / f"{options.model}_calibration_images.npy", data[0])
     log = []
     arguments = (options.rounds, options.epochs, options.rewind, options.seed)
     for found in iterative_pruning(network, data, *arguments):

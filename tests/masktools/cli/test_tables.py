@@ -69,7 +69,7 @@ def demo(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "digits"))
     module = import_module("demo")
     row = {"checkpoint": Path("a"), "accuracy": 1.0, "stored": 12345678, "multiplications": 10**9}
-    titles = ("dense", "ticket, unchanged", "its blocks, retrained")
+    titles = ("dense", "ticket, unchanged", "its blocks, calibrated")
     rows = [module.Row(title, seconds=9.8765, **row) for title in titles]
     del sys.modules["demo"]
     return module.results(rows, "360 test images, backend 'reference'")
