@@ -20,8 +20,11 @@ class Machine(NamedTuple):
     vector : int
         float32 elements of a vector.
     threads : int
-    level1, level2 : int
-        Bytes of a core's first-level cache for data, and of its second-level cache.
+    level1 : int
+        Bytes of a core's first-level cache for data.
+    near : int
+        Bytes of cache that a core reads at nearly full speed: its second level, or more where the
+        third is fast.
     multiplications, loads : int
         Of vectors, that a core begins in a cycle.
     clock : float
@@ -31,7 +34,7 @@ class Machine(NamedTuple):
     vector: int
     threads: int
     level1: int = calibration.LEVEL1
-    level2: int = calibration.LEVEL2
+    near: int = calibration.LEVEL2
     multiplications: int = calibration.MULTIPLICATIONS
     loads: int = calibration.LOADS
     clock: float = calibration.CLOCK
@@ -58,10 +61,27 @@ def machine_here(vector: int, threads: int) -> Machine:
         vector,
         threads,
         processor.cache_bytes(1) or calibration.LEVEL1,
-        processor.cache_bytes(2) or calibration.LEVEL2,
+        near_bytes(known, processor.cache_bytes(2) or calibration.LEVEL2),
         multiplications,
         loads,
     )
+
+
+def near_bytes(known: processor.Model, level2: int) -> int:
+    """Return how many bytes of cache a core reads at nearly full speed.
+
+    Parameters
+    ----------
+    known : Model
+    level2 : int
+        Bytes of its second-level cache.
+
+    Examples
+    --------
+    >>> near_bytes(processor.Model("EPYC", "AuthenticAMD"), 1 << 20)
+    2097152
+    """
+    return level2 * calibration.NEAR_LEVELS.get(known.vendor, 1)
 
 
 def issued(known: processor.Model, vector: int) -> tuple[int, int]:

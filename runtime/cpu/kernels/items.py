@@ -66,7 +66,7 @@ def cut(
     configuration : Configuration, default `DEFAULT`
     """
     work = packed.heights * packed.widths
-    panels = _panels(packed, int(configuration.panel_share * machine.level2))
+    panels = _panels(packed, int(configuration.panel_share * machine.near))
     lanes = int(runs.lanes.sum())
     wanted = _wanted(work, lanes, machine, configuration)
     most_chunks = max(1, lanes // (machine.vector * 4))

@@ -164,7 +164,7 @@ class Configuration(NamedTuple):
     items : int
         Pieces of work for each thread, so that all end at about the same time.
     panel_share : float
-        Share of the second-level cache that the weights of a panel may fill.
+        Share of the near cache that the weights of a panel may fill.
     """
 
     tile_vectors: int = TILE_VECTORS

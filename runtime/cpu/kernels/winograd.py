@@ -173,7 +173,7 @@ def configured(
     """
     vector, threads = machine.vector, machine.threads
     tiles = _tiles(height, width) * lanes
-    most = WINOGRAD_SHARE * machine.level2
+    most = WINOGRAD_SHARE * machine.near
     row_blocks = -(-rows // ROWS)
 
     def time(choice: tuple[int, int]) -> float:

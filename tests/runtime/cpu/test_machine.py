@@ -16,7 +16,7 @@ from runtime.cpu.choice.kernels import KERNELS
 from runtime.cpu.kernels.problem import Problem
 from runtime.cpu.kernels.schemes import efficiency
 from runtime.cpu.kernels.windows import Outputs, choose_tiling
-from runtime.cpu.machine import Machine, issued, machine_here
+from runtime.cpu.machine import Machine, issued, machine_here, near_bytes
 from runtime.cpu.memory.window import Window
 from runtime.cpu.processor import Model, cache_bytes, cores, model
 from runtime.cpu.weights.row_groups import Shape, shape_of
@@ -107,12 +107,19 @@ def test_sizes_of_caches_that_make_no_sense_are_not_told(system, size):
     assert cache_bytes(1, system) is None
 
 
+def test_a_fast_third_level_counts_as_near():
+    assert near_bytes(ZEN4, 1 << 20) == 2 << 20
+    assert near_bytes(SAPPHIRE_RAPIDS, 2 << 20) == 2 << 20
+    assert near_bytes(Model("unheard of"), 1 << 20) == 1 << 20
+
+
 def test_this_machine_is_taken_as_its_system_tells():
     made = machine_here(16, 2)
     assert made.vector == 16
     assert made.threads == 2
     assert made.level1 == (processor.cache_bytes(1) or calibration.LEVEL1)
-    assert made.level2 == (processor.cache_bytes(2) or calibration.LEVEL2)
+    level2 = processor.cache_bytes(2) or calibration.LEVEL2
+    assert made.near == near_bytes(processor.model(), level2)
     assert 1 <= cores() <= len(processor.processors())
 
 

@@ -173,13 +173,13 @@ def image(height, width, lanes, halo=0):
     size=st.integers(1, 9), lanes=st.sampled_from([1, 8, 16, 64]),
     height=st.sampled_from([1, 4, 16]), density=st.sampled_from([0.0, 0.1, 1.0]),
     threads=st.sampled_from([1, 2, 7]), scheme=st.sampled_from(SCHEMES),
-    pooled=st.booleans(), level2=st.sampled_from([1 << 12, 1 << 20]),
+    pooled=st.booleans(), near=st.sampled_from([1 << 12, 1 << 20]),
 )  # fmt: skip
-def test_items_hold_everything_once(size, lanes, height, density, threads, scheme, pooled, level2):
+def test_items_hold_everything_once(size, lanes, height, density, threads, scheme, pooled, near):
     weight = sparse((48, 32, 3, 3), density, height)
     packed = pack(weight, scheme, shape_of(weight))
     window = Window((3, 3), pads=(1, 1))
-    machine = Machine(16, threads, level2=level2, clock=3e4)
+    machine = Machine(16, threads, near=near, clock=3e4)
     if lanes % 16:
         x = y = image(size, size, lanes, 1)
         runs = plane_runs(x, y, window, 16)
