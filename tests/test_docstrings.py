@@ -16,8 +16,6 @@ RIDDLES = (
     r"^What\b",
     r"\b[Ww]hat\b.*\bis\b",
 )
-# Not yet rewritten; strike a folder when it is.
-LEFT = ("runtime/cpu",)
 NAMED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -34,11 +32,10 @@ def riddles(text):
 
 def test_first_lines_are_plain():
     found = {
-        name: lines
+        path.relative_to(ROOT).as_posix(): lines
         for folder in ("masktools", "runtime", "benchmarks", "examples")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if not (name := path.relative_to(ROOT).as_posix()).startswith(LEFT)
-        and (lines := riddles(path.read_text(encoding="utf-8")))
+        if (lines := riddles(path.read_text(encoding="utf-8")))
     }
     assert found == {}
 
@@ -54,7 +51,3 @@ def test_riddles_are_seen():
     for text in said:
         assert len(riddles(f'"""{text}"""')) == len(riddles(f'def f():\n    """{text}"""')) == 1
     assert riddles('"""Return a layer.\n\nWhat so many need."""') == []
-
-
-def test_folders_that_are_left_are_there():
-    assert [folder for folder in LEFT if not (ROOT / folder).is_dir()] == []

@@ -22,7 +22,7 @@ from runtime.plan.plan import Plan
 
 
 class Choice(NamedTuple):
-    """What is chosen for a plan and its shapes before anything is placed.
+    """Choices made for a plan and its shapes before any value is given a place in memory.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Compiler:
         return self.bind(self.assemble(plan, choice, placement))
 
     def choose(self, plan: Plan, shapes: Mapping[str, Shape], ways: Mapping[int, Way]) -> Choice:
-        """Return what else follows from how layers are computed: what is pooled, and slices."""
+        """Return which steps pool as they write, and which run slice by slice of the batch."""
         pooled = pooled_steps(plan, shapes, self._machine, ways)
         if self._dtype == "bfloat16":
             # Its products take more lanes at a time than a slice has.

@@ -1,4 +1,4 @@
-"""What the cost model knows of a processor, filled from the one that it runs on."""
+"""Properties of a processor that the cost model uses, read from the one that it runs on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDE = 16
 
 
 class Machine(NamedTuple):
-    """What the cost model knows of a processor.
+    """Properties of a processor that the cost model uses.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the system says of its processor: its model, its caches, the cores that this process has.
+"""Facts that the operating system tells: processor model, cache sizes, cores of this process.
 
 Linux tells in /proc and /sys. Where a file is missing or says something else, the answer is None or
 the most cautious one: nothing here raises.

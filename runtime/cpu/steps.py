@@ -211,7 +211,7 @@ def _same(a: View, b: View) -> bool:
 
 
 def _moved(assembly: Assembly, at: int, step: s.Step, seen: View | None) -> None:
-    """Copy what a step sees of its input, unless its output is that already."""
+    """Copy the part ``seen`` of a step's input to its output, unless they share memory already."""
     y = assembly.view(step.output)
     x = assembly.view(step.inputs[0])
     if seen is not None and _same(seen, y):

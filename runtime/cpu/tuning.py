@@ -143,7 +143,7 @@ def problem_key(step: s.Weighted, shapes: Mapping[str, Shape]) -> dict[str, Any]
 def _timed(
     plan: Plan, step: s.Weighted, shapes: Mapping[str, Shape], make: Make
 ) -> Callable[[Way], float]:
-    """Return a function that runs one step, computed as told, and returns the seconds it took."""
+    """Return a function that runs one step in a given way and returns the seconds it took."""
     single = alone(plan, step)
     random = np.random.default_rng(0)
     inputs = [random.standard_normal(shapes[v.name], np.float32) for v in single.inputs]

@@ -1,4 +1,4 @@
-"""What a layer reads: its input in place, a copy with zeros beside its rows, or planes unfolded."""
+"""Input of a layer as its kernel reads it: in place, copied with zero borders, or unfolded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.cpu.weights.row_groups import Int64
 
 @dataclass(frozen=True)
 class Source:
-    """What a layer reads: an image, or a copy of it that its taps find in place.
+    """The image that a layer's kernel reads: its input itself, or a copy that suits the kernel.
 
     Parameters
     ----------

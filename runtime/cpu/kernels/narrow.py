@@ -43,7 +43,7 @@ class Narrow:
         self._grouped = grouped
 
     def cost(self, problem: Problem, machine: Machine) -> float:
-        """Return what the groups along pixels cost where this takes less; else it is infinite.
+        """Return the cost of `Grouped` where this kernel takes less time, else infinity.
 
         The two are compared with each other alone: beside other kernels this claims no more.
         """

@@ -217,7 +217,7 @@ class LayerCall:
 
     @property
     def scale(self) -> float:
-        """What sums are multiplied by before they are pooled: of a mean, one over its pixels."""
+        """Factor of a sum before it is pooled: 1 / (pixels of a window) for a mean, else 1."""
         if self.pooling is None or self.pooling.largest:
             return 1.0
         return 1.0 / prod(self.pooling.window)
@@ -228,7 +228,7 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str:
-        """What people and remembered choices call it."""
+        """Name in profiles and in remembered choices of the tuner."""
 
     @property
     def configurations(self) -> Mapping[str, Configuration]:

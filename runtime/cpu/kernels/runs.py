@@ -22,7 +22,7 @@ Int32 = NDArray[np.int32]
 
 
 def combine_of(pooling: Pooling | None) -> str:
-    """Return how sums meet what the output holds: the first of a window is stored alone."""
+    """Return how a sum joins the output: "store", "add", or "max" of both."""
     if pooling is None:
         return "store"
     return "max" if pooling.largest else "add"
@@ -162,7 +162,7 @@ def flows(x: Image, y: Image, window: Window, vector: int) -> bool:
 
 
 def split(runs: Runs, longest: int) -> Runs:
-    """Return runs of at most so many lanes; those that share their lanes stay whole.
+    """Return runs of at most ``longest`` lanes; those that share their lanes stay whole.
 
     Parameters
     ----------

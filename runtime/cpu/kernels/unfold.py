@@ -49,7 +49,7 @@ class Unfolding:
         return len(self.origins)
 
     def plane_rows(self, rows: int) -> int:
-        """Return the rows of the largest plane, where the output has so many."""
+        """Return the rows of the largest plane for an output of ``rows`` rows."""
         return rows + int(self.origins[:, 2].max())
 
 

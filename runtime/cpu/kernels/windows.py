@@ -51,7 +51,7 @@ class Windows:
     configurations: Mapping[str, Configuration] = {}
 
     def cost(self, problem: Problem, machine: Machine) -> float:
-        """Return what the best tiling costs; infinite for blocks, and where there is no tiling."""
+        """Return the cost of the best tiling; infinity for blocks, and where no tiling fits."""
         if not problem.is_rows or problem.window is None:
             return float("inf")
         outputs = Outputs(problem.height, problem.width, problem.lanes)
@@ -151,7 +151,7 @@ def fields_of(tiling: Tiling) -> dict[str, object]:
 
 
 class Outputs(NamedTuple):
-    """What a layer writes: rows and pixels, the elements of a pixel, and pooling windows."""
+    """Size of a layer's output: rows, pixels of a row, elements of a pixel, pooling window."""
 
     height: int
     width: int

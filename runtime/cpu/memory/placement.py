@@ -1,4 +1,4 @@
-"""Which buffer holds each value of a plan: what is copied, and what is a view.
+"""The place of each value of a plan in memory: a buffer of its own, or a view of another value.
 
 Reshapes, transpositions and slices are views wherever strides can tell them, and the parts of a
 concatenation along the channels are computed where the whole will lie. A skip branch that nothing

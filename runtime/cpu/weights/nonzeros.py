@@ -102,7 +102,7 @@ class PackedRows:
 
 
 def pack_panels(stored: Residual, shape: Shape, channels: int) -> PackedRows:
-    """Return rows of nonzeros by panels of so many channels, then by rows.
+    """Return nonzeros sorted by panels of ``channels`` input channels, then by rows.
 
     Parameters
     ----------

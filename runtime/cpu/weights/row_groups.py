@@ -1,4 +1,4 @@
-"""What a packed weight is: groups of rows that read the same columns.
+"""A packed weight: groups of rows that read the same columns.
 
 Nothing here depends on the shape of an input: columns are (tap, channel), and become offsets when
 a layer is placed in an arena. So one packing serves every batch and every image size.
@@ -48,7 +48,7 @@ class Scheme(NamedTuple):
     unit: int = 1
 
     def heights(self, rows: int) -> list[int]:
-        """Return heights of the groups that so many rows are cut into, the taller first.
+        """Return heights of the groups that ``rows`` rows are cut into, the taller first.
 
         Examples
         --------
