@@ -4,7 +4,7 @@ A row per network, density and policy: max|Δ| / max|y| of the checkpoint on the
 against both, each running under the weights that are stored; and the checkpoint's size beside what
 its values and indices need, and the seconds to export and to load it.
 
-    python benchmarks/accuracy.py [--network NAME]... [--small]
+    python -m benchmarks.accuracy [--network NAME]... [--small]
 
 Writes results/accuracy.json, or results/accuracy-small.json.
 """
@@ -12,20 +12,18 @@ Writes results/accuracy.json, or results/accuracy-small.json.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-
 import zoo
-from record import environment, write
 
 import runtime
-from masktools.checkpoint import Checkpoint, to_bytes
+from benchmarks.record import environment, write
+from masktools.checkpoint import Checkpoint
 from masktools.checkpoint import write as save
+from masktools.checkpoint.file import to_bytes
 from masktools.export.exporting import prepare
 
 SETTINGS = [

@@ -1,6 +1,6 @@
 """Accuracy of the digits ticket in blocks, calibrated instead of retrained.
 
-    python benchmarks/calibrate.py
+    python -m benchmarks.calibrate
 
 A row per height of the blocks and stored density: how many of the 360 test images are right as
 converted, with means and variances matched, and with the values refitted, by each saliency; and a
@@ -10,6 +10,7 @@ digits, without their labels; no test image is among them. Writes results/calibr
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -17,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import environment, show, write
 from safetensors.numpy import load_file
 
 import masktools
 import runtime
+from benchmarks.record import environment, show, write
 from masktools.calibration.columns import column_norms
 from masktools.conversion.convert import converted_layers
 from masktools.conversion.result import Conversion
@@ -95,6 +96,9 @@ def setting(ticket: Ticket, height: int, density: float, saliency: str) -> dict[
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     where = environment(["masktools", "numpy", "scipy"])
     ticket = Ticket()
     rows = [setting(ticket, h, d, s) for h in HEIGHTS for d in DENSITIES for s in SALIENCIES]

@@ -25,7 +25,7 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
-        "command": shlex.join([Path(sys.executable).name, *map(_portable, sys.argv)]),
+        "command": shlex.join(map(_portable, sys.orig_argv)),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))

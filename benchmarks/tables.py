@@ -1,7 +1,7 @@
 """Write the tables of results in the documents anew, from the records.
 
-    python benchmarks/tables.py            # rewrites what stands between the marks
-    python benchmarks/tables.py --check    # only says which documents are stale
+    python -m benchmarks.tables            # rewrites what stands between the marks
+    python -m benchmarks.tables --check    # only says which documents are stale
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """

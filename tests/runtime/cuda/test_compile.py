@@ -151,7 +151,7 @@ def test_files_of_kernels_compile(version, capability):
     texts = [
         kernel_source.expand(path.name) for path in sorted(kernel_source.folder().glob("*.cu"))
     ]
-    ceilings = BENCHMARKS / "gpu_ceilings.cu"
+    ceilings = BENCHMARKS / "gpu" / "ceilings.cu"
     texts.append(kernel_source.expand("device.cuh") + ceilings.read_text(encoding="utf-8"))
     for text in texts:
         module = used.compiled(text, nvrtc.options(capability))

@@ -9,13 +9,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from cpu_engines import PEAK, Times
-from cpu_networks import grouped, unstructured, zoo
-from cpu_peak import peak
-from cpu_report import share_of_peak
 from torch import nn
 
 import runtime
+from benchmarks.cpu.engines import PEAK, Times
+from benchmarks.cpu.networks import grouped, unstructured, zoo
+from benchmarks.cpu.peak import peak
+from benchmarks.cpu.report import share_of_peak
 from masktools.export import from_onnx
 
 # Width of the map, channels, kernel: the middle of VGG-16 and ResNet at 32 x 32, and 1 x 1 layers.

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from cpu_engines import Times
-from cpu_networks import Variant
+from benchmarks.cpu.engines import Times
+from benchmarks.cpu.networks import Variant
 
 DENSE_PEERS = ("onnxruntime", "openvino", "torch", "torch-compile", "deepsparse")
 

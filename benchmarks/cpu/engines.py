@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-WORKER = Path(__file__).with_name("cpu_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 
 # What each engine reads.
 SUFFIXES = {

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu_engines import SUFFIXES, Engine, EngineError, take_turns
-from cpu_networks import Files, Variant, images
-from cpu_report import Measured, Size, records
 from numpy.typing import NDArray
 
 import runtime
+from benchmarks.cpu.engines import SUFFIXES, Engine, EngineError, take_turns
+from benchmarks.cpu.networks import Files, Variant, images
+from benchmarks.cpu.report import Measured, Size, records
 from masktools import checkpoint
 from runtime.plan import cost, plan
 from runtime.plan.steps import Weighted

@@ -1,7 +1,7 @@
 """The CPU backend against the engines a user could pick instead.
 
-    python benchmarks/cpu.py networks --network vgg16 --deepsparse PYTHON --ticket TICKET.json
-    python benchmarks/cpu.py layers | memory | accuracy
+    python -m benchmarks.cpu networks --network vgg16 --deepsparse PYTHON --ticket TICKET.json
+    python -m benchmarks.cpu layers | memory | accuracy
 
 `networks`: whole networks on every engine, one process each, in turns (README.md says how to set
 the others up); `layers`: single convolutions, as shares of peak; `memory`: peak memory and the time
@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cpu_accuracy
-import cpu_layers
-import cpu_memory
-from cpu_comparison import Bench, Contender
-from cpu_networks import BATCHES, Files, Variant
-from cpu_report import DENSE_PEERS
-from record import environment, show, write
+from benchmarks.cpu import accuracy, layers, memory
+from benchmarks.cpu.comparison import Bench, Contender
+from benchmarks.cpu.networks import BATCHES, Files, Variant
+from benchmarks.cpu.report import DENSE_PEERS
+from benchmarks.record import environment, show, write
 
 PACKAGES = ["masktools", "numpy", "torch", "onnx"]
 DENSITIES = (0.2, 0.1)
@@ -113,7 +111,7 @@ def part_layers(options: argparse.Namespace) -> None:
     found = []
     for threads in options.threads:
         for batch in options.batch or (64,):
-            rows = cpu_layers.measure(batch, threads, options.rounds)
+            rows = layers.measure(batch, threads, options.rounds)
             found += rows
             title = f"share of peak by height of the row groups, batch {batch}, {threads} threads"
             heights = sorted({row["height"] for row in rows})
@@ -125,7 +123,7 @@ def part_memory(options: argparse.Namespace) -> None:
     where = environment(PACKAGES)
     files = Files(options.folder, options.ticket)
     found = [
-        cpu_memory.measure(files, variant, batch, options.threads[0], options.rounds)
+        memory.measure(files, variant, batch, options.threads[0], options.rounds)
         for network in options.network
         for variant in some_variants(network)
         for batch in options.batch or BATCHES[network]
@@ -141,13 +139,13 @@ def part_accuracy(options: argparse.Namespace) -> None:
     where = environment(PACKAGES)
     files = Files(options.folder, options.ticket)
     found = [
-        cpu_accuracy.outputs(files, variant)
+        accuracy.outputs(files, variant)
         for network in options.network
         for variant in some_variants(network)
     ]
     rows = [list(row.values()) for row in found]
     show("bfloat16 against float32", list(found[0]), rows)
-    trained = cpu_accuracy.digits()
+    trained = accuracy.digits()
     print(trained)
     record(options, "cpu-bfloat16", where, [*found, trained])
 

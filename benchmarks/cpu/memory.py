@@ -12,13 +12,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from cpu_networks import Files, Variant, images
 
+from benchmarks.cpu.networks import Files, Variant, images
 from masktools import checkpoint
 from runtime.plan import plan
 from runtime.plan.steps import Weighted
 
-FRESH = Path(__file__).with_name("cpu_fresh.py")
+FRESH = Path(__file__).with_name("fresh.py")
 
 
 def measure(

@@ -7,19 +7,15 @@ from one module with one set of masks, so that all engines compute the same func
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import zoo
 from numpy.typing import NDArray
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-
-import zoo
 
 from masktools.export import from_onnx
 

@@ -1,6 +1,6 @@
 """A fresh process that loads a checkpoint and runs it once: what it took, as a line of JSON.
 
-    python benchmarks/cpu_fresh.py CHECKPOINT IMAGES.npy THREADS STARTED
+    python benchmarks/cpu/fresh.py CHECKPOINT IMAGES.npy THREADS STARTED
 
 STARTED: time.monotonic() of the parent just before it started this process.
 """

@@ -1,8 +1,8 @@
 """Measure partitions: what they retain, and how long they take.
 
-    python benchmarks/convert.py                              # everything, on the committed ticket
-    python benchmarks/convert.py --tickets build/tickets/*.safetensors
-    python benchmarks/convert.py retained --heights 32        # a part
+    python -m benchmarks.conversion    # everything, on the committed ticket
+    python -m benchmarks.conversion --tickets build/tickets/*.safetensors
+    python -m benchmarks.conversion retained --heights 32        # a part
 
 Parts: `retained` (trained tickets, against KaHyPar alone and a spectral partition with 200,000
 swaps), `network` (the 53 convolutions of a ResNet-50), `linear` (a 4096 x 4096 layer), `growth`
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from baselines import kahypar_alone, retained, spectral_swaps
-from record import environment, show, write
-from workloads import Layer, growth, random_layer, resnet50_shapes, ticket
 
 import masktools
+from benchmarks.conversion.baselines import kahypar_alone, retained, spectral_swaps
+from benchmarks.conversion.workloads import Layer, growth, random_layer, resnet50_shapes, ticket
+from benchmarks.record import environment, show, write
 from masktools.partition.row_groups import row_groups
 
-TICKET = Path(__file__).parents[1] / "examples" / "digits" / "digitsnet_round07.safetensors"
+TICKET = Path(__file__).parents[2] / "examples" / "digits" / "digitsnet_round07.safetensors"
 PACKAGES = ["masktools", "numpy", "scipy", "kahypar", "mtkahypar"]
 PARTITIONERS = ["kahypar", "mtkahypar", "spectral"]
 Result = TypeVar("Result")

@@ -144,9 +144,9 @@ class Worker:
 
     def peak(self, seconds: float, threads: int) -> dict[str, Any]:
         """Measure fused multiply-adds on registers alone, on all threads at once."""
-        import cpu_peak
+        import peak
 
-        return {"multiplications": cpu_peak.peak(threads, seconds)}
+        return {"multiplications": peak.peak(threads, seconds)}
 
 
 def main() -> None:

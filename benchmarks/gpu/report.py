@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from record import show
+from benchmarks.record import show
 
 Row = dict[str, Any]
 Line = list[object]

@@ -12,16 +12,13 @@ import fake_cupy
 import numpy as np
 import pytest
 import torch
-from paths import BENCHMARKS, TESTS
 from paths import GOLDEN as DATA
+from paths import ROOT, TESTS
 
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(ROOT))
 
-import gpu
-import gpu_cases
-import gpu_cudnn
-import gpu_report
-
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import cases, cudnn, report
 from runtime.cuda import tuning
 from runtime.cuda.driver import current_device
 
@@ -34,7 +31,7 @@ def cupy(monkeypatch, tmp_path):
     fake = fake_cupy.install(monkeypatch, tmp_path)
     fake.cuda.get_elapsed_time = lambda begin, end: 2.0
     monkeypatch.setenv("MASKTOOLS_CUDA_TUNE", "1")  # main sets it; this takes it back.
-    for module in (gpu_cases, tuning):
+    for module in (cases, tuning):
         monkeypatch.setattr(module, "COPIES", 1)
     monkeypatch.setattr(tuning, "TIMED", 1)
     monkeypatch.setattr(gpu, "ceilings", lambda device: {"copy, B/s": 1e12})
@@ -78,18 +75,18 @@ def test_layers_are_tuned_checked_and_compared(cupy, ran, tmp_path, capsys):
     assert record["ceilings"] == [{"unit": "copy, B/s", "rate": 1e12}]
     lines = record["layers"]
     assert {(r["dtype"], r["density"]) for r in lines} == {
-        (dtype, density) for dtype in gpu.HEIGHTS for density in gpu_report.DENSITIES
+        (dtype, density) for dtype in gpu.HEIGHTS for density in report.DENSITIES
     }
     for row in lines:
         assert row["speed-up"] == pytest.approx(1e-2 / 2e-3)
-        assert row["goal"] == gpu_report.GOALS[row["dtype"]][row["density"]]
+        assert row["goal"] == report.GOALS[row["dtype"]][row["density"]]
     shown = capsys.readouterr().out
     assert "layers, float32, density 0.1: over cuDNN" in shown
     assert shown.rstrip().splitlines()[-1].startswith("└")  # The summary is what comes last.
 
 
 def test_a_wrong_result_is_no_figure(cupy, ran, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_cases, "TOLERANCE", {"float32": 0.0})
+    monkeypatch.setattr(cases, "TOLERANCE", {"float32": 0.0})
     status, record = results(tmp_path, "--parts", "layers", "--dtypes", "float32")
     assert status == 1
     assert record["layers"] == []
@@ -120,11 +117,11 @@ def test_networks_say_what_is_saved_and_what_the_host_takes(
     cupy, ran, tmp_path, monkeypatch, capsys
 ):
     dense, taken = {"vgg16-dense": 500}, {"seconds": 2e-3, "steps": 1e-3, "host": 9e-6}
-    monkeypatch.setattr(gpu_cases, "export", lambda folder, network, masks, name: Path(name))
-    monkeypatch.setattr(gpu_cases, "masks_of", lambda *_: {})
-    monkeypatch.setattr(gpu_cases, "images", lambda *_: np.zeros((2, 3, 4, 4)))
-    monkeypatch.setattr(gpu_cases, "multiplications", lambda path, _: dense.get(path.name, 200))
-    monkeypatch.setattr(gpu_cases, "network_seconds", lambda *_: taken)
+    monkeypatch.setattr(cases, "export", lambda folder, network, masks, name: Path(name))
+    monkeypatch.setattr(cases, "masks_of", lambda *_: {})
+    monkeypatch.setattr(cases, "images", lambda *_: np.zeros((2, 3, 4, 4)))
+    monkeypatch.setattr(cases, "multiplications", lambda path, _: dense.get(path.name, 200))
+    monkeypatch.setattr(cases, "network_seconds", lambda *_: taken)
     monkeypatch.setattr(gpu, "NETWORKS", ("vgg16",))
     status, record = results(tmp_path, "--parts", "networks", "--dtypes", "float32")
     assert status == 0
@@ -139,9 +136,9 @@ def test_networks_say_what_is_saved_and_what_the_host_takes(
 
 def test_a_network_is_timed_from_array_to_array(cupy):
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
-    model = gpu_cases.runtime.load(GOLDEN, "reference")
+    model = cases.runtime.load(GOLDEN, "reference")
     x = np.resize(x, (2, *model.inputs[0].shape[1:])).astype(np.float32)
-    taken = gpu_cases.network_seconds(current_device(cupy), GOLDEN, x, "float32")
+    taken = cases.network_seconds(current_device(cupy), GOLDEN, x, "float32")
     assert taken["seconds"] == pytest.approx(2e-3 / 20)
     assert taken["error"] < 1e-5
     assert taken["kernels"]
@@ -188,16 +185,16 @@ def test_the_sanitized_tests_exist():
 
 def test_of_many_ways_the_fastest_that_ran_counts():
     ways = {"NCHW": "not supported", "NHWC": 2.0, "NHWC fused": 1.0}
-    assert gpu_cudnn.best(ways) == ("NHWC fused", 1.0)
+    assert cudnn.best(ways) == ("NHWC fused", 1.0)
     with pytest.raises(RuntimeError, match="cuDNN ran nothing"):
-        gpu_cudnn.best({"NCHW": "not supported"})
+        cudnn.best({"NCHW": "not supported"})
 
 
 @pytest.mark.parametrize("network", ["resnet18-cifar", "vgg16"])
 def test_fused_epilogues_compute_the_same(network):
     module = gpu.zoo.make(network).eval()
-    x = torch.from_numpy(gpu_cases.images(network, 1))
+    x = torch.from_numpy(cases.images(network, 1))
     with torch.inference_mode():
         wanted = module(x)
-        for variant in gpu_cudnn.network_variants(module).values():
+        for variant in cudnn.network_variants(module).values():
             torch.testing.assert_close(variant(x), wanted, rtol=1e-3, atol=1e-4)

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cpu_networks
 import numpy as np
 import torch
 import zoo
 from numpy.typing import NDArray
 
 import runtime
+from benchmarks.cpu import networks
 from masktools.checkpoint import Checkpoint
 from masktools.checkpoint.weights import SparseWeight
 from masktools.export import from_onnx
@@ -43,7 +43,7 @@ COPIES = 10
 def grouped(shape: Shape, height: int, density: float) -> SparseWeight:
     """Return random weights whose row groups of a height keep columns of their own."""
     random = np.random.default_rng(0)
-    mask = cpu_networks.grouped(shape, density, height, random)
+    mask = networks.grouped(shape, density, height, random)
     scale = np.float32(1 / np.sqrt(density * mask[0].size))
     weight = random.standard_normal(shape, np.float32) * scale
     return SparseWeight.from_dense(weight, BlockLayout.from_mask(mask))
@@ -54,7 +54,7 @@ def ticket(path: Path) -> dict[str, SparseWeight]:
     random = np.random.default_rng(0)
     names = list(json.loads(path.read_text())["layers"])
     layers = {}
-    for name, mask in cpu_networks.ticket_masks(path, names).items():
+    for name, mask in networks.ticket_masks(path, names).items():
         layout = BlockLayout.from_mask(mask)
         scale = np.float32(1 / np.sqrt(layout.density * layout.columns))
         weight = random.standard_normal(mask.shape, np.float32) * scale
@@ -135,8 +135,8 @@ def export(
 
 def masks_of(network: str, height: int, density: float) -> dict[str, NDArray[np.bool_]]:
     """Return masks of row groups for every convolution but the first."""
-    variant = cpu_networks.Variant(network, f"height-{height}", density)
-    masks = cpu_networks.make_masks(zoo.make(network), variant, None)
+    variant = networks.Variant(network, f"height-{height}", density)
+    masks = networks.make_masks(zoo.make(network), variant, None)
     assert masks is not None
     return masks
 
@@ -145,7 +145,7 @@ def ticket_masks(network: str, path: Path) -> dict[str, NDArray[np.bool_]]:
     """Return the masks of a ticket for a network's convolutions."""
     parts = zoo.make(network).named_modules()
     layers = [name for name, part in parts if isinstance(part, torch.nn.Conv2d)]
-    return cpu_networks.ticket_masks(path, layers)
+    return networks.ticket_masks(path, layers)
 
 
 def images(network: str, batch: int) -> NDArray[np.float32]:

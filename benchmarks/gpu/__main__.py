@@ -1,8 +1,8 @@
 """Time the CUDA backend on the GPU at hand, beside cuDNN at its best; needs CuPy and PyTorch.
 
-    python benchmarks/gpu.py --quick                           # a few minutes: does it pay here?
-    python benchmarks/gpu.py --ticket vgg16_cifar_ticket.json  # everything
-    python benchmarks/gpu.py --parts layers --dtypes float16 --minutes 5
+    python -m benchmarks.gpu --quick                           # a few minutes: does it pay here?
+    python -m benchmarks.gpu --ticket vgg16_cifar_ticket.json  # everything
+    python -m benchmarks.gpu --parts layers --dtypes float16 --minutes 5
 
 In one call: measures what the device can do at most (`ceilings`), runs the tests that need a device
 (`tests`), some of them under compute-sanitizer (`sanitizer`), then builds, tunes, checks every
@@ -28,20 +28,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gpu_cases as cases
-import gpu_cudnn as cudnn
 import torch
 import zoo
-from gpu_ceilings import ceilings
-from gpu_report import DENSITIES, GOALS, show_all
-from record import RESULTS, environment
 
+from benchmarks.gpu import cases, cudnn
+from benchmarks.gpu.ceilings import ceilings
+from benchmarks.gpu.report import DENSITIES, GOALS, show_all
+from benchmarks.record import RESULTS, environment
 from runtime.cuda.backend import TUNE
 from runtime.cuda.candidates import NEEDED
 from runtime.cuda.device import Device
 from runtime.cuda.driver import cupy_module, current_device
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ["masktools", "numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "nvidia-cudnn-cu12",
             "nvidia-cudnn-cu13"]  # fmt: skip
 LAYERS = [(256, 8), (512, 8), (256, 16), (512, 14), (256, 28), (512, 28)]

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cpu_networks import Files, Variant, images
 from safetensors.numpy import load_file
 
 import runtime
+from benchmarks.cpu.networks import Files, Variant, images
 
-DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 IMAGES = 16
 
 

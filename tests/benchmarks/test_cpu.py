@@ -4,14 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from paths import BENCHMARKS
+from paths import ROOT
 
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(ROOT))
 
-import cpu_report
-from cpu_engines import FEWEST, MOST, TURN, Times, runs_in_turn
-from cpu_networks import Variant, grouped, make_masks, unstructured, zoo
-from cpu_report import Measured, Size
+from benchmarks.cpu import report
+from benchmarks.cpu.engines import FEWEST, MOST, TURN, Times, runs_in_turn
+from benchmarks.cpu.networks import Variant, grouped, make_masks, unstructured, zoo
+from benchmarks.cpu.report import Measured, Size
 
 DENSE, SPARSE = Variant("vgg16"), Variant("vgg16", "height-16", 0.2)
 
@@ -19,8 +19,8 @@ DENSE, SPARSE = Variant("vgg16"), Variant("vgg16", "height-16", 0.2)
 def test_ratios_are_taken_within_rounds():
     # A machine that is half as fast in the second round changes neither figure.
     ours, theirs = Times((1.0, 2.0, 1.0), (8.0, 4.0, 8.0)), Times((3.0, 6.0, 9.0), (8.0, 4.0, 8.0))
-    assert cpu_report.speedup(ours, theirs) == 3.0
-    assert cpu_report.share_of_peak(4, ours) == 0.5
+    assert report.speedup(ours, theirs) == 3.0
+    assert report.share_of_peak(4, ours) == 0.5
 
 
 def test_records_name_yardsticks_and_limit():
@@ -35,7 +35,7 @@ def test_records_name_yardsticks_and_limit():
         Measured("masktools", SPARSE, times(1e-3), 0.0),
     ]
     sizes = {DENSE.name: Size(10**8, 1000), SPARSE.name: Size(2 * 10**7, 250)}
-    rows = cpu_report.records(measured, sizes, batch=2, threads=1)
+    rows = report.records(measured, sizes, batch=2, threads=1)
     last = rows[-1]
     assert {row["fastest_dense_peer"] for row in rows} == {"deepsparse"}
     assert last["over_fastest_dense_peer"] == pytest.approx(3)

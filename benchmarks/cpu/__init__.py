@@ -1,0 +1,1 @@
+"""The CPU backend against the engines a user could pick instead."""
