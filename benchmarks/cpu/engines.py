@@ -95,7 +95,7 @@ class Engine:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()  # closes both pipes
 
 
 def take_turns(

@@ -1,4 +1,4 @@
-"""The tables of `gpu.py`, and the figures that are to be reached on an H200."""
+"""The tables of the GPU benchmark, and the figures that are to be reached on an H200."""
 
 from __future__ import annotations
 

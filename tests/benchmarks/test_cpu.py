@@ -9,9 +9,10 @@ from paths import ROOT
 sys.path.append(str(ROOT))
 
 from benchmarks.cpu import report
-from benchmarks.cpu.engines import FEWEST, MOST, TURN, Times, runs_in_turn
+from benchmarks.cpu.engines import FEWEST, MOST, TURN, Engine, Times, runs_in_turn
 from benchmarks.cpu.networks import Variant, grouped, make_masks, unstructured, zoo
 from benchmarks.cpu.report import Measured, Size
+from runtime.cpu.backend import CpuBackend
 
 DENSE, SPARSE = Variant("vgg16"), Variant("vgg16", "height-16", 0.2)
 
@@ -75,3 +76,14 @@ def test_first_and_depthwise_layers_stay_dense():
     assert all(mask.shape[2:] == (1, 1) for mask in masks.values())
     with pytest.raises(ValueError, match="--ticket"):
         make_masks(module, Variant("mobilenet-v1", "ticket"), None)
+
+
+@pytest.mark.skipif(
+    not CpuBackend().available().ok, reason="the kernels of the CPU backend were not built"
+)
+def test_a_worker_measures_the_peak():
+    engine = Engine("masktools", sys.executable)
+    try:
+        assert engine.ask("peak", threads=1, seconds=0.01)["multiplications"] > 0
+    finally:
+        engine.close()
