@@ -1,6 +1,6 @@
 """Measure partitions: what they retain, and how long they take.
 
-    python -m benchmarks.conversion    # everything, on the committed ticket
+    python -m benchmarks.conversion                          # everything, on the committed ticket
     python -m benchmarks.conversion --tickets build/tickets/*.safetensors
     python -m benchmarks.conversion retained --heights 32        # a part
 
