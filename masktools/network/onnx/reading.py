@@ -29,6 +29,8 @@ _FOLDED = """
     Sub Sum Tile Transpose Unsqueeze Where
 """
 FOLDED = frozenset(_FOLDED.split())
+# What may read a sequence of tensors.
+SEQUENCES = ("SequenceAt",)
 
 Rewrites: TypeAlias = "Mapping[str, Callable[[Pass, Source], None]]"
 
@@ -84,6 +86,7 @@ class Pass:
         self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
         self._alias: dict[str, str] = {}
+        self._sequences: dict[str, tuple[str, ...]] = {}  # Of each sequence, the tensors in it.
         self._origin: dict[str, str] = {}
         self._taken = {name for node in proto.node for name in node.output} | set(inputs)
         self._read_names = {name for node in proto.node for name in node.input}
@@ -213,7 +216,21 @@ class Pass:
 
     def remove(self, source: Source) -> None:
         """Let a node's output be its first input."""
-        self._alias[source.outputs[0]] = source.inputs[0]
+        self.replace(source, source.inputs[0])
+
+    def replace(self, source: Source, name: str) -> None:
+        """Let a node's output be a tensor that is there."""
+        self._alias[source.outputs[0]] = name
+
+    def collect(self, source: Source, tensors: Sequence[str]) -> None:
+        """Let a node's output be a sequence of tensors."""
+        self._sequences[source.outputs[0]] = tuple(tensors)
+
+    def sequence(self, source: Source) -> tuple[str, ...]:
+        """Return the tensors in the sequence that is a node's first input."""
+        if source.inputs[0] not in self._sequences:
+            raise source.refuse(f"input {source.inputs[0]!r} is no sequence")
+        return self._sequences[source.inputs[0]]
 
     def define(self, source: Source, array: NDArray[Any]) -> None:
         """Let a node's output be a constant."""
@@ -251,7 +268,8 @@ class Pass:
         source = Source(name, op, proto.name, [], [*proto.output[:1], *outputs])
         for given in proto.input:
             found = self._alias.get(given, given)
-            if found and found not in self.shapes and found not in self._constants:
+            known = found in self.shapes or found in self._constants
+            if found and not known and not (found in self._sequences and op in SEQUENCES):
                 raise source.refuse(f"input {given!r} is made by nothing before it")
             source.inputs.append(found)
         for attribute in proto.attribute:
@@ -339,6 +357,6 @@ def _without_copies(nodes: list[Node], border: set[str]) -> list[Node]:
                 outputs=tuple(target if name == source else name for name in node.outputs),
             )
             for node in nodes
-            if node is not copy
+            if node.name != copy.name
         ]
     return nodes

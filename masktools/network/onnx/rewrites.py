@@ -14,6 +14,11 @@ import numpy as np
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
+from masktools.network.onnx.rewrites_moves import (
+    sequence_at,
+    sequence_construct,
+    split_to_sequence,
+)
 from masktools.network.onnx.rewrites_windows import (
     batch_norm,
     conv,
@@ -226,11 +231,14 @@ REWRITES: Rewrites = {
     "Relu": _plain(),
     "Reshape": _reshape,
     "Resize": resize,
+    "SequenceAt": sequence_at,
+    "SequenceConstruct": sequence_construct,
     "Sigmoid": _plain(),
     "Slice": _slice,
     "Softmax": _softmax,
     "Softplus": _plain(),
     "Split": _split,
+    "SplitToSequence": split_to_sequence,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,
     "Transpose": _transpose,

@@ -1,0 +1,75 @@
+"""PyTorch modules through both of its exporters, and through `from_torch`: equal to PyTorch."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from onnx_models import torch_onnx
+from torch import nn
+
+import runtime
+from masktools.export import from_onnx, from_torch
+
+BATCHES = (1, 3, 16)
+
+
+def exported(way, module, x, path):
+    """Write the checkpoint of a module by way of one exporter."""
+    if way == "from_torch":
+        from_torch(module, x, path)
+    elif way == "dynamo":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(module, (x,), dynamo=True, verbose=False)
+        from_onnx(program.model_proto, path)
+    else:
+        axes = {"x": {0: "N"}} if way == "script, open batch" else None
+        from_onnx(torch_onnx(module, x, input_names=["x"], dynamic_axes=axes), path)
+
+
+WAYS = ("script", "script, open batch", "dynamo", "from_torch")
+
+
+def check(way, module, shape, path, batches=BATCHES):
+    """Compare a module with its checkpoint, on the reference and on the processor."""
+    torch.manual_seed(0)
+    module = module.eval()
+    exported(way, module, torch.randn(2, *shape), path)
+    for batch in batches:
+        x = torch.randn(batch, *shape)
+        with torch.no_grad():
+            wanted = module(x)
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        for backend in ("reference", "cpu"):
+            got = runtime.load(path, backend)(x.numpy())
+            got = list(got.values()) if isinstance(got, dict) else [got]
+            assert len(got) == len(wanted)
+            for y, want in zip(got, wanted, strict=True):
+                assert y.shape == want.shape
+                np.testing.assert_allclose(y, want.numpy(), rtol=1e-4, atol=2e-5)
+
+
+class ChunkAndSplit(nn.Module):
+    """The block C2f of detectors, and parts by size, by sizes and by their number."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Conv2d(12, 10, 1)
+
+    def forward(self, x):
+        parts = list(self.first(x).chunk(2, 1))
+        parts.append(self.inner(parts[-1]))
+        y = self.last(torch.cat(parts, 1))
+        a, b, c = y.split([2, 5, 3], 1)
+        small = y.split(4, 1)
+        return a * 2, b, c, small[0] + small[1], small[-1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_parts_by_chunk_and_split(way, tmp_path):
+    check(way, ChunkAndSplit(), (3, 6, 6), tmp_path / "net.safetensors")
