@@ -1,4 +1,4 @@
-// Sums along axes of a value: the mean, and softmax.
+// Sums along axes of a value: reductions of any kind, the mean of an image, and softmax.
 //
 // Launch: blocks of (X, Y) threads with X * Y <= THREADS and Y a power of two; X neighbouring rows,
 // each shared by Y threads. A row is what is summed, wherever it lies; grid: ceil(rows / X).
@@ -22,6 +22,12 @@ struct Add {
 struct Larger {  // of two numbers, a NaN where either is
   __device__ __forceinline__ static float join(float a, float b) { return a > b || a != a ? a : b; }
 };
+
+struct Smaller {  // as Larger
+  __device__ __forceinline__ static float join(float a, float b) { return a < b || a != a ? a : b; }
+};
+
+enum ReduceOp { SUM, MEAN, LARGEST, SMALLEST, NORM };
 
 // Returns what the threads of a row make together, to each of them, always in the same order.
 template <class Joining>
@@ -57,6 +63,43 @@ __device__ __forceinline__ void mean(const T* x, T* y, const Walk<2>& rows, cons
   if (index < rows.count && threadIdx.y == 0) {
     y[at[0]] = from_float<T>(sum / static_cast<float>(size));
   }
+}
+
+// Returns all numbers of a row joined, beginning with `first`, each of them squared where SQUARED.
+template <class Joining, bool SQUARED, class T>
+__device__ __forceinline__ float joined(float* shared, const T* from, const Walk<1>& along,
+                                        float first) {
+  float mine = first;
+  for (int i = threadIdx.y; i < along.count; i += blockDim.y) {
+    int at[1];
+    step_to(along, i, at);
+    const float x = to_float(from[at[0]]);
+    mine = Joining::join(mine, SQUARED ? x * x : x);
+  }
+  return together<Joining>(shared, mine);
+}
+
+// Strides of the walk over rows: of y, x; of the walk along a row: of x.
+template <class T>
+__device__ __forceinline__ void reduce(const T* x, T* y, const Walk<2>& rows, const Walk<1>& along,
+                                       int op) {
+  __shared__ float shared[THREADS];
+  const int index = blockIdx.x * blockDim.x + threadIdx.x;
+  int at[2];
+  step_to(rows, index < rows.count ? index : 0, at);
+  const T* from = x + at[1];
+  float made;
+  if (op == LARGEST) {
+    made = joined<Larger, false>(shared, from, along, -INFINITY);
+  } else if (op == SMALLEST) {
+    made = joined<Smaller, false>(shared, from, along, INFINITY);
+  } else if (op == NORM) {
+    made = sqrtf(joined<Add, true>(shared, from, along, 0.0f));
+  } else {
+    made = joined<Add, false>(shared, from, along, 0.0f);
+    if (op == MEAN) made /= static_cast<float>(along.count);
+  }
+  if (index < rows.count && threadIdx.y == 0) y[at[0]] = from_float<T>(made);
 }
 
 // Along row.sizes[0]; row.sizes[1] is 1.
@@ -98,6 +141,16 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     mean_float16(const Half* x, Half* y, Walk<2> rows, Row row) {
   mean(x, y, rows, row);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    reduce_float32(const float* x, float* y, Walk<2> rows, Walk<1> along, int op) {
+  reduce(x, y, rows, along, op);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    reduce_float16(const Half* x, Half* y, Walk<2> rows, Walk<1> along, int op) {
+  reduce(x, y, rows, along, op);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -280,6 +280,19 @@ def _global_average(step: s.GlobalAveragePool, shape: Shape, inputs: list[Array]
     return np.asarray(inputs[0].mean(axis=tuple(range(2, inputs[0].ndim)), keepdims=True))
 
 
+_REDUCTIONS: Mapping[str, Callable[..., Any]] = {
+    "Sum": np.sum,
+    "Mean": np.mean,
+    "Max": np.max,
+    "Min": np.min,
+    "L2": lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
+}
+
+
+def _reduce(step: s.Reduce, shape: Shape, inputs: list[Array]) -> Array:
+    return np.asarray(_REDUCTIONS[step.op](inputs[0], axis=step.axes, keepdims=True))
+
+
 def _concat(step: s.Concat, shape: Shape, inputs: list[Array]) -> Array:
     return np.concatenate(inputs, axis=step.axis)
 
@@ -337,6 +350,7 @@ KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.Activate: lambda step, shape, inputs: _activated(step.activation, inputs[0]),
     s.Pool: _pool,
     s.GlobalAveragePool: _global_average,
+    s.Reduce: _reduce,
     s.Concat: _concat,
     s.Slice: _slice,
     s.Gather: _gather,

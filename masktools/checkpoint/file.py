@@ -25,7 +25,7 @@ from masktools.errors import FormatError, GraphError, MaskError
 from masktools.files import check_source, whole_file
 from masktools.network.graph import Attribute, Graph, Node, Value, where
 from masktools.network.normal_form import check_graph
-from masktools.network.operators import OPERATORS, operator_of
+from masktools.network.operators import OPERATORS, version_of
 from masktools.version import __version__
 
 __all__ = ["Checkpoint", "Residual", "SparseWeight", "read", "write"]
@@ -253,7 +253,7 @@ def _to_json(checkpoint: Checkpoint) -> str:
     return json.dumps(
         {
             "format": FORMAT,
-            "version": max((operator_of(node).version for node in graph.nodes), default=1),
+            "version": max(map(version_of, graph.nodes), default=1),
             "graph": {
                 "inputs": [vars(value) for value in graph.inputs],
                 "outputs": [vars(value) for value in graph.outputs],
@@ -304,10 +304,9 @@ def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _check_version(nodes: Collection[Node], version: int) -> None:
     """Refuse operators that are newer than the version that a file says it has."""
     for node in nodes:
-        known = OPERATORS.get(node.op)
-        if known is not None and known.version > version:
+        if node.op in OPERATORS and version_of(node) > version:
             raise FormatError(
-                f"metadata: {where(node)}: the operator came with version {known.version}, "
+                f"metadata: {where(node)}: the operator came with version {version_of(node)}, "
                 f"but the file is of version {version}"
             )
 

@@ -194,6 +194,11 @@ def _mean(assembly: Assembly, at: int, step: s.GlobalAveragePool) -> None:
     assembly.call("mean", at, x=x, y=y)
 
 
+def _reduce(assembly: Assembly, at: int, step: s.Reduce) -> None:
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    assembly.call("reduce", at, op=step.op, x=x, y=y)
+
+
 def _concat(assembly: Assembly, at: int, step: s.Concat) -> None:
     y = assembly.view(step.output)
     start = 0
@@ -272,6 +277,7 @@ _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
     s.Activate: _activate,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,
+    s.Reduce: _reduce,
     s.Concat: _concat,
     s.Slice: _slice,
     s.Gather: _gather,

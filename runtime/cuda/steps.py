@@ -18,6 +18,9 @@ SIDE_BY_SIDE = 32
 # Memory, or a constant, with its strides along the axes of the result.
 Operand = tuple[Union[Memory, Table, None], Sequence[int]]  # noqa: UP007 - evaluated at run time
 
+# ReduceOp in reduce.cu.
+_REDUCTIONS = ("Sum", "Mean", "Max", "Min", "L2")
+
 # PointwiseOp in pointwise.cu.
 COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD = range(8)
 
@@ -162,6 +165,28 @@ def _mean(step: s.GlobalAveragePool, place: Place) -> Iterator[Launch]:
     yield _reduction("mean", step, place, range(2, len(place.values[step.inputs[0]].shape)))
 
 
+def _reduce(step: s.Reduce, place: Place) -> Iterator[Launch]:
+    x, y = place.values[step.inputs[0]], place.values[step.output]
+    rows, grid, block = _rows(x, y, step.axes)
+    along = structs.walk([x.shape[a] for a in step.axes], [x.strides[a] for a in step.axes])
+    ends = (place.first(step.inputs[0]), place.first(step.output))
+    op = np.int32(_REDUCTIONS.index(step.op))
+    yield Launch("reduce.cu", f"reduce_{place.suffix}", (*ends, rows, along, op), grid, block)
+
+
+def _rows(
+    x: Layout, y: Layout, along: Sequence[int]
+) -> tuple[structs.Struct, tuple[int], tuple[int, int]]:
+    """Return the walk over the axes that stay, of y and x, and its grid and block."""
+    axes = [axis for axis in axes_of(len(x.shape)) if axis not in along]
+    sizes = [x.lanes if axis == 0 else x.shape[axis] for axis in axes]
+    strides = ([layout.strides[axis] for axis in axes] for layout in (y, x))
+    rows = structs.walk(sizes, *strides)
+    count = int(rows["count"][0])
+    wide = min(SIDE_BY_SIDE, 1 << (count - 1).bit_length())
+    return rows, blocks(count, wide), (wide, THREADS // wide)
+
+
 def _softmax(step: s.Softmax, place: Place) -> Iterator[Launch]:
     axis = step.axis % len(place.values[step.inputs[0]].shape)
     yield _reduction("softmax", step, place, (axis,))
@@ -169,11 +194,7 @@ def _softmax(step: s.Softmax, place: Place) -> Iterator[Launch]:
 
 def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) -> Launch:
     x, y = place.values[step.inputs[0]], place.values[step.output]
-    axes = [axis for axis in axes_of(len(x.shape)) if axis not in along]
-    sizes = [x.lanes if axis == 0 else x.shape[axis] for axis in axes]
-    rows = structs.walk(
-        sizes, [y.strides[axis] for axis in axes], [x.strides[axis] for axis in axes]
-    )
+    rows, grid, threads = _rows(x, y, along)
     summed = structs.merged(
         [x.shape[axis] for axis in along],
         [x.strides[axis] for axis in along],
@@ -185,16 +206,8 @@ def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) ->
         x=(first[1][0], second[1][0]),
         y=(first[1][1], second[1][1]),
     )
-    count = int(rows["count"][0])
-    wide = min(SIDE_BY_SIDE, 1 << (count - 1).bit_length())
     ends = (place.first(step.inputs[0]), place.first(step.output))
-    return Launch(
-        "reduce.cu",
-        f"{kernel}_{place.suffix}",
-        (*ends, rows, row),
-        blocks(count, wide),
-        (wide, THREADS // wide),
-    )
+    return Launch("reduce.cu", f"{kernel}_{place.suffix}", (*ends, rows, row), grid, threads)
 
 
 # For each kind of step without weights, the function that makes its launches.
@@ -204,6 +217,7 @@ LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Arithmetic: _arithmetic,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,
+    s.Reduce: _reduce,
     s.Softmax: _softmax,
     s.Concat: moves.concat,
     s.Slice: moves.slice_,

@@ -231,6 +231,26 @@ class GlobalAveragePool(Step):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Reduce(Step):
+    """The sum, mean, maximum, minimum or Euclidean norm over axes, kept as size 1.
+
+    Parameters
+    ----------
+    op : str
+    axes : tuple of int
+        In order. A maximum or minimum is NaN where any of its numbers is.
+    """
+
+    op: Literal["Sum", "Mean", "Max", "Min", "L2"]
+    axes: tuple[int, ...]
+
+    @property
+    def operator(self) -> str:
+        """The step's operators, joined by +."""
+        return f"Reduce{self.op}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Concat(Step):
     """Values side by side along `axis`."""
 

@@ -121,6 +121,11 @@ class Program:
         seen = self._seen(x)
         self._seen(y)[...] = seen.mean(tuple(range(2, seen.ndim)), keepdims=True)
 
+    def _reduce(self, op, x, y):
+        axes = tuple(axis for axis, n in enumerate(y[1]) if n == 1)
+        made = reference._REDUCTIONS[op](self._seen(x), axis=axes, keepdims=True)
+        self._seen(y)[...] = made
+
     def _pool(self, op, x, y, window, pads_after, counted):
         window = {**window, "pads": (*window["pads"], *pads_after)}
         pool = Pool(name="", inputs=("x",), output="y", op=op, counted=counted, **window)

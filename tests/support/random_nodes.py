@@ -6,6 +6,8 @@ made, or None where the operator does not fit the value.
 
 from __future__ import annotations
 
+import math
+
 from masktools.network.operators import COORDINATES, ROUNDINGS
 from runtime.plan.steps import ACTIVATIONS
 
@@ -199,6 +201,15 @@ def mean(draft, x):
         return draft.node("GlobalAveragePool", [x])
     axes = tuple(range(2, len(shape)))
     return draft.node("ReduceMean", [x], axes=axes, keepdims=draft.pick((0, 1)))
+
+
+def reduction(draft, x):
+    op = draft.pick(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"))
+    axes = draft.some_axes(x)
+    count = math.prod(draft.shape(x)[axis] for axis in axes)
+    if not axes or (op in ("ReduceSum", "ReduceL2") and count > 16):
+        return None  # Numbers stay of order one.
+    return draft.node(op, [x], axes=axes, keepdims=draft.pick((0, 1)))
 
 
 # --- moves -------------------------------------------------------------------------------------

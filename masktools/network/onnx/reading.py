@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _FOLDED = """
     Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Elu
     Equal Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less
-    LessOrEqual Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt Squeeze
-    Sub Sum Tile Transpose Unsqueeze Where
+    LessOrEqual Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceL2 ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt
+    Squeeze Sub Sum Tile Transpose Unsqueeze Where
 """
 FOLDED = frozenset(_FOLDED.split())
 # What may read a sequence of tensors.

@@ -19,13 +19,13 @@ from masktools.network.onnx.rewrites_moves import (
     sequence_construct,
     split_to_sequence,
 )
+from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
 from masktools.network.onnx.rewrites_windows import (
     batch_norm,
     conv,
     gemm,
     matmul,
     pool,
-    reduce_mean,
     resize,
     upsample,
 )
@@ -219,6 +219,7 @@ REWRITES: Rewrites = {
     "Flatten": _flatten,
     "Gemm": gemm,
     "GlobalAveragePool": _plain(),
+    "GlobalMaxPool": global_max_pool,
     "HardSigmoid": _plain(alpha=0.2, beta=0.5),
     "HardSwish": _plain(),
     "Identity": _removed,
@@ -227,7 +228,7 @@ REWRITES: Rewrites = {
     "MaxPool": pool,
     "Mul": _arithmetic,
     "Pad": _pad,
-    "ReduceMean": reduce_mean,
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), reduction),
     "Relu": _plain(),
     "Reshape": _reshape,
     "Resize": resize,

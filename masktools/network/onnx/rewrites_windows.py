@@ -133,22 +133,6 @@ def pool(ctx: Pass, source: Source) -> None:
     ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **attributes)
 
 
-def reduce_mean(ctx: Pass, source: Source) -> None:
-    """Write the mean over the image, over any other axes refuse it."""
-    rank = len(ctx.shape(source.inputs[0]))
-    axes = ctx.integers(source, "axes", 1) or ()
-    keep, nothing = source.take("keepdims", 1), source.take("noop_with_empty_axes", 0)
-    if not axes and nothing:
-        ctx.remove(source)
-        return
-    axes = tuple(sorted(source.axes(axes, rank))) or tuple(range(rank))
-    if axes != tuple(range(2, rank)) or rank not in (3, 4):
-        raise source.refuse(f"attribute axes={axes}: only the mean over the image is supported")
-    ctx.emit(
-        "ReduceMean", source.inputs[:1], source.outputs[0], source.name, axes=axes, keepdims=keep
-    )
-
-
 def upsample(ctx: Pass, source: Source) -> None:
     """Write Upsample, or the Resize of operator set 10, as a Resize of today."""
     source.attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

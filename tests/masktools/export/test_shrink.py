@@ -256,6 +256,22 @@ def test_blocks_and_residual_follow(overlap):
     assert left["b"].residual is not None
 
 
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
+def test_reductions_over_the_image_pass_channels_on_and_others_stop_them(op):
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    graph = b.graph(b.conv(b.add(op, [y], 6, 1, axes=(2, 3), keepdims=1), 4, 1, layer="c"))
+    _, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == 4
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    graph = b.graph(b.conv(b.add(op, [y], 1, axes=(1,), keepdims=1), 4, layer="c"))
+    _, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == 6
+
+
 def test_nothing_to_do_changes_nothing():
     b = Builder()
     graph = b.graph(b.conv(b.act("Relu", b.conv("x", 6)), 4))
@@ -294,7 +310,17 @@ def networks(draw):
         elif kind == "concat":
             y = b.concat(x, draw(st.sampled_from(alive)))
         else:
-            others = (average, maximum, scale, pad_and_crop, upsample, shuffle, middle, grouped)
+            others = (
+                average,
+                maximum,
+                scale,
+                reduced,
+                pad_and_crop,
+                upsample,
+                shuffle,
+                middle,
+                grouped,
+            )
             y = draw(st.sampled_from(others))(b, x)
         alive.append(y)
     last = b.fc(alive[-1], 3) if draw(st.booleans()) else b.conv(alive[-1], 3)
@@ -324,6 +350,15 @@ def maximum(b, x):
 
 def scale(b, x):
     return b.add("Mul", [x, b.constant(f"c{len(b.nodes)}", b.channels[x], 1, 1)], b.channels[x])
+
+
+def reduced(b, x):
+    """Take from each number what a reduction makes of its row, its channel or all channels."""
+    op = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")[len(b.nodes) % 5]
+    axes = ((3,), (2, 3), (1,), (3, 1))[len(b.nodes) % 4]
+    channels = 1 if 1 in axes else b.channels[x]
+    made = b.add(op, [x], channels, 1, axes=axes, keepdims=1)
+    return b.add("Sub", [x, made], b.channels[x])
 
 
 def pad_and_crop(b, x):

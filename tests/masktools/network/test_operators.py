@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masktools.checkpoint import Checkpoint
+from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Value
 from masktools.network.operators import COORDINATES, OPERATORS, ROUNDINGS
 from masktools.network.operators.rules import Known
@@ -44,6 +45,10 @@ def network(node: Node, inputs: dict[str, Any], constants: dict[str, Any]) -> Ch
 AS_INPUTS = {
     "Clip": ("min", "max"),
     "ReduceMean": ("axes",),
+    "ReduceSum": ("axes",),
+    "ReduceMax": ("axes",),
+    "ReduceMin": ("axes",),
+    "ReduceL2": ("axes",),
     "Split": ("split",),
     "Slice": ("starts", "ends", "axes", "steps"),
     "Pad": ("pads", "value"),
@@ -160,6 +165,49 @@ def test_means(shape):
     assert_one("GlobalAveragePool", normal(*shape))
     for keepdims in (0, 1):
         assert_one("ReduceMean", normal(*shape), {"axes": axes, "keepdims": keepdims})
+
+
+REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+@pytest.mark.parametrize("axes", [(1,), (3,), (1, 3), (3, 1), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_reductions(op, axes, keepdims):
+    assert_one(op, normal(2, 3, 5, 4), {"axes": axes, "keepdims": keepdims})
+
+
+def test_an_extreme_is_nan_where_a_number_is():
+    x = normal(2, 3, 5)
+    x[0, 1, 2] = np.nan
+    for op in ("ReduceMax", "ReduceMin"):
+        node = Node("node", op, ("x",), ("y",), {"axes": (2,), "keepdims": 0})
+        y = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend())(x)
+        assert np.argwhere(np.isnan(y)).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(("axes", "shape"), [((2,), (2, 3, 4, 5)), ((2, 3), (2, 3, 4, 5, 6))])
+def test_a_mean_over_a_part_of_the_image_is_no_operator_of_version_1(axes, shape):
+    node = Node("node", "ReduceMean", ("x",), ("y",), {"axes": axes, "keepdims": 1})
+    with pytest.raises(GraphError, match="must be the whole image"):
+        network(node, {"x": normal(*shape)}, {})
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+@pytest.mark.parametrize("value", [0.0, 2.0, -2.0])
+def test_constants_pass_through_reductions(op, value):
+    """What is said to be known is what the network computes."""
+    x = np.full((1, 2, 3, 4), value, np.float32)
+    for axes in [(2, 3), (3,), (1,), (1, 2)]:
+        node = Node("node", op, ("x",), ("y",), {"axes": axes, "keepdims": 1})
+        known = Known({}, {}, {"x": x.shape}, {"x": np.array([value, np.nan])})
+        made = OPERATORS[op].constant(known, node)
+        if 1 in axes:
+            assert made is None
+            continue
+        y = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend())(x)
+        assert np.isnan(made[0][1])
+        assert made[0][0] == y.flat[0] or (op in ("ReduceSum", "ReduceL2") and value)
 
 
 # --- numbers -----------------------------------------------------------------------------------

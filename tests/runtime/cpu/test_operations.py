@@ -302,6 +302,41 @@ def test_means(variant, shape, rank, seed, threads):
     assert_written(out, arena, y, expected, tolerance=80 * EPS)
 
 
+@given(
+    op=st.sampled_from(["Sum", "Mean", "Max", "Min", "L2"]),
+    shape=shapes,
+    seed=seeds,
+    threads=threads,
+    data=st.data(),
+)
+def test_reductions_over_any_axes(variant, op, shape, seed, threads, data):
+    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True, min_size=1).map(tuple))
+    layouts = Layouts(seed)
+    x = layouts.add(*shape)
+    y = layouts.add(*(1 if axis in axes else n for axis, n in enumerate(shape)))
+    arena = layouts.arena() + np.float32(1)
+    out = executed(module(variant), arena, lambda p: p.reduce(0, op=op, x=x, y=y), threads)
+    wide = x.of(arena).astype(np.float64)
+    expected = reference._REDUCTIONS[op](wide, axis=axes, keepdims=True)
+    roundings = np.abs(wide).sum(axis=axes, keepdims=True).max() if op == "Sum" else 80
+    assert_written(out, arena, y, expected, tolerance=roundings * EPS)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_an_extreme_is_nan_where_a_number_is(variant, op, order):
+    layouts = Layouts(0)
+    x, y = layouts.add(40, 70, order=order), layouts.add(40, 1)
+    arena = layouts.arena()
+    for n, at in enumerate((0, 15, 64, 69)):
+        x.of(arena)[n, at] = np.nan
+    x.of(arena)[5, 3], x.of(arena)[6, 3] = np.inf, -np.inf
+    out = executed(module(variant), arena, lambda p: p.reduce(0, op=op, x=x, y=y))
+    expected = reference._REDUCTIONS[op](x.of(arena), axis=1, keepdims=True)
+    assert np.isnan(expected).sum() == 4
+    assert_written(out, arena, y, expected)
+
+
 @given(shape=shapes, seed=seeds, threads=threads, data=st.data())
 def test_softmax_along_any_axis(variant, shape, seed, threads, data):
     axis = data.draw(st.integers(0, len(shape) - 1))
@@ -355,7 +390,9 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
     np.testing.assert_array_equal(rest, kept)
 
 
-@pytest.mark.parametrize("kind", ["copy", "gather", "fill", "pool", "mean", "softmax"])
+@pytest.mark.parametrize(
+    "kind", ["copy", "gather", "fill", "pool", "mean", "softmax", "Sum", "Max", "L2"]
+)
 def test_bfloat16_operations_agree_with_float32(variant, kind):
     def add(p):
         if kind == "copy":
@@ -371,6 +408,8 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
             p.pool(0, op="AveragePool", x=x, y=y, window=taps, **around)
         elif kind == "mean":
             p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides))
+        elif kind in ("Sum", "Max", "L2"):
+            p.reduce(0, op=kind, x=x, y=View(y.offset, (5, 1, 9, 1), y.strides))
         else:
             p.softmax(0, x=x, y=y, axis=1)
 

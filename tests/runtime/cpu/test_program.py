@@ -82,6 +82,8 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
         "pool to": lambda: program.pool(0, x=ROWS, y=view, **pool),
         "mean from": lambda: program.mean(0, x=view, y=ROWS),
         "mean to": lambda: program.mean(0, x=ROWS, y=view),
+        "reduce from": lambda: program.reduce(0, op="Sum", x=view, y=ROWS),
+        "reduce to": lambda: program.reduce(0, op="Sum", x=ROWS, y=view),
         "softmax from": lambda: program.softmax(0, x=view, y=WHOLE, axis=0),
         "softmax to": lambda: program.softmax(0, x=WHOLE, y=view, axis=0),
     }
@@ -113,6 +115,10 @@ def test_shapes_must_fit(program):
         program.scale_shift(0, x=ROWS, scale=three, shift=None, y=ROWS, activation=None)
     with pytest.raises(ValueError, match="N, C"):
         program.mean(0, x=WHOLE, y=WHOLE)
+    with pytest.raises(ValueError, match="differ in their axes"):
+        program.reduce(0, op="Sum", x=ROWS, y=WHOLE)
+    with pytest.raises(ValueError, match=r"reduce: shapes \(2, 1\) and \(3, 1\) differ"):
+        program.reduce(0, op="Sum", x=ROWS, y=(0, (3, 1), (1, 1)))
     with pytest.raises(ValueError, match="impossible axis"):
         program.softmax(0, x=ROWS, y=ROWS, axis=2)
 
@@ -201,6 +207,7 @@ METHODS = {
     "pool": {"op": "MaxPool", "x": VIEW, "y": VIEW, "window": Window((1, 1)).fields,
              "pads_after": (0, 0), "counted": (0,) * 4},
     "mean": {"x": VIEW, "y": (4, (1, 1, 1, 1), (1, 1, 1, 1))},
+    "reduce": {"op": "Sum", "x": VIEW, "y": VIEW},
     "softmax": {"x": VIEW, "y": VIEW, "axis": 0},
     "unfold": {"x": LAYER["x"], "y": LAYER["y"], "origins": np.zeros((1, 3), np.int64),
                "strides": (1, 1), "rows": 2},

@@ -118,6 +118,24 @@ def test_global_averages(cupy, batch, size):
 
 @pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
+def test_reductions(cupy, batch, op):
+    x = normal(batch, 3, 5, 4) + 1
+    for axes in [(1,), (3,), (1, 3), (1, 2, 3), (2, 3)]:
+        assert_one(op, {"x": x}, axes=axes, keepdims=batch % 2)
+    assert_one(op, {"x": x}, axes=(0, 2), keepdims=1, fixed=True)
+    assert_one(op, {"x": normal(batch, 2, 300) + 1}, axes=(1, 2), keepdims=0)
+
+
+def test_an_extreme_is_nan_where_a_number_is(cupy):
+    x = normal(3, 5, 300)
+    x[0, 1, 299], x[1, 2, 0], x[2, 0, 7] = np.nan, np.inf, -np.inf
+    for op in ("ReduceMax", "ReduceMin"):
+        assert_equal(one(op, {"x": x}, axes=(2,), keepdims=1), {"x": x})
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
 def test_softmax_of_images(cupy, batch, axis):
     assert_one("Softmax", {"x": 4 * normal(batch, 5, 4, 3)}, axis=axis)

@@ -73,3 +73,26 @@ class ChunkAndSplit(nn.Module):
 @pytest.mark.parametrize("way", WAYS)
 def test_parts_by_chunk_and_split(way, tmp_path):
     check(way, ChunkAndSplit(), (3, 6, 6), tmp_path / "net.safetensors")
+
+
+class Reductions(nn.Module):
+    """Attention to rows and columns as in coordinate attention, norms, extremes, pools."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.pool = nn.AdaptiveMaxPool2d(1)
+
+    def forward(self, x):
+        y = self.first(x)
+        rows, columns = y.mean(3, keepdim=True), y.mean(2, keepdim=True)
+        gate = torch.sigmoid(rows) * torch.sigmoid(columns) * self.pool(y)
+        return (
+            y * gate, y.mean(1), y.mean((2, 3)), y.sum((1, 3)), y.amax(1, keepdim=True),
+            y.amin((2, 3)), y.norm(dim=1), y.flatten(1).mean(1, keepdim=True), y.mean(2),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reductions_over_any_axes(way, tmp_path):
+    check(way, Reductions(), (3, 6, 5), tmp_path / "net.safetensors")

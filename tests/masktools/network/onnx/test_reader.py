@@ -163,7 +163,7 @@ def test_node_names_are_made_unique_and_never_empty():
             ],
             r"\(MaxPool\): output 'at' is not supported",
         ),
-        ([node("ReduceMean", ["x"], ["y"], axes=[1])], r"attribute axes=\(1,\).*over the image"),
+        ([node("ReduceMean", ["x"], ["y"], axes=[4])], r"attribute axes=\(4,\).*of 4 axes"),
         ([node("Relu", ["nothing"], ["y"])], "input 'nothing' is made by nothing before it"),
         ([node("ConstantOfShape", ["huge"], ["y"])], "makes a constant of"),
         ([node("RandomNormal", [], ["y"], shape=[2])], "'RandomNormal' on constants"),
