@@ -196,6 +196,10 @@ def _multiplied(a: Array, b: Array) -> Array:
     return product
 
 
+def _matmul(step: s.MatMul, shape: Shape, inputs: list[Array]) -> Array:
+    return _multiplied(*inputs)
+
+
 # --- everything else ---------------------------------------------------------------------------
 
 
@@ -345,6 +349,7 @@ def _image(x: Array) -> Array:
 KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.Convolution: _convolution,
     s.Product: _product,
+    s.MatMul: _matmul,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
     s.Activate: lambda step, shape, inputs: _activated(step.activation, inputs[0]),

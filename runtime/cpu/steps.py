@@ -170,6 +170,13 @@ def _activate(assembly: Assembly, at: int, step: s.Activate) -> None:
     _elementwise(assembly, at, "Identity", [x], y, assembly.activation(step.activation))
 
 
+def _matmul(assembly: Assembly, at: int, step: s.MatMul) -> None:
+    y = assembly.view(step.output)
+    a, b = (assembly.view(name) for name in step.inputs)
+    a, b = (view.broadcast((*y.shape[:-2], *view.shape[-2:])) for view in (a, b))
+    assembly.call("matmul", at, a=a, b=b, y=y)
+
+
 def _scale_shift(assembly: Assembly, at: int, step: s.ScaleShift) -> None:
     x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     scale, shift = (
@@ -272,6 +279,7 @@ def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
 
 
 _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
+    s.MatMul: _matmul,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
     s.Activate: _activate,

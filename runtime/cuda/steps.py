@@ -18,6 +18,9 @@ SIDE_BY_SIDE = 32
 # Memory, or a constant, with its strides along the axes of the result.
 Operand = tuple[Union[Memory, Table, None], Sequence[int]]  # noqa: UP007 - evaluated at run time
 
+# Rows and columns of y that a block of matmul.cu makes: TILE there.
+PRODUCT_TILE = 32
+
 # ReduceOp in reduce.cu.
 _REDUCTIONS = ("Sum", "Mean", "Max", "Min", "L2")
 
@@ -133,6 +136,38 @@ def _arithmetic(step: s.Arithmetic, place: Place) -> Iterator[Launch]:
     yield _pointwise(step, place, op, second, activation=step.activation)
 
 
+# --- products of two values ----------------------------------------------------------------------
+
+
+def _matmul(step: s.MatMul, place: Place) -> Iterator[Launch]:
+    y = place.values[step.output]
+    a, b = (place.values[name] for name in step.inputs)
+    axes = [axis for axis in axes_of(len(y.shape)) if axis < len(y.shape) - 2]
+    strides = ([_broadcast_matrices(x, y)[axis] for axis in axes] for x in (y, a, b))
+    batch = structs.walk([y.shape[axis] for axis in axes], *strides)
+    product = structs.product(
+        rows=y.shape[-2],
+        columns=y.shape[-1],
+        depth=a.shape[-1],
+        a=a.strides[-2:],
+        b=b.strides[-2:],
+        y=y.strides[-2:],
+    )
+    tiles = -(-y.shape[-2] // PRODUCT_TILE) * -(-y.shape[-1] // PRODUCT_TILE)
+    ends = (*(place.first(name) for name in step.inputs), place.first(step.output))
+    grid = (tiles * int(batch["count"][0]),)
+    yield Launch("matmul.cu", f"matmul_{place.suffix}", (*ends, batch, product), grid)
+
+
+def _broadcast_matrices(operand: Layout, y: Layout) -> tuple[int, ...]:
+    """Return an operand's strides along the axes of `y` but the last two, 0 where it repeats."""
+    strides = [
+        0 if size == 1 else step
+        for size, step in zip(operand.shape[:-2], operand.strides[:-2], strict=True)
+    ]
+    return (0,) * (len(y.shape) - 2 - len(strides)) + tuple(strides)
+
+
 # --- windows and reductions ----------------------------------------------------------------------
 
 
@@ -215,6 +250,7 @@ LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Activate: _activate,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
+    s.MatMul: _matmul,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,
     s.Reduce: _reduce,

@@ -137,6 +137,11 @@ class Product(Weighted):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MatMul(Step):
+    """The product of two values: matrices in the last two axes, the others broadcast."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ScaleShift(Step):
     """x * scale + shift along axis 1: a BatchNormalization that no layer could take in.
 

@@ -126,6 +126,9 @@ class Program:
         made = reference._REDUCTIONS[op](self._seen(x), axis=axes, keepdims=True)
         self._seen(y)[...] = made
 
+    def _matmul(self, a, b, y):
+        self._seen(y)[...] = self._seen(a) @ self._seen(b)
+
     def _pool(self, op, x, y, window, pads_after, counted):
         window = {**window, "pads": (*window["pads"], *pads_after)}
         pool = Pool(name="", inputs=("x",), output="y", op=op, counted=counted, **window)

@@ -91,6 +91,24 @@ def gemm(draft, x):
     return draft.node("Gemm", [x, weight(draft, (rows, shape[-1])), *bias(draft, rows)], transB=1)
 
 
+def matmul(draft, x):
+    """A product with another value that fits, or with the value itself, turned."""
+    rank = len(draft.shape(x))
+    if rank < 3 or draft.power(x) > 1:
+        return None
+    fitting = [
+        name
+        for name in draft.values
+        if len(draft.shape(name)) == rank
+        and draft.shape(name)[-2] == draft.shape(x)[-1]
+        and draft.power(name) == 1
+        and all(n == m or 1 in (n, m) for n, m in zip(draft.shape(name)[:-2], draft.shape(x)[:-2]))  # noqa: B905
+    ]
+    perm = (*range(rank - 2), rank - 1, rank - 2)
+    other = draft.pick([None, *fitting]) or draft.node("Transpose", [x], perm=perm)
+    return draft.node("MatMul", [x, other])
+
+
 def batch_norm(draft, x):
     shape = draft.shape(x)
     if len(shape) < 2:
@@ -261,6 +279,15 @@ def slice_(draft, x):
         cuts.append(draft.pick(forms[:3] if draft.chance(0.7) else forms))
     starts, ends, steps = zip(*cuts, strict=True)
     return draft.node("Slice", [x], starts=starts, ends=ends, axes=axes, steps=steps)
+
+
+def gather(draft, x):
+    axis = draft.axis(x)
+    if axis is None:
+        return None
+    size = draft.shape(x)[axis]
+    indices = draft.random.integers(0, size, draft.pick((1, 2, size))).tolist()
+    return draft.node("Gather", [x], axis=axis, indices=tuple(indices))
 
 
 def pad(draft, x):

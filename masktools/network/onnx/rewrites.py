@@ -15,16 +15,21 @@ import numpy as np
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites_moves import (
+    concat,
+    depth_to_space,
+    expand,
+    gather,
     sequence_at,
     sequence_construct,
+    space_to_depth,
     split_to_sequence,
+    tile,
 )
+from masktools.network.onnx.rewrites_products import gemm, matmul
 from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
 from masktools.network.onnx.rewrites_windows import (
     batch_norm,
     conv,
-    gemm,
-    matmul,
     pool,
     resize,
     upsample,
@@ -110,11 +115,6 @@ def _cast_like(ctx: Pass, source: Source) -> None:
 
 
 # --- moving data --------------------------------------------------------------------------------
-
-
-def _concat(ctx: Pass, source: Source) -> None:
-    axis = _axis(ctx, source, 1)
-    ctx.emit("Concat", source.inputs, source.outputs[0], source.name, axis=axis)
 
 
 def _split(ctx: Pass, source: Source) -> None:
@@ -211,12 +211,15 @@ REWRITES: Rewrites = {
     "Cast": _cast,
     "CastLike": _cast_like,
     "Clip": _clip,
-    "Concat": _concat,
+    "Concat": concat,
     "Conv": conv,
+    "DepthToSpace": depth_to_space,
     "Div": _arithmetic,
     "Dropout": _removed,
     "Elu": _plain(alpha=1.0),
+    "Expand": expand,
     "Flatten": _flatten,
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": _plain(),
     "GlobalMaxPool": global_max_pool,
@@ -238,10 +241,12 @@ REWRITES: Rewrites = {
     "Slice": _slice,
     "Softmax": _softmax,
     "Softplus": _plain(),
+    "SpaceToDepth": space_to_depth,
     "Split": _split,
     "SplitToSequence": split_to_sequence,
     "Squeeze": _squeeze,
     "Sub": _arithmetic,
+    "Tile": tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Upsample": upsample,

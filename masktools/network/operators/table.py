@@ -14,12 +14,14 @@ from masktools.network.operators.elementwise import ELEMENTWISE
 from masktools.network.operators.layers import LAYERS
 from masktools.network.operators.movement import MOVEMENT
 from masktools.network.operators.operator import Kind, Operator
+from masktools.network.operators.products import PRODUCTS
 from masktools.network.operators.reductions import REDUCTIONS
 from masktools.network.operators.reshaping import RESHAPING
 from masktools.network.operators.windows import WINDOWS
 
 OPERATORS: Mapping[str, Operator] = {
     **LAYERS,
+    **PRODUCTS,
     **ELEMENTWISE,
     **WINDOWS,
     **REDUCTIONS,

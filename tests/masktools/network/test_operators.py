@@ -49,6 +49,7 @@ AS_INPUTS = {
     "ReduceMax": ("axes",),
     "ReduceMin": ("axes",),
     "ReduceL2": ("axes",),
+    "Gather": ("indices",),
     "Split": ("split",),
     "Slice": ("starts", "ends", "axes", "steps"),
     "Pad": ("pads", "value"),
@@ -224,6 +225,39 @@ def test_gemm(shape, bias):
         assert_equal(node, {"x": x}, constants)
     got = Model(plan.build(network(node, {"x": x}, constants)), ReferenceBackend())(x)
     np.testing.assert_allclose(got, x @ w.T + (b if bias else 0), rtol=1e-5, atol=1e-5)
+
+
+MATRICES = [
+    ((2, 3, 4), (2, 4, 5)),
+    ((2, 3, 4), (1, 4, 5)),
+    ((2, 6, 3, 4), (2, 6, 4, 5)),
+    ((2, 6, 3, 4), (2, 1, 4, 5)),
+    ((2, 1, 3, 4), (6, 4, 5)),
+    ((2, 3, 4), (4, 5)),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), MATRICES)
+def test_matmul(a, b):
+    """Of two values, broadcast as in NumPy; those that lack a batch are fixed."""
+    inputs = {"a": normal(*a), "b": normal(*b)}
+    values = tuple(Value(name, (None if len(x.shape) == len(a) and x.shape[0] == 2 else x.shape[0],
+                                *x.shape[1:])) for name, x in inputs.items())  # fmt: skip
+    node = Node("node", "MatMul", ("a", "b"), ("y",), {})
+    want = inputs["a"] @ inputs["b"]
+    made = Checkpoint(Graph(values, (Value("y", (None, *want.shape[1:])),), (node,)))
+    made.check()
+    got = Model(plan.build(made), ReferenceBackend())(inputs)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(expected(made, inputs)["y"], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((2, 3, 4), (2, 3, 4)), ((2, 3), (3,)), ((2, 3, 4), (3, 4, 5))]
+)
+def test_factors_that_do_not_fit_are_refused(a, b):
+    with pytest.raises(GraphError, match="do not fit"):
+        network(Node("node", "MatMul", ("a", "b"), ("y",)), {"a": normal(*a), "b": normal(*b)}, {})
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 4, 5), (1, 4, 3, 2)])
@@ -443,3 +477,15 @@ def crop_by_hand(x: Any, attributes: dict[str, Any]) -> Any:
 def test_every_operator_of_the_format_is_tested_here():
     source = Path(__file__).read_text(encoding="utf-8")
     assert not [op for op in OPERATORS if f'"{op}"' not in source]
+
+
+@pytest.mark.parametrize(("axis", "indices"), [(1, (2, 0, 2)), (3, (0, 0)), (2, (4,))])
+def test_gather(axis, indices):
+    assert_one("Gather", normal(2, 3, 5, 4), {"axis": axis, "indices": indices})
+
+
+@pytest.mark.parametrize("indices", [(), (0, 3)])
+def test_entries_that_are_not_there_are_not_gathered(indices):
+    node = Node("node", "Gather", ("x",), ("y",), {"axis": 1, "indices": indices})
+    with pytest.raises((GraphError, ValueError)):
+        network(node, {"x": normal(2, 3)}, {}).check()

@@ -360,6 +360,46 @@ def test_softmax_of_a_nan_is_nan_and_of_others_is_not(variant, axis):
     assert np.isfinite(np.delete(out, along, axis=1 - axis)).all()
 
 
+# --- products ----------------------------------------------------------------------------------
+
+sizes = st.sampled_from([1, 2, 5, 12, 13, 33, 130, 200])
+
+
+@given(
+    batch=st.lists(st.integers(1, 3), max_size=2),
+    matrices=st.tuples(sizes, sizes, sizes),
+    seed=seeds,
+    threads=threads,
+    data=st.data(),
+)
+def test_products_of_matrices(variant, batch, matrices, seed, threads, data):
+    m, k, n = matrices
+    layouts = Layouts(seed)
+
+    def factor(*shape):
+        repeated = [size if data.draw(st.booleans()) else 1 for size in batch]
+        view = layouts.add(*repeated, *shape)
+        strides = [
+            0 if size == 1 else s for size, s in zip(repeated, view.strides[:-2], strict=False)
+        ]
+        return View(view.offset, (*batch, *shape), (*strides, *view.strides[-2:]))
+
+    a, b, y = factor(m, k), factor(k, n), layouts.add(*batch, m, n)
+    arena = layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.matmul(0, a=a, b=b, y=y), threads)
+    expected = a.of(arena).astype(np.float64) @ b.of(arena).astype(np.float64)
+    assert_written(out, arena, y, expected, tolerance=8 * (1 + k**0.5) * EPS)
+
+
+def test_what_is_not_finite_reaches_the_numbers_that_read_it(variant):
+    layouts = Layouts(0)
+    a, b, y = layouts.add(3, 7), layouts.add(7, 21), layouts.add(3, 21)
+    arena = layouts.arena()
+    a.of(arena)[1, 6], b.of(arena)[0, 20] = np.inf, np.nan
+    out = executed(module(variant), arena, lambda p: p.matmul(0, a=a, b=b, y=y))
+    assert_written(out, arena, y, a.of(arena) @ b.of(arena), tolerance=1e-5)
+
+
 # --- bfloat16 ----------------------------------------------------------------------------------
 
 
@@ -391,7 +431,7 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
 
 
 @pytest.mark.parametrize(
-    "kind", ["copy", "gather", "fill", "pool", "mean", "softmax", "Sum", "Max", "L2"]
+    "kind", ["copy", "gather", "fill", "pool", "mean", "softmax", "matmul", "Sum", "Max", "L2"]
 )
 def test_bfloat16_operations_agree_with_float32(variant, kind):
     def add(p):
@@ -408,6 +448,8 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
             p.pool(0, op="AveragePool", x=x, y=y, window=taps, **around)
         elif kind == "mean":
             p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides))
+        elif kind == "matmul":
+            p.matmul(0, a=x, b=View(x.offset, (5, 7, 8, 9), transposed), y=square)
         elif kind in ("Sum", "Max", "L2"):
             p.reduce(0, op=kind, x=x, y=View(y.offset, (5, 1, 9, 1), y.strides))
         else:
@@ -415,6 +457,8 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
 
     layouts = Layouts(4)
     x, y = layouts.add(5, 7, 9, 8), layouts.add(5, 7, 9, 8)
+    transposed = (*x.strides[:2], x.strides[3], x.strides[2])
+    square = layouts.add(5, 7, 9, 9)
     arena = rounded(layouts.arena())
     native = module(variant)
     wide, narrow = executed(native, arena, add), executed(native, arena, add, dtype="bfloat16")

@@ -205,6 +205,35 @@ def test_normalisations(cupy, shape):
     assert_one("BatchNormalization", {"x": normal(*shape)}, parts, epsilon=1e-5)
 
 
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
+def test_products_of_two_values(cupy, batch):
+    assert_one("MatMul", {"a": normal(batch, 5, 7), "b": normal(batch, 7, 4)})
+    assert_one("MatMul", {"a": normal(batch, 2, 33, 40), "b": normal(batch, 2, 40, 34)})
+    assert_one("MatMul", {"a": normal(batch, 3, 4, 5), "b": normal(batch, 1, 5, 2)})
+    assert_one("MatMul", {"a": normal(batch, 3, 4, 5), "b": normal(3, 5, 2)}, fixed=True)
+    assert_one("MatMul", {"a": normal(batch, 7), "b": normal(7, 4)}, fixed=True)
+
+
+def test_an_infinity_reaches_the_numbers_that_read_it(cupy):
+    a, b = normal(3, 5, 7), normal(3, 7, 4)
+    a[0, 1, 6], b[1, 0, 2] = np.inf, np.nan
+    assert_equal(one("MatMul", {"a": a, "b": b}), {"a": a, "b": b})
+
+
+def test_attention_of_turned_values(cupy):
+    """Queries, keys and values as slices of one product, turned: strides of every kind."""
+    b = Builder(channels=4)
+    parts = [b.conv("x", 4, 1) for _ in range(3)]
+    q, k, v = (b.add("Reshape", [p], 4, shape=(0, 2, 2, 36)) for p in parts)
+    q, v = (b.add("Transpose", [p], 4, perm=(0, 1, 3, 2)) for p in (q, v))
+    soft = b.add("Softmax", [b.add("MatMul", [q, k], 2)], 2, axis=3)
+    mixed = b.add("Transpose", [b.add("MatMul", [soft, v], 2)], 2, perm=(0, 1, 3, 2))
+    y = b.conv(b.add("Reshape", [mixed], 4, shape=(0, 4, 6, 6)), 3)
+    for batch in (1, 9):
+        assert_equal(Checkpoint(b.graph(y)), {"x": normal(batch, 4, 6, 6)}, tolerance=2e-5)
+
+
 # --- moves ---------------------------------------------------------------------------------------
 
 
@@ -217,6 +246,14 @@ def test_parts_joined_and_cut(cupy, batch):
     assert_one("Slice", x, axes=(1, 3), starts=(1, 0), ends=(4, 7), steps=(1, 2))
     assert_one("Slice", x, axes=(2,), starts=(4,), ends=(-100,), steps=(-2,))
     assert_one("Split", x, axis=1, split=(1, 2, 3))
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
+def test_entries_chosen_in_any_order(cupy, batch):
+    x = {"x": normal(batch, 5, 4, 3)}
+    assert_one("Gather", x, axis=1, indices=(4, 0, 0, 2))
+    assert_one("Gather", x, axis=3, indices=(2, 2))
 
 
 @pytest.mark.sanitized

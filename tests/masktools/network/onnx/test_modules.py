@@ -96,3 +96,44 @@ class Reductions(nn.Module):
 @pytest.mark.parametrize("way", WAYS)
 def test_reductions_over_any_axes(way, tmp_path):
     check(way, Reductions(), (3, 6, 5), tmp_path / "net.safetensors")
+
+
+class Attention(nn.Module):
+    """Attention by PyTorch's own function, and written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x):
+        batch, tokens, width = x.shape
+        parts = self.qkv(x).reshape(batch, tokens, 3, 2, width // 2).transpose(1, 3)
+        q, k, v = parts.unbind(2)
+        whole = nn.functional.scaled_dot_product_attention(q, k, v)
+        spelled = ((q * 0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        whole, spelled = (
+            self.out(y.transpose(1, 2).reshape(batch, tokens, width)) for y in (whole, spelled)
+        )
+        return whole, spelled, torch.bmm(x, x.transpose(1, 2))
+
+
+class Heads(nn.Module):
+    """PyTorch's layer, which makes one axis of batch and heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("way", ["script", "dynamo", "from_torch"])
+def test_attention_whose_heads_are_in_the_batch_has_a_fixed_one(way, tmp_path):
+    check(way, Heads(), (7, 8), tmp_path / "net.safetensors", batches=(2,))
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_attention(way, tmp_path):
+    check(way, Attention(), (7, 8), tmp_path / "net.safetensors")

@@ -90,3 +90,101 @@ def test_sequences_that_cannot_be_read_are_refused(nodes, message):
     )
     with pytest.raises(GraphError, match=message):
         read_onnx(net)
+
+
+# --- choosing, repeating, joining ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize(
+    ("indices", "op"),
+    [
+        (np.int64(2), "Slice"), (np.int64(-1), "Slice"), (ints(1, 2, 3), "Slice"),
+        (ints(0, 2, 4), "Slice"), (ints(3, 0, 3), "Gather"), (ints(4, 3, 2), "Gather"),
+        (ints(1, 0, -1, 2).reshape(2, 2), "Gather"),
+    ],
+)  # fmt: skip
+def test_gather_of_constant_indices(axis, indices, op):
+    net = model(
+        [node("Gather", ["x", "i"], ["y"], axis=axis)], {"i": indices}, [("x", ["N", 5, 6, 5])]
+    )
+    assert check(net, 2, 5, 6, 5).nodes[0].op == op
+
+
+def test_gather_of_what_is_not_there_is_refused():
+    for indices, shape in ((ints(5), 5), (ints(-6), 5), (np.zeros(2**20 + 1, np.int64), 5)):
+        net = model(
+            [node("Gather", ["x", "i"], ["y"], axis=1)], {"i": indices}, [("x", ["N", shape])]
+        )
+        with pytest.raises(GraphError, match=r"indices"):
+            read_onnx(net)
+    table = model(
+        [node("Cast", ["x"], ["i"], to=1), node("Gather", ["w", "i"], ["y"])],
+        {"w": weight(5, 3)},
+        [("x", ["N", 5])],
+    )
+    with pytest.raises(GraphError, match="indices, input 1, must be a constant"):
+        read_onnx(table)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 4, 1), (3, 1, 1), (1,), (4, 2, 3, 4, 1)])
+def test_expand(shape):
+    net = model(
+        [node("Expand", ["x", "s"], ["y"])],
+        {"s": ints(*shape)},
+        [("x", ["N" if len(shape) < 4 else 2, 3, 1, 5] if len(shape) < 5 else [2, 3, 1, 5])],
+    )
+    check(net, 2, 3, 1, 5)
+
+
+def test_tile():
+    net = model([node("Tile", ["x", "r"], ["y"])], {"r": ints(1, 2, 3)}, [("x", ["N", 2, 5])])
+    check(net, 3, 2, 5)
+    with pytest.raises(GraphError, match="repeats"):
+        read_onnx(model([node("Tile", ["x", "r"], ["y"])], {"r": ints(1)}, [("x", ["N", 2, 5])]))
+
+
+@pytest.mark.parametrize("order", ["cx", "xc", "xcz", "cxzc", "ccx"])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_constants_are_joined_to_values(order, axis):
+    constants, names = {}, []
+    for i, kind in enumerate(order):
+        names.append({"x": "x", "z": "z"}.get(kind, f"c{i}"))
+        if kind == "c":
+            shape = (4, i + 1, 5) if axis == 1 else (4, 2, i + 1)
+            constants[f"c{i}"] = np.broadcast_to(weight(*shape, seed=i)[:1], shape)
+    net = model(
+        [node("Relu", ["x"], ["z"]), node("Concat", names, ["y"], axis=axis)],
+        constants,
+        [("x", [4, 2, 5])],
+    )
+    graph = check(net, 4, 2, 5)
+    assert graph.inputs[0].shape == (None, 2, 5)
+
+
+def test_constants_that_differ_from_sample_to_sample_fix_the_batch():
+    net = model(
+        [node("Concat", ["x", "c"], ["y"], axis=1)], {"c": weight(4, 2, 5)}, [("x", [4, 2, 5])]
+    )
+    assert check(net, 4, 2, 5).inputs[0].shape == (4, 2, 5)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_pixels_from_channels(mode):
+    net = model(
+        [node("DepthToSpace", ["x"], ["y"], blocksize=2, mode=mode)], {}, [("x", ["N", 12, 2, 3])]
+    )
+    check(net, 2, 12, 2, 3)
+
+
+def test_channels_from_pixels():
+    net = model([node("SpaceToDepth", ["x"], ["y"], blocksize=2)], {}, [("x", ["N", 3, 4, 6])])
+    check(net, 2, 3, 4, 6)
+    for blocksize, size in ((0, 4), (2, 5)):
+        net = model(
+            [node("SpaceToDepth", ["x"], ["y"], blocksize=blocksize)],
+            {},
+            [("x", ["N", 3, size, 6])],
+        )
+        with pytest.raises(GraphError, match="SpaceToDepth"):
+            read_onnx(net)
