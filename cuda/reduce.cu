@@ -1,4 +1,5 @@
-// Sums along axes of a value: reductions of any kind, the mean of an image, and softmax.
+// Sums along axes of a value: reductions of any kind, the mean of an image, softmax, and what takes
+// mean and variance away.
 //
 // Launch: blocks of (X, Y) threads with X * Y <= THREADS and Y a power of two; X neighbouring rows,
 // each shared by Y threads. A row is what is summed, wherever it lies; grid: ceil(rows / X).
@@ -102,6 +103,41 @@ __device__ __forceinline__ void reduce(const T* x, T* y, const Walk<2>& rows, co
   if (index < rows.count && threadIdx.y == 0) y[at[0]] = from_float<T>(made);
 }
 
+// y = (x - mean) / sqrt(variance + epsilon) * scale + shift; scale and shift, float32, have a
+// number for each place of a row, or are null. Strides of the walk over rows: of y, x; of the walk
+// along a row: of y, x, and the constants.
+template <class T>
+__device__ __forceinline__ void normalize(const T* x, T* y, const float* scale, const float* shift,
+                                          const Walk<2>& rows, const Walk<3>& along,
+                                          float epsilon) {
+  __shared__ float shared[THREADS];
+  const int index = blockIdx.x * blockDim.x + threadIdx.x;
+  int first[2], at[3];
+  step_to(rows, index < rows.count ? index : 0, first);
+  const float count = static_cast<float>(along.count);
+  float sum = 0.0f;
+  for (int i = threadIdx.y; i < along.count; i += blockDim.y) {
+    step_to(along, i, at);
+    sum += to_float(x[first[1] + at[1]]);
+  }
+  const float mean = together<Add>(shared, sum) / count;
+  sum = 0.0f;
+  for (int i = threadIdx.y; i < along.count; i += blockDim.y) {
+    step_to(along, i, at);
+    const float apart = to_float(x[first[1] + at[1]]) - mean;
+    sum += apart * apart;
+  }
+  const float factor = 1.0f / sqrtf(together<Add>(shared, sum) / count + epsilon);
+  if (index >= rows.count) return;
+  for (int i = threadIdx.y; i < along.count; i += blockDim.y) {
+    step_to(along, i, at);
+    float value = (to_float(x[first[1] + at[1]]) - mean) * factor;
+    if (scale) value *= scale[at[2]];
+    if (shift) value += shift[at[2]];
+    y[first[0] + at[0]] = from_float<T>(value);
+  }
+}
+
 // Along row.sizes[0]; row.sizes[1] is 1.
 template <class T>
 __device__ __forceinline__ void softmax(const T* x, T* y, const Walk<2>& rows, const Row& row) {
@@ -151,6 +187,18 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     reduce_float16(const Half* x, Half* y, Walk<2> rows, Walk<1> along, int op) {
   reduce(x, y, rows, along, op);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    normalize_float32(const float* x, float* y, const float* scale, const float* shift,
+                      Walk<2> rows, Walk<3> along, float epsilon) {
+  normalize(x, y, scale, shift, rows, along, epsilon);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    normalize_float16(const Half* x, Half* y, const float* scale, const float* shift, Walk<2> rows,
+                      Walk<3> along, float epsilon) {
+  normalize(x, y, scale, shift, rows, along, epsilon);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

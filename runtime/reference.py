@@ -330,6 +330,18 @@ def _softmax(step: s.Softmax, shape: Shape, inputs: list[Array]) -> Array:
     return np.asarray(powers / powers.sum(axis=step.axis, keepdims=True))
 
 
+def _normalize(step: s.Normalize, shape: Shape, inputs: list[Array]) -> Array:
+    x, axes = inputs[0], tuple(range(step.axis, inputs[0].ndim))
+    centred = x - x.mean(axis=axes, keepdims=True)
+    variance = np.mean(centred * centred, axis=axes, keepdims=True)
+    y = centred / np.sqrt(variance + x.dtype.type(step.epsilon))
+    if step.scale is not None:
+        y = y * step.scale.astype(x.dtype)
+    if step.shift is not None:
+        y = y + step.shift.astype(x.dtype)
+    return np.asarray(y)
+
+
 def _pad(step: s.Pad, shape: Shape, inputs: list[Array]) -> Array:
     half = len(step.pads) // 2
     sides = list(zip(step.pads[:half], step.pads[half:], strict=True))
@@ -362,5 +374,6 @@ KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.Reshape: _reshape,
     s.Transpose: _transpose,
     s.Softmax: _softmax,
+    s.Normalize: _normalize,
     s.Pad: _pad,
 }

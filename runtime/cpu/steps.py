@@ -265,6 +265,17 @@ def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
     assembly.call("softmax", at, x=x, y=y, axis=step.axis)
 
 
+def _normalize(assembly: Assembly, at: int, step: s.Normalize) -> None:
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    scale, shift = (
+        np.empty(0, np.float32) if part is None else np.ascontiguousarray(part, np.float32).ravel()
+        for part in (step.scale, step.shift)
+    )
+    assembly.call(
+        "normalize", at, x=x, y=y, axis=step.axis, epsilon=step.epsilon, scale=scale, shift=shift
+    )
+
+
 def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     assembly.call("fill", at, y=y, value=step.value)
@@ -292,5 +303,6 @@ _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
     s.Reshape: _reshape,
     s.Transpose: _transpose,
     s.Softmax: _softmax,
+    s.Normalize: _normalize,
     s.Pad: _pad,
 }

@@ -209,6 +209,27 @@ def _reduce(step: s.Reduce, place: Place) -> Iterator[Launch]:
     yield Launch("reduce.cu", f"reduce_{place.suffix}", (*ends, rows, along, op), grid, block)
 
 
+def _normalize(step: s.Normalize, place: Place) -> Iterator[Launch]:
+    x, y = place.values[step.inputs[0]], place.values[step.output]
+    axes = range(step.axis, len(x.shape))
+    rows, grid, block = _rows(x, y, axes)
+    order = [axis for axis in axes_of(len(x.shape)) if axis in axes]
+    plain = np.empty(x.shape[step.axis :], np.int8).strides  # of constants in C order
+    along = structs.walk(
+        [x.shape[axis] for axis in order],
+        [y.strides[axis] for axis in order],
+        [x.strides[axis] for axis in order],
+        [plain[axis - step.axis] for axis in order],
+    )
+    constants = (
+        None if part is None else Table(np.ascontiguousarray(part, np.float32))
+        for part in (step.scale, step.shift)
+    )
+    ends = (place.first(step.inputs[0]), place.first(step.output))
+    arguments = (*ends, *constants, rows, along, np.float32(step.epsilon))
+    yield Launch("reduce.cu", f"normalize_{place.suffix}", arguments, grid, block)
+
+
 def _rows(
     x: Layout, y: Layout, along: Sequence[int]
 ) -> tuple[structs.Struct, tuple[int], tuple[int, int]]:
@@ -255,6 +276,7 @@ LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.GlobalAveragePool: _mean,
     s.Reduce: _reduce,
     s.Softmax: _softmax,
+    s.Normalize: _normalize,
     s.Concat: moves.concat,
     s.Slice: moves.slice_,
     s.Gather: moves.gather,

@@ -315,6 +315,29 @@ class Softmax(Step):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Normalize(Step):
+    """(x - mean) / sqrt(variance + epsilon) * scale + shift, over the axes from `axis` on.
+
+    Parameters
+    ----------
+    axis : int
+    epsilon : float
+    scale, shift : ndarray or None
+        In the shape of these axes.
+    """
+
+    axis: int
+    epsilon: float
+    scale: Array | None = None
+    shift: Array | None = None
+
+    @property
+    def operator(self) -> str:
+        """The step's operators, joined by +."""
+        return "LayerNormalization"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pad(Step):
     """`value` around x; `pads` holds all beginnings, then all ends; negative ones crop."""
 

@@ -118,6 +118,19 @@ def batch_norm(draft, x):
     return draft.node("BatchNormalization", [x, *constants], epsilon=draft.pick((1e-5, 1e-3)))
 
 
+def layer_norm(draft, x):
+    axis, rank = draft.axis(x), len(draft.shape(x))
+    if axis is None:
+        return None
+    shape = draft.shape(x)[axis:]
+    if rank - axis > 3:
+        return None
+    constants = [
+        draft.tensor(shape, kind) for kind in draft.pick(((), ("apart",), ("apart", "normal")))
+    ]
+    return draft.node("LayerNormalization", [x, *constants], axis=axis, epsilon=1.0)
+
+
 # --- numbers -----------------------------------------------------------------------------------
 
 

@@ -25,10 +25,15 @@ from masktools.network.onnx.rewrites_moves import (
     split_to_sequence,
     tile,
 )
+from masktools.network.onnx.rewrites_norms import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+)
 from masktools.network.onnx.rewrites_products import gemm, matmul
 from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
 from masktools.network.onnx.rewrites_windows import (
-    batch_norm,
     conv,
     pool,
     resize,
@@ -223,9 +228,12 @@ REWRITES: Rewrites = {
     "Gemm": gemm,
     "GlobalAveragePool": _plain(),
     "GlobalMaxPool": global_max_pool,
+    "GroupNormalization": group_norm,
     "HardSigmoid": _plain(alpha=0.2, beta=0.5),
     "HardSwish": _plain(),
     "Identity": _removed,
+    "InstanceNormalization": instance_norm,
+    "LayerNormalization": layer_norm,
     "LeakyRelu": _plain(alpha=0.01),
     "MatMul": matmul,
     "MaxPool": pool,

@@ -54,20 +54,6 @@ def conv(ctx: Pass, source: Source) -> None:
     ctx.emit("Conv", source.inputs[:1], source.outputs[0], source.name, kept, **window, group=group)
 
 
-def batch_norm(ctx: Pass, source: Source) -> None:
-    """Write BatchNormalization as inference has it."""
-    source.take_only("training_mode", 0, 0)
-    source.take_only("spatial", 1, 1)
-    source.take("momentum")  # Of training alone.
-    source.check_one_output()
-    kept = [
-        ctx.keep(ctx.constant_input(source, index, what), source.inputs[index])
-        for index, what in enumerate(("scale", "B", "mean", "var"), 1)
-    ]
-    epsilon = float(source.take("epsilon", 1e-5))
-    ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, kept, epsilon=epsilon)
-
-
 def pool(ctx: Pass, source: Source) -> None:
     """Write MaxPool or AveragePool with every attribute and explicit pads."""
     source.check_one_output()

@@ -15,6 +15,7 @@ from runtime.plan.steps import (
     ActivationOp,
     Arithmetic,
     Array,
+    Normalize,
     ScaleShift,
     Softmax,
     Step,
@@ -87,10 +88,19 @@ def _softmax(context: Context, node: Node) -> list[Step]:
     return [Softmax(**border(node), axis=integer(node, "axis"))]
 
 
+def _layer_norm(context: Context, node: Node) -> list[Step]:
+    axis = integer(node, "axis")
+    context.sizes(node, (axis,))
+    scale, shift = (*(context.constant(name) for name in node.inputs[1:]), None, None)[:2]
+    epsilon = real(node, "epsilon")
+    return [Normalize(**border(node), axis=axis, epsilon=epsilon, scale=scale, shift=shift)]
+
+
 ELEMENTWISE: Rows = {
     **dict.fromkeys(ACTIVATIONS, _activate),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
     "Identity": lambda context, node: [],
     "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
     "Softmax": _softmax,
 }

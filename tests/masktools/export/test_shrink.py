@@ -306,6 +306,17 @@ def test_channels_that_are_matrices_or_rows_pass_through_a_product(apart):
     assert apart or shape(left, "b")[0] == 5  # The product sums over nothing that may go.
 
 
+@pytest.mark.parametrize(("axis", "rows"), [(1, 6), (2, 4), (3, 4)])
+def test_normalisations_of_the_image_pass_channels_on_and_others_stop_them(axis, rows):
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    y = b.add("LayerNormalization", [y], 6, axis=axis, epsilon=0.5)
+    graph = b.graph(b.conv(y, 4, layer="c"))
+    _, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == rows
+
+
 def test_nothing_to_do_changes_nothing():
     b = Builder()
     graph = b.graph(b.conv(b.act("Relu", b.conv("x", 6)), 4))
@@ -354,6 +365,7 @@ def networks(draw):
                 shuffle,
                 middle,
                 gathered,
+                normalised,
                 grouped,
             )
             y = draw(st.sampled_from(others))(b, x)
@@ -442,6 +454,15 @@ def gathered(b, x):
     """The channels backwards, the first of them twice."""
     order = (*range(b.channels[x])[::-1], 0)
     return b.add("Gather", [x], len(order), axis=1, indices=order)
+
+
+def normalised(b, x):
+    """Over the image, or over rows of it with a scale and a shift."""
+    if len(b.nodes) % 2:
+        return b.add("LayerNormalization", [x], b.channels[x], axis=2, epsilon=0.5)
+    number = len(b.nodes)
+    constants = [b.constant(f"{part}{number}", SIZE) for part in ("scale", "shift")]
+    return b.add("LayerNormalization", [x, *constants], b.channels[x], axis=3, epsilon=0.5)
 
 
 def grouped(b, x):

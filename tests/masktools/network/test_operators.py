@@ -227,6 +227,30 @@ def test_gemm(shape, bias):
     np.testing.assert_allclose(got, x @ w.T + (b if bias else 0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("constants", ["scale and shift", "scale"])
+def test_layer_normalization(axis, constants):
+    x = 3 * normal(2, 3, 5, 4) + 2
+    given = {"s": normal(*x.shape[axis:]), "b": normal(*x.shape[axis:])}
+    given = given if "shift" in constants else {"s": given["s"]}
+    assert_one("LayerNormalization", x, {"axis": axis, "epsilon": 1e-2}, **given)
+
+
+def test_layer_normalization_without_constants():
+    x = 3 * normal(2, 3, 5, 4) + 2
+    node = Node("node", "LayerNormalization", ("x",), ("y",), {"axis": 2, "epsilon": 1e-2})
+    y = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend())(x)
+    deviation = np.sqrt(x.var(axis=(2, 3), keepdims=True) + 1e-2)
+    np.testing.assert_allclose(y, (x - x.mean(axis=(2, 3), keepdims=True)) / deviation, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 1), (1, 5, 4)])
+def test_constants_of_a_normalization_are_as_large_as_what_is_normalised(shape):
+    node = Node("n", "LayerNormalization", ("x", "s"), ("y",), {"axis": 2, "epsilon": 1e-2})
+    with pytest.raises(GraphError, match=r"expected constants of shape \(5, 4\)"):
+        network(node, {"x": normal(2, 3, 5, 4)}, {"s": normal(*shape)})
+
+
 MATRICES = [
     ((2, 3, 4), (2, 4, 5)),
     ((2, 3, 4), (1, 4, 5)),

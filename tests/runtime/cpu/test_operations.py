@@ -360,6 +360,33 @@ def test_softmax_of_a_nan_is_nan_and_of_others_is_not(variant, axis):
     assert np.isfinite(np.delete(out, along, axis=1 - axis)).all()
 
 
+@given(
+    shape=shapes,
+    seed=seeds,
+    threads=threads,
+    constants=st.tuples(st.booleans(), st.booleans()),
+    data=st.data(),
+)
+def test_normalisations(variant, shape, seed, threads, constants, data):
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape)
+    arena = layouts.arena() + np.float32(2)
+    random = np.random.default_rng(seed)
+    count = int(np.prod(shape[axis:]))
+    scale, shift = (
+        random.standard_normal(count if given else 0).astype(np.float32) for given in constants
+    )
+    fields = {"axis": axis, "epsilon": 0.1, "scale": scale, "shift": shift}
+    out = executed(module(variant), arena, lambda p: p.normalize(0, x=x, y=y, **fields), threads)
+    wide, axes = x.of(arena).astype(np.float64), tuple(range(axis, len(shape)))
+    deviation = np.sqrt(wide.var(axis=axes, keepdims=True) + 0.1)
+    expected = (wide - wide.mean(axis=axes, keepdims=True)) / deviation
+    for constant, join in ((scale, np.multiply), (shift, np.add)):
+        expected = join(expected, constant.reshape(shape[axis:])) if constant.size else expected
+    assert_written(out, arena, y, expected, tolerance=200 * EPS)
+
+
 # --- products ----------------------------------------------------------------------------------
 
 sizes = st.sampled_from([1, 2, 5, 12, 13, 33, 130, 200])
@@ -431,7 +458,20 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
 
 
 @pytest.mark.parametrize(
-    "kind", ["copy", "gather", "fill", "pool", "mean", "softmax", "matmul", "Sum", "Max", "L2"]
+    "kind",
+    [
+        "copy",
+        "gather",
+        "fill",
+        "pool",
+        "mean",
+        "softmax",
+        "matmul",
+        "normalize",
+        "Sum",
+        "Max",
+        "L2",
+    ],
 )
 def test_bfloat16_operations_agree_with_float32(variant, kind):
     def add(p):
@@ -448,6 +488,9 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
             p.pool(0, op="AveragePool", x=x, y=y, window=taps, **around)
         elif kind == "mean":
             p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides))
+        elif kind == "normalize":
+            scale, none = np.linspace(-1, 1, 72, dtype=np.float32), np.empty(0, np.float32)
+            p.normalize(0, x=x, y=y, axis=2, epsilon=0.1, scale=scale, shift=none)
         elif kind == "matmul":
             p.matmul(0, a=x, b=View(x.offset, (5, 7, 8, 9), transposed), y=square)
         elif kind in ("Sum", "Max", "L2"):

@@ -26,6 +26,7 @@ from runtime.cpu.weights.row_groups import Scheme, shape_of
 
 pytestmark = pytest.mark.parametrize("variant", variants())
 
+EMPTY = np.empty(0, np.float32)
 WHOLE = (0, (16,), (1,))
 ROWS = (0, (2, 8), (8, 1))
 TAPS = ("kernel", "strides", "dilations", "pads")
@@ -68,6 +69,7 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
     pool["counted"] = (0,) * 4
     same = {"op": "Identity", "activation": None}
     none = {"axes": [], "indices": [], "fill": 0.0}
+    plain = {"axis": 0, "epsilon": 0.1, "scale": EMPTY, "shift": EMPTY}
     adds = {
         "copy_in": lambda: program.copy_in(0, index=0, y=view),
         "copy_out": lambda: program.copy_out(0, x=view, index=0),
@@ -87,6 +89,8 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
         "matmul from": lambda: program.matmul(0, a=view, b=ROWS, y=ROWS),
         "matmul by": lambda: program.matmul(0, a=ROWS, b=view, y=ROWS),
         "matmul to": lambda: program.matmul(0, a=ROWS, b=ROWS, y=view),
+        "normalize from": lambda: program.normalize(0, x=view, y=ROWS, **plain),
+        "normalize to": lambda: program.normalize(0, x=ROWS, y=view, **plain),
         "softmax from": lambda: program.softmax(0, x=view, y=WHOLE, axis=0),
         "softmax to": lambda: program.softmax(0, x=WHOLE, y=view, axis=0),
     }
@@ -128,6 +132,10 @@ def test_shapes_must_fit(program):
         program.matmul(0, a=ROWS, b=(0, (8, 2), (2, 1)), y=(0, (2, 3), (3, 1)))
     with pytest.raises(ValueError, match=r"matmul: a: shapes .* differ"):
         program.matmul(0, a=ROWS, b=(0, (8, 2), (2, 1)), y=(0, (3, 2), (2, 1)))
+    with pytest.raises(ValueError, match="normalize: impossible axis"):
+        program.normalize(0, x=ROWS, y=ROWS, axis=2, epsilon=0.1, scale=EMPTY, shift=EMPTY)
+    with pytest.raises(ValueError, match="scale and shift: expected 8 numbers"):
+        program.normalize(0, x=ROWS, y=ROWS, axis=1, epsilon=0.1, scale=EMPTY, shift=three)
     with pytest.raises(ValueError, match="impossible axis"):
         program.softmax(0, x=ROWS, y=ROWS, axis=2)
 
@@ -219,6 +227,7 @@ METHODS = {
     "mean": {"x": VIEW, "y": (4, (1, 1, 1, 1), (1, 1, 1, 1))},
     "reduce": {"op": "Sum", "x": VIEW, "y": VIEW},
     "matmul": {"a": SQUARE, "b": SQUARE, "y": SQUARE},
+    "normalize": {"x": VIEW, "y": VIEW, "axis": 0, "epsilon": 0.1, "scale": EMPTY, "shift": EMPTY},
     "softmax": {"x": VIEW, "y": VIEW, "axis": 0},
     "unfold": {"x": LAYER["x"], "y": LAYER["y"], "origins": np.zeros((1, 3), np.int64),
                "strides": (1, 1), "rows": 2},

@@ -136,6 +136,19 @@ def test_an_extreme_is_nan_where_a_number_is(cupy):
 
 @pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_layer_normalisations(cupy, batch, axis):
+    x = 3 * normal(batch, 3, 5, 4) + 1
+    scale, shift = normal(*x.shape[axis:]), normal(*x.shape[axis:])
+    how = {"axis": axis, "epsilon": 1e-3}
+    assert_one("LayerNormalization", {"x": x}, **how)
+    assert_one("LayerNormalization", {"x": x}, {"s": scale}, **how)
+    assert_one("LayerNormalization", {"x": x}, {"s": scale, "b": shift}, **how)
+    assert_one("LayerNormalization", {"x": normal(batch, 2, 300)}, axis=2, epsilon=1e-5)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
 def test_softmax_of_images(cupy, batch, axis):
     assert_one("Softmax", {"x": 4 * normal(batch, 5, 4, 3)}, axis=axis)

@@ -137,3 +137,30 @@ def test_attention_whose_heads_are_in_the_batch_has_a_fixed_one(way, tmp_path):
 @pytest.mark.parametrize("way", WAYS[:2])
 def test_attention(way, tmp_path):
     check(way, Attention(), (7, 8), tmp_path / "net.safetensors")
+
+
+class Norms(nn.Module):
+    """Each normalisation, with constants that are learned and without."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.both = nn.LayerNorm(6), nn.LayerNorm((5, 6))
+        self.plain = nn.LayerNorm(6, elementwise_affine=False)
+        self.group, self.instance = nn.GroupNorm(2, 8), nn.InstanceNorm2d(8, affine=True)
+        self.bare = nn.InstanceNorm2d(8)
+        for module in (self.layer, self.both, self.group, self.instance):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+
+    def forward(self, x):
+        first = x.permute(0, 2, 3, 1)
+        last = nn.functional.layer_norm(first, (8,)).permute(0, 3, 1, 2)
+        return (
+            self.layer(x), self.both(x), self.plain(x), self.group(x), self.instance(x),
+            self.bare(x), last,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_normalisations(way, tmp_path):
+    check(way, Norms(), (8, 5, 6), tmp_path / "net.safetensors")
