@@ -280,6 +280,8 @@ def split(draft, x):
 def slice_(draft, x):
     shape = draft.shape(x)
     axes = draft.some_axes(x)
+    if not axes:
+        return None
     cuts = []
     for axis in axes:
         size = shape[axis]
@@ -320,6 +322,8 @@ def resize(draft, x):
     shape = draft.shape(x)
     axes = tuple(range(2, len(shape))) if len(shape) > 2 else ()
     axes = axes if axes and draft.chance(0.7) else draft.some_axes(x)
+    if not axes:
+        return None
     coordinates = draft.pick(COORDINATES)
     attributes = {"axes": axes, "mode": "nearest", "nearest_mode": draft.pick(ROUNDINGS)}
     attributes["coordinate_transformation_mode"] = coordinates
