@@ -13,7 +13,7 @@ from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
-from masktools.network.onnx.node import Source
+from masktools.network.onnx.node import Source, Turned
 from masktools.network.onnx.unsupported import operator, unsupported
 from masktools.network.shapes import output_shapes
 
@@ -61,6 +61,12 @@ class Pass:
     weights : dict of str to list of (str, bool)
         By the weight's name in the graph: of the nodes in the file that read it the first output,
         and whether they have it as (in, out).
+    turned : dict of str to Turned
+        Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
+    constants : dict of str to ndarray
+        All that is known while reading, integers too.
+    said : int or None
+        The batch size that the file itself fixes.
 
     Raises
     ------
@@ -81,8 +87,10 @@ class Pass:
         self._rewrites = rewrites
         self.shapes: dict[str, Shape] = dict(inputs)
         self.weights: dict[str, list[tuple[str, bool]]] = {}
+        self.turned: dict[str, Turned] = {}
+        self.constants = dict(weights)
+        self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
-        self._constants = dict(weights)  # All that is known while reading, integers too.
         self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
         self._alias: dict[str, str] = {}
@@ -105,7 +113,7 @@ class Pass:
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a tensor that does not depend on the inputs, else None."""
-        return self._constants.get(name)
+        return self.constants.get(name)
 
     def constant_input(self, source: Source, index: int, what: str) -> NDArray[Any]:
         """Return an input that must be a constant."""
@@ -124,7 +132,7 @@ class Pass:
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a tensor at this batch size."""
-        constant = self._constants.get(name)
+        constant = self.constants.get(name)
         return self.shapes[name] if constant is None else constant.shape
 
     def is_batch(self, size: int) -> bool:
@@ -135,7 +143,7 @@ class Pass:
 
     def fresh(self, wish: str) -> str:
         """Return a tensor name that nothing has yet: `wish`, if that is free."""
-        name = fresh(wish, self._taken, self._kept, self._constants)
+        name = fresh(wish, self._taken, self._kept, self.constants)
         self._taken.add(name)
         return name
 
@@ -170,7 +178,7 @@ class Pass:
         kept = np.asarray(array, np.float32, order="C")
 
         def is_fit(name: str) -> bool:
-            if name in self._taken and name not in self._constants:
+            if name in self._taken and name not in self.constants:
                 return False
             before = self._kept.get(name)
             return before is None or (may_share(name) and np.array_equal(before, kept))
@@ -205,7 +213,7 @@ class Pass:
         """
         unique = fresh(name, self._node_names)
         self._node_names.add(unique)
-        values = [i if i in self.shapes else self.keep(self._constants[i], i) for i in inputs]
+        values = [i if i in self.shapes else self.keep(self.constants[i], i) for i in inputs]
         known = {
             i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
         }
@@ -220,7 +228,40 @@ class Pass:
 
     def replace(self, source: Source, name: str) -> None:
         """Let a node's output be a tensor that is there."""
-        self._alias[source.outputs[0]] = name
+        self.rename(source.outputs[0], name)
+
+    def rename(self, output: str, name: str) -> None:
+        """Let an output of the file be a tensor that is there."""
+        self._alias[output] = name
+
+    def renamed(self, output: str) -> str:
+        """Return the tensor that an output of the file is."""
+        return self._alias.get(output, output)
+
+    def write_out(self, name: str, node: str) -> str:
+        """Return a value that is a tensor as the file has it, wherever its batch is.
+
+        Parameters
+        ----------
+        name : str
+            Of the tensor.
+        node : str
+            The name of the node that reads it.
+        """
+        if name not in self.turned:
+            return name
+        tensor = self.turned[name]
+        apart, rank = tensor.value, len(self.shape(tensor.value))
+        inner = 1 + tensor.axis + (tensor.before > 1)
+        perm = (*range(1, inner), 0, *range(inner, rank))
+        if perm != tuple(range(rank)):
+            apart = self.fresh(f"{name}_turned")
+            self.emit("Transpose", [tensor.value], apart, f"{node}_turn", perm=perm)
+        if tensor.before * tensor.after == 1:
+            return apart
+        joined = self.fresh(f"{name}_joined")
+        self.emit("Reshape", [apart], joined, f"{node}_join", shape=tensor.shape)
+        return joined
 
     def collect(self, source: Source, tensors: Sequence[str]) -> None:
         """Let a node's output be a sequence of tensors."""
@@ -234,11 +275,11 @@ class Pass:
 
     def define(self, source: Source, array: NDArray[Any]) -> None:
         """Let a node's output be a constant."""
-        self._constants[source.outputs[0]] = array
+        self.constants[source.outputs[0]] = array
 
     def _all_others(self, nodes: Sequence[NodeProto]) -> str:
         """Return the end of an error: every operator that cannot be read, not only the first."""
-        varying = [*self.shapes, *self._alias]
+        varying = [*self.shapes, *self.turned, *self._alias]
         rest = unsupported(nodes, varying, self._rewrites, FOLDED)
         return f"; operators that cannot be read: {rest}" if rest else ""
 
@@ -246,10 +287,12 @@ class Pass:
 
     def _read(self, proto: NodeProto) -> None:
         source = self._source(proto)
-        values = [self._constants.get(name) for name in source.inputs]
-        if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
+        values = [self.constants.get(name) for name in source.inputs]
+        if source.op in ("Shape", "Size") and values[0] is None:
             # Only the shape is looked at: one zero, repeated, has it at no cost.
-            values = [np.broadcast_to(np.float32(0), self.shapes[source.inputs[0]])]
+            turned = self.turned.get(source.inputs[0])
+            shape = turned.shape if turned else self.shape(source.inputs[0])
+            values = [np.broadcast_to(np.float32(0), shape)]
         if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
             self._fold(proto, source, values)
         elif source.op in self._rewrites:
@@ -268,7 +311,7 @@ class Pass:
         source = Source(name, op, proto.name, [], [*proto.output[:1], *outputs])
         for given in proto.input:
             found = self._alias.get(given, given)
-            known = found in self.shapes or found in self._constants
+            known = any(found in names for names in (self.shapes, self.turned, self.constants))
             if found and not known and not (found in self._sequences and op in SEQUENCES):
                 raise source.refuse(f"input {given!r} is made by nothing before it")
             source.inputs.append(found)
@@ -300,13 +343,13 @@ class Pass:
         origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
         origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
         for name, value in zip(filter(None, proto.output), made, strict=True):
-            self._constants[name] = np.asarray(value)
+            self.constants[name] = np.asarray(value)
             if origin and source.op not in ("Shape", "Size"):
                 self._origin[name] = origin
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:
-            found = self._alias.get(name, name)
+            found = self.write_out(self._alias.get(name, name), f"Identity_{name}")
             if found not in self.shapes:
                 raise GraphError(f"output {name!r} does not depend on the inputs")
             if found != name:

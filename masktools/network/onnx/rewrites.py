@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites_moves import (
@@ -209,7 +210,7 @@ def _transpose(ctx: Pass, source: Source) -> None:
     ctx.emit("Transpose", [x], source.outputs[0], source.name, perm=perm)
 
 
-REWRITES: Rewrites = {
+_REWRITES: Rewrites = {
     "Add": _arithmetic,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
@@ -259,3 +260,4 @@ REWRITES: Rewrites = {
     "Unsqueeze": _unsqueeze,
     "Upsample": upsample,
 }
+REWRITES = with_any_batch_axis(_REWRITES)
