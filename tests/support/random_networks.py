@@ -166,7 +166,7 @@ def draw(seed):
     Network
     """
     draft = Draft(seed)
-    fixed = draft.chance(0.1)
+    fixed = draft.chance(0.15)
     rank = draft.pick((2, 3, 3, 4, 4, 4, 4))
     shape = given_shape(draft, rank)
     for _ in range(draft.pick((1, 1, 1, 2))):

@@ -41,7 +41,7 @@ def window(draft, sizes, kernel=None):
 
 def weight(draft, shape, groups=1):
     """Add a weight of any form, or return one that another layer reads already."""
-    if draft.chance(0.1):
+    if draft.chance(0.3):
         for name, tensor in draft.tensors.items():
             if tensor.kind == "weight" and (tensor.shape, tensor.groups) == (shape, groups):
                 return name
@@ -356,7 +356,7 @@ def reshape(draft, x):
         return None
     if draft.is_open(x):
         shape[0] = draft.pick((0, -1))
-    if -1 not in shape and draft.chance(0.4):
+    if -1 not in shape and len(shape) > first and draft.chance(0.4):
         shape[int(draft.random.integers(first, len(shape)))] = -1
     return draft.node("Reshape", [x], shape=tuple(shape))
 
