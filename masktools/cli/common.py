@@ -43,9 +43,10 @@ Labels = Annotated[
     typer.Option(help="--calibrate: the inputs' classes, .npy; only for figures of accuracy."),
 ]
 CalibrateMethod = Annotated[
-    Literal["refit", "statistics"],
+    Literal["refit", "values", "statistics"],
     typer.Option(
-        help="--calibrate: fit the values, or only match the mean and variance of each row."
+        help="--calibrate: choose the columns of blocks and fit the values; only fit the values; "
+        "or only match the mean and variance of each row."
     ),
 ]
 Threshold = Annotated[

@@ -140,6 +140,7 @@ def export(
     blocks, result, seed = (None, None, None) if layouts is None else _load_layouts(layouts)
     if calibration is not None and result is not None:
         result = calibration.read().fit(result)
+        blocks = result.layouts
     values = result.values if result is not None and result.calibration else None
     found = None if masks is None else load_masks(masks, **(how or {}))
     notes = [] if found is None else [f"{masks}: {note}" for note in found.notes]

@@ -60,11 +60,12 @@ def conversion_lines(report: Report) -> list[Text]:
 
 def calibration_table(report: CalibrationReport) -> Table:
     """Return a line per calibrated layer: the columns of its rows, how it was fitted, its error."""
-    table = _table("layer", ("columns", "ridge", "condition", "error before", "after"))
+    table = _table("layer", ("columns", "replaced", "ridge", "condition", "error before", "after"))
     for row in report.layers:
         table.add_row(
             _name(row.layer),
             f"{row.columns:,}",
+            f"{row.replaced:,}",
             "" if row.ridge is None else f"{row.ridge:g}",
             "" if row.condition is None else f"{row.condition:.1e}",
             _figure(row.error_before),

@@ -44,7 +44,7 @@ def calibrate(
     """Fit the values of a converted network to what the network before conversion computes.
 
     Takes some inputs, a few hundred mostly, and neither labels nor gradients nor a training
-    framework. What is stored, and where, stays the same.
+    framework. As much is stored as before.
 
     Parameters
     ----------
@@ -61,9 +61,13 @@ def calibrate(
         to outputs, as `runtime.prepare` does.
     labels : array_like of int, shape (samples,), default None
         For the accuracies in the report alone.
-    method : {"refit", "statistics"}
-        Fit the values; or only give each row the mean and variance that it has in the source, in
-        the batch normalisation after it where there is one.
+    method : {"refit", "values", "statistics"}
+        ``"refit"``: choose the columns that each block stores, as many as before, and fit the
+        values. Columns stay where others would not lessen the layer's error on the samples held
+        back, where rows lie in several blocks or have weights beside them, and where the choice
+        would take long (`report` says so). ``"values"``: keep the columns. ``"statistics"``: only
+        give each row the mean and variance that it has in the source, in the batch normalisation
+        after it where there is one.
     residual : {"drop", "keep"}
         Whether non-zero weights outside the blocks are stored too.
     include : iterable of str, default ()
@@ -74,8 +78,9 @@ def calibrate(
     Returns
     -------
     Calibration
-        ``values`` and ``report``. `Conversion.calibrated` keeps them with the layouts. The same
-        for the same arguments on the same machine.
+        ``values``, ``report``, and the ``layouts`` that store other columns now.
+        `Conversion.calibrated` keeps them together. The same for the same arguments on the same
+        machine.
 
     Raises
     ------
@@ -98,6 +103,9 @@ def calibrate(
     back. All rows of a block share their columns and so one factorization. Then each row is scaled
     to the variance of y, so that later layers get inputs of the size that they were made for.
 
+    Columns are chosen by orthogonal least squares, with the same ridge to the source's own values:
+    one after the other, the one with which the rows of the block miss least.
+
     Examples
     --------
     A matrix whose rows store two of four columns, by a runner made for it:
@@ -117,7 +125,7 @@ def calibrate(
     ...     bias = constants.get("fc.bias", 0)
     ...     return lambda inputs: inputs["x"] @ constants["fc.weight"].T + bias
     >>> layout = masktools.BlockLayout((2, 4), [masktools.DenseBlock([0, 1], [0, 1])])
-    >>> found = masktools.calibrate(network, {"fc": layout}, x, run=run)
+    >>> found = masktools.calibrate(network, {"fc": layout}, x, run=run, method="values")
     >>> bool(found.report.error_after < 1e-4 < found.report.error_before)
     True
     >>> np.round(found.values["fc.weight"] - (weight[:, :2] + weight[:, 2:]) @ np.eye(2, 4), 1) + 0
@@ -127,9 +135,13 @@ def calibrate(
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
     graph = _graph(network)
+    layouts = _layouts(layouts)
     kept = _kept(graph, layouts, residual, Named.of((), include).include)
-    shown = bar if progress else None
-    return calibrate_graph(graph, kept, inputs, run, labels=labels, method=method, progress=shown)
+    return calibrate_graph(
+        graph, kept, inputs, run, labels=labels, method=method,
+        layouts=layouts if residual == "drop" else None,
+        progress=bar if progress else None,
+    )  # fmt: skip
 
 
 def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) -> Graph:
@@ -143,25 +155,29 @@ def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) ->
     return read_onnx(network)
 
 
-def _kept(
-    graph: Graph,
+def _layouts(
     layouts: Conversion | Mapping[str, BlockLayout] | str | os.PathLike[str],
-    residual: str,
-    include: Iterable[str],
-) -> dict[str, BoolArray]:
-    """Return the stored positions of each layer to fit."""
+) -> Mapping[str, BlockLayout]:
     if isinstance(layouts, Conversion):
         layouts = layouts.layouts
     elif isinstance(layouts, str | os.PathLike):
         layouts = load_layouts(layouts)
     check_layers("layouts", layouts)
-    known = layers(graph)
-    kept = {}
     for name, layout in layouts.items():
         if not isinstance(layout, BlockLayout):
             raise TypeError(
                 f"layouts: layer {name!r}: expected a BlockLayout, got {type(layout).__name__}"
             )
+    return layouts
+
+
+def _kept(
+    graph: Graph, layouts: Mapping[str, BlockLayout], residual: str, include: Iterable[str]
+) -> dict[str, BoolArray]:
+    """Return the stored positions of each layer to fit."""
+    known = layers(graph)
+    kept = {}
+    for name, layout in layouts.items():
         kept[name] = layout.to_mask()
         weight = graph.constants.get(known[name].weight) if name in known else None
         if residual == "keep" and weight is not None and weight.shape == layout.shape:

@@ -166,7 +166,7 @@ def prepare(
     model = load_onnx(src)
     network = _renamed(Network.of(read_onnx(model)), names or {})
     layouts, masks = _fitted(network, model, layouts, masks, say)
-    network = calibrated(network, layouts, residual, values, calibrate, run)
+    network, layouts = calibrated(network, layouts, residual, values, calibrate, run)
     stored = _stored(network, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
@@ -218,7 +218,7 @@ def from_torch(
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
     layouts, masks = _fitted(network, model, layouts, masks, logger.warning)
-    network = calibrated(network, layouts, residual, None, calibrate, run)
+    network, layouts = calibrated(network, layouts, residual, None, calibrate, run)
     stored = _stored(network, layouts, masks, residual, logger.warning)
     write(dst, replace(assemble(network, stored), seed=seed))
 
