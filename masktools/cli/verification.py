@@ -15,6 +15,7 @@ from masktools.errors import GraphError
 
 if TYPE_CHECKING:
     from masktools.network.graph import Value
+    from masktools.network.onnx.input_shapes import InputShapes
     from runtime.model import Model
 
 Arrays = dict[str, NDArray[Any]]
@@ -110,6 +111,7 @@ def verify(
     kept: Mapping[str, NDArray[np.bool_]],
     checkpoint: Path,
     values: Mapping[str, NDArray[np.float32]] | None = None,
+    shapes: InputShapes | None = None,
 ) -> Verification:
     """Compare a network under masks with a checkpoint of it, on every backend that runs here.
 
@@ -123,6 +125,8 @@ def verify(
         Run by each backend of the runtime with its own settings, in float32.
     values : mapping of str to ndarray of float32, default None
         Calibrated values, which stand for the file's own and for the masks.
+    shapes : mapping or sequence, default None
+        The sizes of inputs that the checkpoint was exported with, as `load_onnx` takes them.
 
     Returns
     -------
@@ -142,7 +146,7 @@ def verify(
     behind, and a later one reads, shows as other bits.
     """
     try:
-        return _verify(_Source(net, kept, values or {}), checkpoint)
+        return _verify(_Source(net, kept, values or {}, shapes), checkpoint)
     except GraphError as error:
         raise GraphError(f"{net}: {error}") from error
 
@@ -192,6 +196,7 @@ class _Source:
         net: Path,
         kept: Mapping[str, NDArray[np.bool_]],
         values: Mapping[str, NDArray[np.float32]],
+        shapes: InputShapes | None,
     ) -> None:
         try:
             import onnxruntime
@@ -202,7 +207,7 @@ class _Source:
         from masktools.network.onnx.altered import with_values
         from masktools.network.onnx.reader import load_onnx, with_masks
 
-        model = load_onnx(net)
+        model = load_onnx(net, shapes)
         model = with_values(model, values) if values else with_masks(model, kept)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

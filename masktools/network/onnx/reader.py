@@ -19,6 +19,7 @@ from masktools.files import check_source
 from masktools.network.graph import Graph, Node, where
 from masktools.network.normal_form import check_graph
 from masktools.network.onnx.cost import check_external, check_functions
+from masktools.network.onnx.input_shapes import InputShapes, with_input_shapes
 from masktools.network.onnx.reading import Pass
 from masktools.network.onnx.rewrites import REWRITES
 
@@ -31,13 +32,17 @@ OLDEST_OPSET = 9
 BATCHES = (7, 11)
 
 
-def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
+def read_onnx(
+    src: str | os.PathLike[str] | ModelProto, input_shapes: InputShapes | None = None
+) -> Graph:
     """Read a network from an ONNX file.
 
     Parameters
     ----------
     src : path-like or onnx.ModelProto
         Of operator set 9 or newer. Not changed.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        As `load_onnx`.
 
     Returns
     -------
@@ -67,7 +72,7 @@ def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
     An open batch is proved, not assumed: the file is read at two batch sizes, and both must give
     the same nodes and constants.
     """
-    reading = _Reading(load_onnx(src))
+    reading = _Reading(load_onnx(src, input_shapes))
     first = reading.at(BATCHES[0])
     graph = first.graph
     if not reading.fixed:
@@ -127,15 +132,26 @@ def read_pass(model: ModelProto) -> Pass:
     return _Reading(model).at(BATCHES[0])
 
 
-def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
+def load_onnx(
+    src: str | os.PathLike[str] | ModelProto, input_shapes: InputShapes | None = None
+) -> ModelProto:
     """Return the model of a file, its local functions written out.
+
+    Parameters
+    ----------
+    src : path-like or onnx.ModelProto
+        Not changed.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        Sizes that the file leaves open, by input or of the only one: an entry for each axis. None,
+        -1, ``"?"`` or a name leaves an axis as the file has it.
 
     Raises
     ------
     FormatError
         If it is no regular file, no ONNX file, or claims more than files of its size may hold.
     GraphError
-        If its local functions, written out, are more than `masktools.limits` allows.
+        If its local functions, written out, are more than `masktools.limits` allows, or
+        `input_shapes` names no input of it, has another number of axes, or contradicts the file.
     OSError
         If it cannot be opened.
     """
@@ -160,7 +176,8 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
         if not model.graph.node:
             raise FormatError(f"{src}: not an ONNX file: it holds no network")
     check_functions(model)
-    return inline_local_functions(model) if model.functions else model
+    model = inline_local_functions(model) if model.functions else model
+    return model if input_shapes is None else with_input_shapes(model, input_shapes)
 
 
 class _Reading:
@@ -240,7 +257,7 @@ def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[in
         if not shape or None in shape[1:]:
             raise GraphError(
                 f"input {value.name!r}: shape {shape} leaves more open than the batch; "
-                "export the network with the image's size fixed"
+                "give its sizes by --input-shape (input_shapes=)"
             )
         inputs[value.name] = shape
     return inputs
