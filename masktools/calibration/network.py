@@ -13,7 +13,7 @@ from masktools.calibration.affine import Place, places
 from masktools.calibration.measure import Distance, distances
 from masktools.calibration.passes import Fitted, Step, match_statistics, refit
 from masktools.calibration.report import Calibration, CalibrationReport, LayerCalibration
-from masktools.calibration.samples import Samples, samples
+from masktools.calibration.samples import Samples, samples, sized
 from masktools.calibration.walk import Run
 from masktools.checks import BoolArray, as_array
 from masktools.errors import CalibrationError, MaskError
@@ -60,6 +60,7 @@ def calibrate_graph(
         See `masktools.calibrate`.
     """
     check_method(method)
+    graph = sized(graph, inputs)
     known = layers(graph)
     _check_kept(kept, known)
     given = samples(graph, inputs)

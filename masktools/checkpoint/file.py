@@ -23,15 +23,20 @@ from masktools.checkpoint.weights import (
 )
 from masktools.errors import FormatError, GraphError, MaskError
 from masktools.files import check_source, whole_file
+from masktools.network.fixing import open_sizes
 from masktools.network.graph import Attribute, Graph, Node, Value, where
 from masktools.network.normal_form import check_graph
 from masktools.network.operators import OPERATORS, operator_of
+from masktools.network.sizes import Size, evaluate, is_name, spelled
 from masktools.version import __version__
 
 __all__ = ["Checkpoint", "Residual", "SparseWeight", "read", "write"]
 
 FORMAT = "masktools"
 VERSION = 2  # the newest; files are written in the oldest that can hold them
+
+# The first version that knows open sizes besides the batch.
+OPEN_SIZES = 2
 
 _WEIGHT = ".weight"
 
@@ -250,16 +255,19 @@ def _check_origin(producer: object, seed: object, source: object) -> None:
 
 def _to_json(checkpoint: Checkpoint) -> str:
     graph = checkpoint.graph
+    sizes = open_sizes(graph.inputs)
+    versions = [operator_of(node).version for node in graph.nodes]
     return json.dumps(
         {
             "format": FORMAT,
-            "version": max((operator_of(node).version for node in graph.nodes), default=1),
+            "version": max([*versions, OPEN_SIZES if sizes else 1]),
             "graph": {
-                "inputs": [vars(value) for value in graph.inputs],
-                "outputs": [vars(value) for value in graph.outputs],
+                "inputs": [vars(v) | {"shape": spelled(v.shape)} for v in graph.inputs],
+                "outputs": [vars(v) | {"shape": spelled(v.shape)} for v in graph.outputs],
                 "nodes": [
-                    vars(node) | {"attributes": dict(node.attributes)} for node in graph.nodes
+                    vars(node) | {"attributes": _spelled(node.attributes)} for node in graph.nodes
                 ],
+                **({"sizes": sizes} if sizes else {}),
             },
             "producer": checkpoint.producer,
             "seed": checkpoint.seed,
@@ -269,6 +277,11 @@ def _to_json(checkpoint: Checkpoint) -> str:
         separators=(",", ":"),
         allow_nan=False,
     )
+
+
+def _spelled(attributes: Mapping[str, Attribute]) -> dict[str, object]:
+    """Return attributes with each open size in them written out."""
+    return {k: spelled(v) if isinstance(v, tuple) else v for k, v in attributes.items()}
 
 
 def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -291,12 +304,19 @@ def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
         raise FormatError(f"metadata: version {version!r}, but this reader knows 1 to {VERSION}")
     _keys("metadata", header, ("format", "version", "graph", "producer", "seed", "source"))
     _check_origin(header["producer"], header["seed"], header["source"])
-    graph = _keys("graph", header["graph"], ("inputs", "outputs", "nodes"))
+    graph = header["graph"]
+    has_sizes = version >= OPEN_SIZES and isinstance(graph, dict) and "sizes" in graph
+    _keys("graph", graph, ("inputs", "outputs", "nodes", *(["sizes"] if has_sizes else [])))
+    sizes = _sizes(graph["sizes"]) if has_sizes else {}
     header["graph"] = Graph(
-        tuple(_value(v) for v in _list("inputs", graph["inputs"])),
-        tuple(_value(v) for v in _list("outputs", graph["outputs"])),
-        tuple(_node(n) for n in _list("nodes", graph["nodes"])),
+        tuple(_value(v, sizes) for v in _list("inputs", graph["inputs"])),
+        tuple(_value(v, sizes) for v in _list("outputs", graph["outputs"])),
+        tuple(_node(n, sizes) for n in _list("nodes", graph["nodes"])),
     )
+    if open_sizes(header["graph"].inputs) != {name: int(size) for name, size in sizes.items()}:
+        raise FormatError(
+            f"metadata: the inputs must have the open sizes {', '.join(sizes)}, and no formulas"
+        )
     _check_version(header["graph"].nodes, version)
     return header
 
@@ -343,16 +363,38 @@ def _text(where: str, given: object) -> str:
     return given
 
 
-def _value(given: object) -> Value:
+def _sizes(given: object) -> dict[str, Size]:
+    """Return the open sizes of a graph by name."""
+    if not isinstance(given, dict) or not given:
+        raise FormatError(f"metadata: sizes must be an object of examples by name, got {given!r}")
+    for name, size in given.items():
+        if not is_name(name) or type(size) is not int or not 1 <= size < 2**31:
+            raise FormatError(
+                f"metadata: sizes: {name!r}: expected a name of letters, digits and _, and a size "
+                f"of at least 1, got {size!r}"
+            )
+    return {name: Size.open(name, size) for name, size in given.items()}
+
+
+def _size(text: str, sizes: Mapping[str, Size]) -> int:
+    """Return the size that a formula says; refuse one that is not written as it is written here."""
+    size = evaluate(text, sizes)
+    if not isinstance(size, Size) or repr(size) != text:
+        raise FormatError(f"metadata: size {text!r} must be written as {size!r}")
+    return size
+
+
+def _value(given: object, sizes: Mapping[str, Size]) -> Value:
     entry = _keys("an input or output", given, ("name", "shape", "dtype"))
     name = _text("the name of an input or output", entry["name"])
     shape = _list(f"the shape of {name!r}", entry["shape"])
-    if any(n is not None and type(n) is not int for n in shape):
+    if any(n is not None and type(n) is not int and not (sizes and type(n) is str) for n in shape):
         raise FormatError(f"metadata: the shape of {name!r} must hold integers, got {shape!r}")
-    return Value(name, tuple(shape), _text(f"the dtype of {name!r}", entry["dtype"]))
+    whole = tuple(_size(n, sizes) if isinstance(n, str) else n for n in shape)
+    return Value(name, whole, _text(f"the dtype of {name!r}", entry["dtype"]))
 
 
-def _node(given: object) -> Node:
+def _node(given: object, sizes: Mapping[str, Size]) -> Node:
     entry = _keys("a node", given, ("name", "op", "inputs", "outputs", "attributes"))
     name = _text("the name of a node", entry["name"])
     place = f"node {name!r}"
@@ -362,7 +404,17 @@ def _node(given: object) -> Node:
     ]
     if not isinstance(entry["attributes"], dict):
         raise FormatError(f"metadata: {place}: attributes must be an object")
+    op = _text(f"{place}: op", entry["op"])
     attributes: dict[str, Attribute] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in entry["attributes"].items()
+        key: tuple(_entries(op, key, v, sizes)) if isinstance(v, list) else v
+        for key, v in entry["attributes"].items()
     }
-    return Node(name, _text(f"{place}: op", entry["op"]), tensors[0], tensors[1], attributes)
+    return Node(name, op, tensors[0], tensors[1], attributes)
+
+
+def _entries(op: str, attribute: str, given: list[Any], sizes: Mapping[str, Size]) -> list[Any]:
+    """Return a list of an attribute, in which formulas may stand for integers."""
+    kinds = OPERATORS[op].attributes if op in OPERATORS else {}
+    if not sizes or attribute not in kinds or kinds[attribute].type is not int:
+        return given
+    return [_size(v, sizes) if isinstance(v, str) else v for v in given]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from masktools.conversion.convert import Conversion
     from masktools.importers.load import Names
     from masktools.network.graph import Graph
-    from masktools.network.onnx.input_shapes import InputShapes
+    from masktools.network.input_shapes import InputShapes
 
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")

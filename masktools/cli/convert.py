@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from masktools.cli.common import Ready
     from masktools.importers.load import Names
     from masktools.network.graph import Graph
-    from masktools.network.onnx.input_shapes import InputShapes
+    from masktools.network.input_shapes import InputShapes
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 

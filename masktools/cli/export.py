@@ -31,7 +31,7 @@ from masktools.files import check_ending, check_target, whole_file
 if TYPE_CHECKING:
     from masktools.conversion.result import Conversion
     from masktools.layout import BlockLayout
-    from masktools.network.onnx.input_shapes import InputShapes
+    from masktools.network.input_shapes import InputShapes
 
 
 def export_command(

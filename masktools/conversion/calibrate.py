@@ -26,7 +26,7 @@ from masktools.network.layers import layers
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from masktools.network.onnx.input_shapes import InputShapes
+    from masktools.network.input_shapes import InputShapes
 
 RESIDUALS = ("drop", "keep")
 

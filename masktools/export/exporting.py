@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
     from onnx import ModelProto
 
-    from masktools.network.onnx.input_shapes import InputShapes
+    from masktools.network.input_shapes import InputShapes
 
 # What is written, how to name it, and the endings that it has.
 CHECKPOINT = ("a checkpoint", "end its name in .safetensors", (".safetensors",))

@@ -56,7 +56,7 @@ def test_arithmetic_on_shapes_folds_once_sizes_are_given(chain, shapes):
     [
         ({"z": (1, 3, 6, 8)}, r"'z': the network has no such input; it has x \(N, 3, height"),
         ((1, 3, 6), "3 axes, but the network's input has 4"),
-        ((1, 4, 6, 8), "the file fixes axis 1 to 3"),
+        ((1, 4, 6, 8), "the network fixes axis 1 to 3"),
         ((1, 3, 0, 8), "axis 2 must have a size of at least 1, not 0"),
         ((1, 3, -2, 8), "not -2"),
     ],
