@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import open_networks
 import pytest
+from onnx_models import model as make
+from onnx_models import node, weight
 from open_networks import exported, image, outputs, same_padding
 from ticket_commands import run as command
 
@@ -93,6 +95,27 @@ def test_masks_and_what_they_shrink_hold_at_every_size(networks, name, tmp_path)
         model = runtime.load(out, backend)
         for shape in shapes:
             assert_equal(model, masked, shape)
+
+
+def test_constant_channels_count_where_pads_follow_from_the_size():
+    """At the even sizes of the examples nothing is padded, at odd ones the border is."""
+    w = weight(6, 3, 1, 1)
+    w[:3] = 0  # rows that make constant channels
+    net = make(
+        [
+            node("Conv", ["x", "w", "bias"], ["a"], name="a"),
+            node("Relu", ["a"], ["r"]),
+            node("Conv", ["r", "v"], ["b"], name="b", auto_pad="SAME_UPPER", strides=[2, 2]),
+            node("Conv", ["b", "u"], ["y"], name="c"),
+        ],
+        {"w": w, "bias": np.full(6, 2, "f4"), "v": weight(4, 6, 2, 2), "u": weight(2, 4, 1, 1)},
+        [("x", ["N", 3, "height", "width"])],
+    )
+    checkpoint, _ = prepare(net)
+    assert checkpoint.graph.constants["a.weight"].shape[0] < 6
+    model = Model(plans.build(checkpoint), ReferenceBackend())
+    for shape in ((1, 3, 8, 6), (2, 3, 7, 5)):
+        assert_equal(model, net, shape)
 
 
 def test_an_executable_for_each_shape_and_few_of_them_are_kept(networks):
