@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx_models import ints, model, node, weight
-from open_networks import exported, image
+from open_networks import MODULES, exported, image, same_padding
 from ticket_commands import run as command
 
 import masktools
 import runtime
 from masktools.errors import CalibrationError, GraphError
+from masktools.network.fixing import fixed, sizes_of
 from masktools.network.onnx.reader import read_onnx
-from masktools.network.sizes import spelled
+from masktools.network.sizes import Size, spelled
 
 OPEN = [("x", ["N", 3, "height", "width"])]
 WINDOW = {"kernel_shape": [7, 7], "strides": [7, 7]}
@@ -198,3 +199,25 @@ def test_networks_are_calibrated_at_the_sizes_of_the_samples(net, tmp_path):
     assert spelled(runtime.load(tmp_path / "out.safetensors").inputs[0].shape)[2] == "height"
     with pytest.raises(CalibrationError, match=r"expected shape \(N, 3, height, width\)"):
         masktools.calibrate(net, result, images[:, :2], run=runtime.prepare, progress=False)
+
+
+@pytest.mark.parametrize("name", [*MODULES, "same padding"])
+def test_formulas_are_what_is_read_where_the_sizes_are_given(name):
+    """Two ways to one network: its formulas at some sizes, and its file at these."""
+    net, tried = same_padding() if name == "same padding" else exported(name)
+    graph = read_onnx(net)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        shape = [
+            n - 8 + int(rng.integers(0, 40)) if isinstance(own, Size) else n
+            for n, own in zip(tried[0], graph.inputs[0].shape, strict=True)
+        ]
+        given = read_onnx(net, ["?", *shape[1:]])
+        numbers = fixed(graph, sizes_of(graph.inputs, {"x": tuple(shape)}))
+        assert numbers.outputs == given.outputs
+        for one, other in zip(numbers.nodes, given.nodes, strict=True):
+            assert (one.op, one.inputs, one.attributes) == (
+                other.op,
+                other.inputs,
+                other.attributes,
+            )
