@@ -11,7 +11,7 @@ import re
 import pytest
 from paths import ROOT
 
-from masktools.checkpoint.file import VERSION
+from masktools.checkpoint.metadata import VERSION
 from masktools.network.onnx.rewrites import REWRITES
 from masktools.network.operators import OPERATORS
 from masktools.network.operators.elementwise import FUNCTIONS

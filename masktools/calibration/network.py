@@ -14,7 +14,7 @@ from masktools.calibration.choice import MOST, choosable, multiplications
 from masktools.calibration.measure import Distance, distances
 from masktools.calibration.passes import Fitted, refit
 from masktools.calibration.report import Calibration, CalibrationReport, LayerCalibration
-from masktools.calibration.samples import Samples, samples
+from masktools.calibration.samples import Samples, samples, sized
 from masktools.calibration.statistics import match_statistics
 from masktools.calibration.walk import Run, Step
 from masktools.checks import BoolArray, as_array
@@ -67,6 +67,7 @@ def calibrate_graph(
         See `masktools.calibrate`.
     """
     check_method(method)
+    graph = sized(graph, inputs)
     known = layers(graph)
     _check_kept(kept, known)
     given = samples(graph, inputs)

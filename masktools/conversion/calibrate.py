@@ -26,6 +26,8 @@ from masktools.network.layers import layers
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from masktools.network.input_shapes import InputShapes
+
 RESIDUALS = ("drop", "keep")
 
 
@@ -39,6 +41,7 @@ def calibrate(
     method: str = "refit",
     residual: str = "drop",
     include: Iterable[str] = (),
+    input_shapes: InputShapes | None = None,
     progress: bool = True,
 ) -> Calibration:
     """Fit the values of a converted network to what the network before conversion computes.
@@ -72,6 +75,8 @@ def calibrate(
         Whether non-zero weights outside the blocks are stored too.
     include : iterable of str, default ()
         Layers to fit although they stayed dense.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        Sizes that an ONNX file leaves open, as in `masktools.export.from_onnx`.
     progress : bool, default True
         Show a bar on standard error, where that is a terminal.
 
@@ -134,7 +139,7 @@ def calibrate(
     """
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
-    graph = _graph(network)
+    graph = _graph(network, input_shapes)
     layouts = _layouts(layouts)
     kept = _kept(graph, layouts, residual, Named.of((), include).include)
     return calibrate_graph(
@@ -144,7 +149,12 @@ def calibrate(
     )  # fmt: skip
 
 
-def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) -> Graph:
+def _graph(
+    network: Graph | Checkpoint | ModelProto | str | os.PathLike[str],
+    input_shapes: InputShapes | None,
+) -> Graph:
+    if isinstance(network, Graph | Checkpoint) and input_shapes is not None:
+        raise TypeError("input_shapes is for ONNX files: this network was read already")
     if isinstance(network, Graph):
         return network
     if isinstance(network, Checkpoint):
@@ -152,7 +162,7 @@ def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) ->
         return replace(network.graph, constants={**network.graph.constants, **sparse})
     from masktools.network.onnx.reader import read_onnx
 
-    return read_onnx(network)
+    return read_onnx(network, input_shapes)
 
 
 def _layouts(

@@ -14,8 +14,10 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source
+from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.unsupported import operator, unsupported
 from masktools.network.shapes import output_shapes
+from masktools.network.sizes import Size
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -44,7 +46,7 @@ class Pass:
     weights : mapping of str to ndarray
         The initializers.
     inputs : mapping of str to tuple of int
-        The inputs' shapes.
+        The inputs' shapes; a `Size` where the file leaves one open.
     batch : int or None
         The batch size that the file itself fixes, which its constants may repeat.
     rewrites : mapping of str to callable
@@ -81,6 +83,8 @@ class Pass:
         self.weights: dict[str, list[tuple[str, bool]]] = {}
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._constants = dict(weights)  # All that is known while reading, integers too.
+        # The formulas of constants that follow from open sizes.
+        self._entries: dict[str, NDArray[Any]] = {}
         self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
         self._alias: dict[str, str] = {}
@@ -117,7 +121,8 @@ class Pass:
             return tuple(int(v) for v in source.take(name))
         if not source.input(index):
             return None
-        return tuple(int(v) for v in self.constant_input(source, index, name).ravel())
+        value = self.constant_input(source, index, name)
+        return sizes(value, self._entries.get(source.input(index)))
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a tensor at this batch size."""
@@ -126,7 +131,7 @@ class Pass:
 
     def is_batch(self, size: int) -> bool:
         """Return whether a size on the first axis is the batch size."""
-        return size in self._batches
+        return size in self._batches and not isinstance(size, Size)
 
     # --- and what it makes ----------------------------------------------------------------------
 
@@ -267,24 +272,45 @@ class Pass:
         self, proto: NodeProto, source: Source, values: Sequence[NDArray[Any] | None]
     ) -> None:
         """Evaluate a node whose inputs are known."""
-        from onnx.reference import ReferenceEvaluator
-
         if source.op not in FOLDED:
             raise source.refuse(f"operator {source.op!r} on constants is not supported")
         self._folding.check(source, values)
         feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
         try:
-            # A node alone would be taken for one of the newest operator set.
-            made = ReferenceEvaluator(_alone(proto, self.opset)).run(None, feeds)
+            made = _run(proto, self.opset, feeds)
         except Exception as error:
             raise source.refuse(f"its constants cannot be computed: {error}") from error
         # A weight keeps its name through what is done to it: a mask, a norm, a transposition.
         origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
         origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
-        for name, value in zip(filter(None, proto.output), made, strict=True):
-            self._constants[name] = np.asarray(value)
+        made = [np.asarray(value) for value in made]
+        entries = self._followed(proto, source, values, made)
+        for name, value, formulas in zip(filter(None, proto.output), made, entries, strict=True):
+            self._constants[name] = value
+            if formulas is not None:
+                self._entries[name] = formulas
             if origin and source.op not in ("Shape", "Size"):
                 self._origin[name] = origin
+
+    def _followed(
+        self,
+        proto: NodeProto,
+        source: Source,
+        values: Sequence[NDArray[Any] | None],
+        made: Sequence[NDArray[Any]],
+    ) -> Sequence[NDArray[Any] | None]:
+        """Return the formulas of what a node makes, where it follows from open sizes."""
+        if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
+            return [of_shape(source, self.shapes[source.inputs[0]])]
+        entries = [self._entries.get(name) for name in source.inputs]
+        if all(entry is None for entry in entries):
+            return [None] * len(made)
+
+        def again(places: Mapping[int, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+            feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
+            return _run(proto, self.opset, feeds | {proto.input[at]: v for at, v in places.items()})
+
+        return follow(source, values, entries, made, again)
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:
@@ -301,6 +327,14 @@ class Pass:
             tuple(nodes),
             {name: array for name, array in self._kept.items() if name in read},
         )
+
+
+def _run(proto: NodeProto, opset: int, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    from onnx.reference import ReferenceEvaluator
+
+    # A node alone would be taken for one of the newest operator set.
+    made: Sequence[NDArray[Any]] = ReferenceEvaluator(_alone(proto, opset)).run(None, dict(feeds))
+    return made
 
 
 def _alone(proto: NodeProto, opset: int) -> ModelProto:

@@ -24,6 +24,7 @@ from masktools.network.onnx.rewrites_windows import (
     resize,
     upsample,
 )
+from masktools.network.sizes import Size
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -118,7 +119,7 @@ def _split(ctx: Pass, source: Source) -> None:
     size, count = ctx.shape(x)[axis], source.take("num_outputs", len(source.outputs))
     sizes = ctx.integers(source, "split", 1)
     if sizes is None:
-        part = math.ceil(size / count)
+        part = -(-size // count)
         sizes = (*(part,) * (count - 1), size - part * (count - 1))
     outputs = [name or ctx.fresh(f"{source.name}_unused") for name in source.outputs]
     if len(sizes) != len(outputs):
@@ -178,6 +179,8 @@ def _reshape(ctx: Pass, source: Source) -> None:
 def _squeeze(ctx: Pass, source: Source) -> None:
     x = source.inputs[0]
     given, shape = ctx.integers(source, "axes", 1), ctx.shape(x)
+    if given is None and any(isinstance(size, Size) for size in shape):
+        raise source.refuse("it needs axes where sizes are open: which are 1 depends on the input")
     axes = tuple(i for i, n in enumerate(shape) if n == 1) if given is None else given
     axes = tuple(sorted(source.axes(axes, len(shape))))
     if axes:

@@ -22,6 +22,7 @@ from masktools.network.operators.rules import (
     same_shape,
     uncut,
 )
+from masktools.network.sizes import broadcast
 
 Function: TypeAlias = Callable[[Values, Mapping[str, float]], Any]
 
@@ -80,7 +81,7 @@ FUNCTIONS: Mapping[str, Operator] = {
 
 
 def _broadcast_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    return [np.broadcast_shapes(*given)]
+    return [broadcast(*given)]
 
 
 def _arithmetic_channels(flow: Flow, node: Node) -> list[Labels] | None:

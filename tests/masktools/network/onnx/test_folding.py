@@ -193,9 +193,3 @@ def test_a_softmax_over_the_batch_is_opened_only_by_the_file_itself():
     assert read_onnx(net).inputs[0].shape == (2, 3)
     net.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
     assert read_onnx(net).inputs[0].shape == (None, 3)
-
-
-def test_open_image_sizes_are_refused_with_advice():
-    net = model([node("Relu", ["x"], ["y"])], inputs=[("x", ["N", 3, "H", "W"])])
-    with pytest.raises(GraphError, match=r"input 'x': shape .* leaves more open than the batch"):
-        read_onnx(net)
