@@ -14,6 +14,7 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source
+from masktools.network.onnx.spelled import unspelled
 from masktools.network.onnx.unsupported import operator, unsupported
 from masktools.network.shapes import output_shapes
 
@@ -304,6 +305,7 @@ class Pass:
             if found != name:
                 self.emit("Identity", [found], name, f"Identity_{name}")
         nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
             tuple(Value(name, shape) for name, shape in inputs.items()),
