@@ -72,8 +72,9 @@ def test_constants_are_folded_by_the_rules_of_their_own_operator_set(opset):
     ("op", "attributes"),
     [
         ("Elu", {"alpha": 0.5}), ("Tanh", {}), ("Erf", {}), ("Gelu", {}), ("Mish", {}), ("Exp", {}),
-        ("Gelu", {"approximate": "tanh"}), ("Swish", {"alpha": 1.5}), ("ThresholdedRelu", {}),
-        ("Selu", {}), ("Celu", {"alpha": 0.5}), ("Softsign", {}), ("Softplus", {}), ("Abs", {}),
+        ("Gelu", {"approximate": "tanh"}), ("Swish", {"alpha": 1.5}), ("Swish", {}),
+        ("ThresholdedRelu", {}), ("Selu", {}), ("Celu", {"alpha": 0.5}), ("Celu", {}),
+        ("Softsign", {}), ("Softplus", {}), ("Abs", {}),
         ("HardSigmoid", {}), ("HardSwish", {}), ("LeakyRelu", {"alpha": 0.5}), ("Relu", {}),
     ],
 )  # fmt: skip
