@@ -210,13 +210,13 @@ inline V apply(const Activation& activation, V x) {
     case Activation::Op::kClip:
       return clamp(x, zero + alpha, zero + beta);
     case Activation::Op::kLeakyRelu:
-      return x < zero ? x * alpha : x;
+      return leaky_relu(x, alpha);
     case Activation::Op::kSigmoid:
       return one / (one + exponential(zero - x));
     case Activation::Op::kHardSigmoid:
-      return clamp(x * alpha + beta, zero, one);
+      return hard_sigmoid(x, alpha, beta);
     case Activation::Op::kHardSwish:
-      return x * clamp(x * (1.0f / 6.0f) + 0.5f, zero, one);
+      return hard_swish(x);
     case Activation::Op::kSoftplus:
       return softplus(x);
     case Activation::Op::kElu:

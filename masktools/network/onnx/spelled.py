@@ -108,7 +108,7 @@ def _regions(
     constants: Mapping[str, NDArray[Any]],
     follows_from: Any,  # noqa: ANN401 - a function of a value and a region
 ) -> Iterator[tuple[str, list[int]]]:
-    """Yield values from which alone a node's output follows, with the nodes between; far ones last."""
+    """Yield what alone a node's output follows from, with the nodes between; far ones last."""
     region: list[int] = []
     open_: set[str] = set()
     at = end
