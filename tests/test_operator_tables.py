@@ -142,7 +142,7 @@ def shouted(op):
     [
         ("cpu/binding/arguments.cpp", r'\{"(\w+)", Op::k\1\}'),
         ("cpu/simd/activate.cpp", r"activate_as<Activation::Op::k(\w+)>\("),
-        ("cpu/simd/epilogue.h", r"case Activation::Op::k(\w+):\n      return (?!true)"),
+        ("cpu/simd/functions.h", r"case Activation::Op::k(\w+):\n      return (?!true)"),
         ("tests/cpp/definitions.h", r"case Activation::Op::k(\w+):"),
         ("tests/cpp/definitions.h", r"\{Activation::Op::k(\w+),"),
     ],

@@ -15,6 +15,7 @@ from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
+from masktools.network.onnx.spelled import unspelled
 from masktools.network.onnx.unsupported import operator, unsupported
 from masktools.network.shapes import output_shapes
 from masktools.network.sizes import Size
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 # What a network may compute of its constants and shapes while it is read.
 _FOLDED = """
-    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Elu
-    Equal Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less
-    LessOrEqual Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt Squeeze
-    Sub Sum Tile Transpose Unsqueeze Where
+    Abs Add And Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Cos DequantizeLinear
+    Div Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements Gelu Greater GreaterOrEqual
+    HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log LogSoftmax Max Min Mish Mod Mul
+    Neg Not Or PRelu Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    Relu Reshape Round Selu Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign Split Sqrt
+    Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Where
 """
 FOLDED = frozenset(_FOLDED.split())
 
@@ -87,6 +89,7 @@ class Pass:
         self._entries: dict[str, NDArray[Any]] = {}
         self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
+        self._numbers: dict[float, str] = {}  # Of those constants that `number` made.
         self._alias: dict[str, str] = {}
         self._origin: dict[str, str] = {}
         self._taken = {name for node in proto.node for name in node.output} | set(inputs)
@@ -216,9 +219,17 @@ class Pass:
         self._nodes.append(node)
         self.shapes.update(zip(made, output_shapes(node, known), strict=True))
 
-    def remove(self, source: Source) -> None:
-        """Let a node's output be its first input."""
-        self._alias[source.outputs[0]] = source.inputs[0]
+    def number(self, value: float) -> str:
+        """Return the name of a constant of one number, for `emit`."""
+        name = self._numbers.get(value)
+        if name is None:
+            name = self._numbers[value] = self.fresh("number")
+            self._constants[name] = np.array(value, np.float32)
+        return name
+
+    def remove(self, source: Source, value: str | None = None) -> None:
+        """Let a node's output be its first input, or another value that was made."""
+        self._alias[source.outputs[0]] = source.inputs[0] if value is None else value
 
     def define(self, source: Source, array: NDArray[Any]) -> None:
         """Let a node's output be a constant."""
@@ -320,6 +331,7 @@ class Pass:
             if found != name:
                 self.emit("Identity", [found], name, f"Identity_{name}")
         nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
             tuple(Value(name, shape) for name, shape in inputs.items()),

@@ -7,13 +7,12 @@ name afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
+from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
 from masktools.network.onnx.rewrites_windows import (
     batch_norm,
     conv,
@@ -26,56 +25,7 @@ from masktools.network.onnx.rewrites_windows import (
 )
 from masktools.network.sizes import Size
 
-LARGEST = float(np.finfo(np.float32).max)
-
-
-def _axis(ctx: Pass, source: Source, default: int) -> int:
-    axis, rank = source.take("axis", default), len(ctx.shape(source.inputs[0]))
-    return source.axes((axis,), rank)[0]
-
-
-# --- element by element -------------------------------------------------------------------------
-
-
-def _plain(**attributes: float) -> Callable[[Pass, Source], None]:
-    """Return the rewrite of an operator that only has attributes of type float."""
-
-    def rewrite(ctx: Pass, source: Source) -> None:
-        values: dict[str, Any] = {
-            name: float(source.take(name, default)) for name, default in attributes.items()
-        }
-        ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **values)
-
-    return rewrite
-
-
-def _arithmetic(ctx: Pass, source: Source) -> None:
-    ctx.emit(source.op, source.inputs, source.outputs[0], source.name)
-
-
-def _clip(ctx: Pass, source: Source) -> None:
-    bounds: dict[str, Any] = {}
-    for index, name in enumerate(("min", "max"), 1):
-        value = source.take(name)
-        if value is None and source.input(index):
-            value = ctx.constant_input(source, index, name).item()
-        if value is not None and abs(value) < LARGEST:
-            bounds[name] = float(value)
-    ctx.emit("Clip", source.inputs[:1], source.outputs[0], source.name, **bounds)
-
-
-def _softmax(ctx: Pass, source: Source) -> None:
-    x, y = source.inputs[0], source.outputs[0]
-    axis = _axis(ctx, source, -1 if ctx.opset >= 13 else 1)
-    shape = ctx.shape(x)
-    if ctx.opset >= 13 or math.prod(shape[axis + 1 :]) == 1:
-        ctx.emit("Softmax", [x], y, source.name, axis=axis)
-        return
-    # Before operator set 13 it was taken over all axes from this one on, as if they were one.
-    flat, soft = ctx.fresh(f"{x}_flat"), ctx.fresh(f"{y}_flat")
-    ctx.emit("Flatten", [x], flat, f"{source.name}_flatten", axis=axis)
-    ctx.emit("Softmax", [flat], soft, source.name, axis=1)
-    ctx.emit("Reshape", [soft], y, f"{source.name}_reshape", shape=(-1, *shape[1:]))
+# --- what changes nothing ------------------------------------------------------------------------
 
 
 def _removed(ctx: Pass, source: Source) -> None:
@@ -109,13 +59,13 @@ def _cast_like(ctx: Pass, source: Source) -> None:
 
 
 def _concat(ctx: Pass, source: Source) -> None:
-    axis = _axis(ctx, source, 1)
+    axis = axis_of(ctx, source, 1)
     ctx.emit("Concat", source.inputs, source.outputs[0], source.name, axis=axis)
 
 
 def _split(ctx: Pass, source: Source) -> None:
     x = source.inputs[0]
-    axis = _axis(ctx, source, 0)
+    axis = axis_of(ctx, source, 0)
     size, count = ctx.shape(x)[axis], source.take("num_outputs", len(source.outputs))
     sizes = ctx.integers(source, "split", 1)
     if sizes is None:
@@ -203,39 +153,27 @@ def _transpose(ctx: Pass, source: Source) -> None:
 
 
 REWRITES: Rewrites = {
-    "Add": _arithmetic,
+    **ELEMENTWISE,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Clip": _clip,
     "Concat": _concat,
     "Conv": conv,
-    "Div": _arithmetic,
     "Dropout": _removed,
-    "Elu": _plain(alpha=1.0),
     "Flatten": _flatten,
     "Gemm": gemm,
-    "GlobalAveragePool": _plain(),
-    "HardSigmoid": _plain(alpha=0.2, beta=0.5),
-    "HardSwish": _plain(),
+    "GlobalAveragePool": plain(),
     "Identity": _removed,
-    "LeakyRelu": _plain(alpha=0.01),
     "MatMul": matmul,
     "MaxPool": pool,
-    "Mul": _arithmetic,
     "Pad": _pad,
     "ReduceMean": reduce_mean,
-    "Relu": _plain(),
     "Reshape": _reshape,
     "Resize": resize,
-    "Sigmoid": _plain(),
     "Slice": _slice,
-    "Softmax": _softmax,
-    "Softplus": _plain(),
     "Split": _split,
     "Squeeze": _squeeze,
-    "Sub": _arithmetic,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Upsample": upsample,
