@@ -6,8 +6,6 @@ name afterwards.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from masktools.network.onnx.node import Source
