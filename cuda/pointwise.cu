@@ -8,7 +8,7 @@
 
 namespace masktools {
 
-enum PointwiseOp { COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD };
+enum PointwiseOp { COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD, MAX, MIN, PRELU };
 
 __device__ __forceinline__ float combine(int op, float a, float b, float c) {
   switch (op) {
@@ -26,6 +26,12 @@ __device__ __forceinline__ float combine(int op, float a, float b, float c) {
       return b / a;
     case MUL_ADD:
       return a * b + c;
+    case MAX:  // of two numbers, a NaN where either is
+      return a > b || a != a ? a : b;
+    case MIN:
+      return a < b || a != a ? a : b;
+    case PRELU:
+      return a < 0 ? a * b : a;
     default:
       return a;
   }

@@ -1,5 +1,5 @@
-// Sums along axes of a value: reductions of any kind, the mean of an image, softmax, and what takes
-// mean and variance away.
+// Sums along axes of a value: reductions of any kind, the mean of an image, softmax or its
+// logarithm, and what takes mean and variance away.
 //
 // Launch: blocks of (X, Y) threads with X * Y <= THREADS and Y a power of two; X neighbouring rows,
 // each shared by Y threads. A row is what is summed, wherever it lies; grid: ceil(rows / X).
@@ -139,7 +139,7 @@ __device__ __forceinline__ void normalize(const T* x, T* y, const float* scale, 
 }
 
 // Along row.sizes[0]; row.sizes[1] is 1.
-template <class T>
+template <bool LOGARITHM, class T>
 __device__ __forceinline__ void softmax(const T* x, T* y, const Walk<2>& rows, const Row& row) {
   __shared__ float shared[THREADS];
   const int index = blockIdx.x * blockDim.x + threadIdx.x;
@@ -161,7 +161,8 @@ __device__ __forceinline__ void softmax(const T* x, T* y, const Walk<2>& rows, c
   sum = together<Add>(shared, sum);
   if (index >= rows.count) return;
   for (int i = threadIdx.y; i < row.sizes[0]; i += blockDim.y) {
-    to[i * row.y[0]] = from_float<T>(expf(to_float(from[i * row.x[0]]) - largest) / sum);
+    const float below = to_float(from[i * row.x[0]]) - largest;
+    to[i * row.y[0]] = from_float<T>(LOGARITHM ? below - logf(sum) : expf(below) / sum);
   }
 }
 
@@ -203,10 +204,20 @@ extern "C" __global__ void __launch_bounds__(256)
 
 extern "C" __global__ void __launch_bounds__(256)
     softmax_float32(const float* x, float* y, Walk<2> rows, Row row) {
-  softmax(x, y, rows, row);
+  softmax<false>(x, y, rows, row);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     softmax_float16(const Half* x, Half* y, Walk<2> rows, Row row) {
-  softmax(x, y, rows, row);
+  softmax<false>(x, y, rows, row);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    log_softmax_float32(const float* x, float* y, Walk<2> rows, Row row) {
+  softmax<true>(x, y, rows, row);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    log_softmax_float16(const Half* x, Half* y, Walk<2> rows, Row row) {
+  softmax<true>(x, y, rows, row);
 }

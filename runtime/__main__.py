@@ -32,6 +32,12 @@ Dtype = Annotated[str, typer.Option(help="The type to compute in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads.")]
 Tune = Annotated[bool, typer.Option("--tune", help="Time choices first, and remember them.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples at once.")]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="C,H,W", help="The shape of a sample: sizes that are open, or to be sure of it."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
@@ -63,9 +69,7 @@ def run(
 def bench(
     checkpoint: Checkpoint,
     batch: Batch,
-    shape: Annotated[
-        str | None, typer.Option(metavar="C,H,W", help="The shape of a sample, to be sure of it.")
-    ] = None,
+    shape: Shape = None,
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -91,6 +95,7 @@ def bench(
         "threads": threads,
         "tuned": model.backend.tuned,
         "batch": batch,
+        **_sizes(model, given),
         "repeat": repeat,
         "median_ms": median,
         "p10_ms": p10,
@@ -106,6 +111,7 @@ def bench(
 def profile(
     checkpoint: Checkpoint,
     batch: Batch,
+    shape: Shape = None,
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     threads: Threads = None,
@@ -115,7 +121,9 @@ def profile(
     import runtime
 
     model = runtime.load(checkpoint, backend, dtype, threads)
-    rows = model.profile(_random_inputs(model, batch, None))
+    inputs = _random_inputs(model, batch, shape)
+    rows = model.profile(inputs)
+    plan = model.plan.at({name: array.shape for name, array in inputs.items()})
     if as_json:
         _print_json(
             {
@@ -124,7 +132,8 @@ def profile(
                 "dtype": dtype,
                 "threads": threads,
                 "batch": batch,
-                "peak_bytes": model.plan.peak_bytes(batch),
+                **_sizes(model, inputs),
+                "peak_bytes": plan.peak_bytes(batch),
                 "steps": [asdict(row) for row in rows],
             }
         )
@@ -170,17 +179,45 @@ def _random_inputs(model: Model, batch: int, shape: str | None) -> dict[str, Any
 
     from runtime.errors import InputError
 
-    sample = tuple(model.inputs[0].shape[1:])
-    if shape is not None and tuple(shape.split(",")) != tuple(map(str, sample)):
-        raise InputError(f"--shape {shape}: the network takes {','.join(map(str, sample))}")
+    sizes = _open_sizes(model, shape)
+    first = [value.shape[0] for value in model.inputs]
+    if None not in first and first != [batch] * len(first):
+        raise InputError(f"--batch {batch}: input {model.inputs[0].name!r} takes {first[0]} alone")
     random = np.random.default_rng(0)
-    inputs = {}
-    for value in model.inputs:
-        sizes = tuple(batch if n is None else n for n in value.shape)
-        if sizes[0] != batch:
-            raise InputError(f"--batch {batch}: input {value.name!r} takes {sizes[0]} alone")
-        inputs[value.name] = random.standard_normal(sizes, np.float32)
-    return inputs
+    return {
+        value.name: random.standard_normal(
+            tuple(batch if n is None else sizes.get(str(n), n) for n in value.shape), np.float32
+        )
+        for value in model.inputs
+    }
+
+
+def _open_sizes(model: Model, shape: str | None) -> dict[str, int]:
+    """Return the open sizes by name: those of a sample of the first input, else the examples."""
+    from masktools.network.fixing import open_sizes
+    from runtime.errors import InputError
+
+    sizes = open_sizes(model.inputs)
+    if shape is None:
+        return sizes
+    sample, given = model.inputs[0].shape[1:], shape.split(",")
+    named: dict[str, str] = {}
+    for size, text in zip(map(str, sample), given, strict=False):
+        wanted = named.setdefault(size, text) if size in sizes else size
+        if text != wanted or not text.isdigit() or int(text) < 1:
+            break
+    else:
+        if len(given) == len(sample):
+            return sizes | {name: int(text) for name, text in named.items()}
+    raise InputError(f"--shape {shape}: the network takes {','.join(map(str, sample))}")
+
+
+def _sizes(model: Model, inputs: dict[str, Any]) -> dict[str, str]:
+    """Return the inputs' shapes as a figure, where they have open sizes."""
+    from masktools.network.fixing import open_sizes
+
+    said = ", ".join(f"{name} {'x'.join(map(str, a.shape))}" for name, a in inputs.items())
+    return {"inputs": said} if open_sizes(model.inputs) else {}
 
 
 def _wait(model: Model, inputs: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from masktools import checkpoint
 from masktools.forks import lock_of
 from masktools.network.graph import Value
+from masktools.network.sizes import Size
 from runtime.backend import Backend, Executable, choose
 from runtime.errors import InputError, PlanError
 from runtime.plan import cost, plan
@@ -154,7 +155,7 @@ class Model:
         self._compiled: OrderedDict[tuple[Shape, ...], Executable] = OrderedDict()
         self._lock = lock_of(self)
         # A dtype or a number of threads that the backend lacks is found now, not at the first call.
-        sizes = {v.name: tuple(1 if n is None else n for n in v.shape) for v in self.inputs}
+        sizes = {v.name: tuple(1 if n is None else int(n) for n in v.shape) for v in self.inputs}
         self._executable(sizes)
 
     def __repr__(self) -> str:
@@ -167,7 +168,11 @@ class Model:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        """Names, shapes (None: any batch) and dtypes of what it takes."""
+        """Names, shapes and dtypes of what it takes.
+
+        None in a shape is any batch, a `masktools.network.sizes.Size` any size: its text is its
+        name, its number an example.
+        """
         return self.plan.inputs
 
     @property
@@ -181,7 +186,8 @@ class Model:
         Parameters
         ----------
         x : ndarray of float32, shape (N, C, H, W); or a mapping of input names to such
-            Any batch N where the network leaves it open. Not changed.
+            Any batch N where the network leaves it open, and any other size that it leaves open.
+            Not changed.
 
         Returns
         -------
@@ -193,7 +199,12 @@ class Model:
         TypeError
             If `x` is no array, or not of float32.
         InputError
-            If a name, the rank or a size differs from what the network takes.
+            If a name, the rank or a size differs from what the network takes, or it does not
+            work at an open size: naming the node and the shapes.
+
+        Notes
+        -----
+        Each new shape is compiled when it first comes; the last `KEPT_SHAPES` are kept.
         """
         outputs = self._run(self._checked(x), None)
         return next(iter(outputs.values())) if len(self.outputs) == 1 else outputs
@@ -215,18 +226,19 @@ class Model:
         self._run(inputs, None)
         seconds: list[float] = []
         self._run(inputs, seconds)
-        batch = self.plan.batch({name: tuple(a.shape) for name, a in inputs.items()})
+        shapes = {name: tuple(a.shape) for name, a in inputs.items()}
+        made, batch = self._planned(shapes), self.plan.batch(shapes)
         return [
             StepProfile(
                 step.name,
                 step.operator,
-                tuple(self.plan.shape(value, batch) for value in step.inputs),
-                self.plan.shape(step.output, batch),
+                tuple(made.shape(value, batch) for value in step.inputs),
+                made.shape(step.output, batch),
                 cost.density(step),
-                cost.multiplications(self.plan, step, batch),
+                cost.multiplications(made, step, batch),
                 elapsed,
             )
-            for step, elapsed in zip(self.plan.steps, seconds, strict=True)
+            for step, elapsed in zip(made.steps, seconds, strict=True)
         ]
 
     def _run(self, inputs: Mapping[str, Array], seconds: list[float] | None) -> dict[str, Array]:
@@ -246,12 +258,18 @@ class Model:
         with self._lock:
             if key not in self._compiled:
                 self._compiled[key] = self.backend.compile(
-                    self.plan, shapes, self.dtype, self.threads
+                    self._planned(shapes), shapes, self.dtype, self.threads
                 )
                 while len(self._compiled) > KEPT_SHAPES:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
             return self._compiled[key]
+
+    def _planned(self, shapes: Mapping[str, Shape]) -> plan.Plan:
+        try:
+            return self.plan.at(shapes)
+        except PlanError as error:
+            raise InputError(str(error)) from error
 
     def _checked(self, x: Array | Mapping[str, Array]) -> dict[str, Array]:
         given = x if isinstance(x, Mapping) else {self.inputs[0].name: x}
@@ -276,7 +294,8 @@ def _check_input(value: Value, array: Array) -> None:
     if array.dtype != np.dtype(value.dtype):
         raise TypeError(f"input {value.name!r}: expected {value.dtype}, got {array.dtype}")
     fits = len(array.shape) == len(value.shape) and all(
-        n is None or n == m for n, m in zip(value.shape, array.shape, strict=True)
+        n is None or isinstance(n, Size) or n == m
+        for n, m in zip(value.shape, array.shape, strict=True)
     )
     if not fits or 0 in array.shape:
         raise InputError(

@@ -8,6 +8,7 @@ dtype "float64" where that is too much.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -215,6 +216,26 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, x.dtype.type(1), small) / (1 + small))
 
 
+def _swish(x: Array, alpha: Any, beta: Any) -> Array:  # noqa: ANN401
+    # A cube overflows early, and would be NaN times 0.
+    return np.asarray(x * _sigmoid(alpha * x + beta * x**3 if beta else alpha * x))
+
+
+def _mish(x: Array) -> Array:
+    return np.asarray(x * np.tanh(np.logaddexp(x, x.dtype.type(0))))
+
+
+def _error_function(x: Array) -> Array:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), x.dtype)
+
+
+def _gelu(x: Array) -> Array:
+    # The complement keeps the digits that 1 + erf(x / sqrt(2)) loses where x is below zero.
+    wide = x.astype(np.float64)
+    complement = np.vectorize(math.erfc, otypes=[np.float64])(-wide / math.sqrt(2))
+    return np.asarray(wide * complement / 2, x.dtype)
+
+
 # For each activation, the function that computes it.
 ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
     "Relu": lambda x, alpha, beta: np.maximum(x, 0),
@@ -225,6 +246,15 @@ ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
     "HardSwish": lambda x, alpha, beta: x * np.clip(x / 6 + x.dtype.type(0.5), 0, 1),
     "Softplus": lambda x, alpha, beta: np.logaddexp(x, x.dtype.type(0)),
     "Elu": lambda x, alpha, beta: np.where(x >= 0, x, alpha * np.expm1(x)),
+    "Tanh": lambda x, alpha, beta: np.tanh(x),
+    "Erf": lambda x, alpha, beta: _error_function(x),
+    "Gelu": lambda x, alpha, beta: _gelu(x),
+    "Swish": _swish,
+    "Mish": lambda x, alpha, beta: _mish(x),
+    "Exp": lambda x, alpha, beta: np.exp(x),
+    "Log": lambda x, alpha, beta: np.log(x),
+    "Sqrt": lambda x, alpha, beta: np.sqrt(x),
+    "ThresholdedRelu": lambda x, alpha, beta: np.where(x <= alpha, 0, x),
 }
 
 
@@ -238,7 +268,15 @@ def _scale_shift(step: s.ScaleShift, shape: Shape, inputs: list[Array]) -> Array
     return _activated(step.activation, x)
 
 
-_ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+_ARITHMETIC: Mapping[str, Callable[[Array, Array], Array]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "PRelu": lambda x, slope: np.where(x < 0, x * slope, x),
+}
 
 
 def _arithmetic(step: s.Arithmetic, shape: Shape, inputs: list[Array]) -> Array:
@@ -326,8 +364,9 @@ def _transpose(step: s.Transpose, shape: Shape, inputs: list[Array]) -> Array:
 
 
 def _softmax(step: s.Softmax, shape: Shape, inputs: list[Array]) -> Array:
-    powers = np.exp(inputs[0] - inputs[0].max(axis=step.axis, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=step.axis, keepdims=True))
+    below = inputs[0] - inputs[0].max(axis=step.axis, keepdims=True)
+    sums = np.exp(below).sum(axis=step.axis, keepdims=True)
+    return np.asarray(below - np.log(sums) if step.logarithm else np.exp(below) / sums)
 
 
 def _normalize(step: s.Normalize, shape: Shape, inputs: list[Array]) -> Array:

@@ -11,7 +11,7 @@ import re
 import pytest
 from paths import ROOT
 
-from masktools.checkpoint.file import VERSION
+from masktools.checkpoint.metadata import VERSION
 from masktools.network.onnx.rewrites import REWRITES
 from masktools.network.operators import OPERATORS
 from masktools.network.operators.elementwise import FUNCTIONS
@@ -142,7 +142,7 @@ def shouted(op):
     [
         ("cpu/binding/arguments.cpp", r'\{"(\w+)", Op::k\1\}'),
         ("cpu/simd/activate.cpp", r"activate_as<Activation::Op::k(\w+)>\("),
-        ("cpu/simd/epilogue.h", r"case Activation::Op::k(\w+):\n      return (?!true)"),
+        ("cpu/simd/functions.h", r"case Activation::Op::k(\w+):\n      return (?!true)"),
         ("tests/cpp/definitions.h", r"case Activation::Op::k(\w+):"),
         ("tests/cpp/definitions.h", r"\{Activation::Op::k(\w+),"),
     ],

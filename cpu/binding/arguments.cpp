@@ -141,6 +141,15 @@ Activation Fields::activation(const char* name) {
       {"HardSwish", Op::kHardSwish},
       {"Softplus", Op::kSoftplus},
       {"Elu", Op::kElu},
+      {"Tanh", Op::kTanh},
+      {"Erf", Op::kErf},
+      {"Gelu", Op::kGelu},
+      {"Swish", Op::kSwish},
+      {"Mish", Op::kMish},
+      {"Exp", Op::kExp},
+      {"Log", Op::kLog},
+      {"Sqrt", Op::kSqrt},
+      {"ThresholdedRelu", Op::kThresholdedRelu},
   };
   const Op op = fields.choice("op", kNames);
   const Activation activation{op, fields.get<float>("alpha"), fields.get<float>("beta")};

@@ -40,7 +40,10 @@ void elementwise(PythonProgram& p, std::int64_t step, Fields& fields) {
                                                    {"Add", Arithmetic::kAdd},
                                                    {"Sub", Arithmetic::kSub},
                                                    {"Mul", Arithmetic::kMul},
-                                                   {"Div", Arithmetic::kDiv}});
+                                                   {"Div", Arithmetic::kDiv},
+                                                   {"Max", Arithmetic::kMax},
+                                                   {"Min", Arithmetic::kMin},
+                                                   {"PRelu", Arithmetic::kPRelu}});
   Kept made;
   std::vector<Operand> operands;
   for (const py::handle& operand : fields.get<py::list>("operands")) {
@@ -129,8 +132,11 @@ void mean(PythonProgram& p, std::int64_t step, Fields& fields) {
 void softmax(PythonProgram& p, std::int64_t step, Fields& fields) {
   const View x = fields.view("x"), y = fields.view("y");
   const int axis = fields.get<int>("axis");
+  const bool logarithm = fields.get<bool>("logarithm");
   fields.done();
-  p.add(step, [&](auto t) { return make_softmax<decltype(t)>(x, y, axis, p.arena_elements()); });
+  p.add(step, [&](auto t) {
+    return make_softmax<decltype(t)>(x, y, axis, logarithm, p.arena_elements());
+  });
 }
 
 void reduce(PythonProgram& p, std::int64_t step, Fields& fields) {

@@ -88,7 +88,7 @@ class Epilogue {
  private:
   Vector finished(Vector v, int row, std::int64_t lane) const {
     if (tile_.skip) v += load(tile_.skip + row * call_.skip_row + lane);
-    return call_.bounded ? clamp(v, low_, high_) : activate(call_.activation, v);
+    return call_.bounded ? clamp(v, low_, high_) : activated(call_.activation, v);
   }
 
   const DepthwiseCall& call_;

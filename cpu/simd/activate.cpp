@@ -1,7 +1,8 @@
 #include "simd/activate.h"
 
-#include "simd/epilogue.h"
-#include "simd/vector.h"
+#include <cstring>
+
+#include "simd/functions.h"
 
 namespace masktools {
 namespace {
@@ -11,11 +12,16 @@ template <Activation::Op kOp>
 void activate_as(float alpha, float beta, float* y, std::int64_t n) {
   const Activation activation{kOp, alpha, beta};
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(y + i, activate(activation, load(y + i)));
-  for (; i < n; ++i) y[i] = activate(activation, y[i]);
+  for (; i + kLanes <= n; i += kLanes) store(y + i, apply(activation, load(y + i)));
+  if (i == n) return;
+  float rest[kLanes] = {};
+  std::memcpy(rest, y + i, static_cast<std::size_t>(n - i) * sizeof(float));
+  store(y + i, apply(activation, load(rest)), n - i);
 }
 
 }  // namespace
+
+Vector activate(const Activation& activation, Vector x) { return apply(activation, x); }
 
 void activate(const Activation& activation, float* y, std::int64_t n) {
   const float alpha = activation.alpha, beta = activation.beta;
@@ -38,6 +44,24 @@ void activate(const Activation& activation, float* y, std::int64_t n) {
       return activate_as<Activation::Op::kSoftplus>(alpha, beta, y, n);
     case Activation::Op::kElu:
       return activate_as<Activation::Op::kElu>(alpha, beta, y, n);
+    case Activation::Op::kTanh:
+      return activate_as<Activation::Op::kTanh>(alpha, beta, y, n);
+    case Activation::Op::kErf:
+      return activate_as<Activation::Op::kErf>(alpha, beta, y, n);
+    case Activation::Op::kGelu:
+      return activate_as<Activation::Op::kGelu>(alpha, beta, y, n);
+    case Activation::Op::kSwish:
+      return activate_as<Activation::Op::kSwish>(alpha, beta, y, n);
+    case Activation::Op::kMish:
+      return activate_as<Activation::Op::kMish>(alpha, beta, y, n);
+    case Activation::Op::kExp:
+      return activate_as<Activation::Op::kExp>(alpha, beta, y, n);
+    case Activation::Op::kLog:
+      return activate_as<Activation::Op::kLog>(alpha, beta, y, n);
+    case Activation::Op::kSqrt:
+      return activate_as<Activation::Op::kSqrt>(alpha, beta, y, n);
+    case Activation::Op::kThresholdedRelu:
+      return activate_as<Activation::Op::kThresholdedRelu>(alpha, beta, y, n);
   }
 }
 

@@ -1,4 +1,4 @@
-// What is applied to a sum before it is written, told by name; epilogue.h computes it.
+// What is applied to a sum before it is written, told by name; functions.h computes it.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,22 @@ struct Activation {
     kHardSigmoid,
     kHardSwish,
     kSoftplus,
-    kElu
+    kElu,
+    kTanh,
+    kErf,
+    kGelu,
+    kSwish,
+    kMish,
+    kExp,
+    kLog,
+    kSqrt,
+    kThresholdedRelu
   };
 
   Op op = Op::kNone;
-  float alpha = 0.0f;  // LeakyRelu, HardSigmoid, Elu; the lower bound of Clip
-  float beta = 0.0f;   // HardSigmoid; the upper bound of Clip
+  float alpha =
+      0.0f;  // LeakyRelu, HardSigmoid, Elu, Swish, ThresholdedRelu; the lower bound of Clip
+  float beta = 0.0f;  // HardSigmoid, Swish; the upper bound of Clip
 };
 
 }  // namespace masktools

@@ -66,6 +66,13 @@ inline bool is_finite(Vector v) {
 #endif
 }
 
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+
+inline Vector square_root(Vector v) {
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+}
+
 // Stores the first `lanes` lanes, 0 to kLanes, and leaves the memory behind them alone: another
 // thread may write there. Compilers make no masked store of a loop over lanes, hence intrinsics.
 inline void store(float* to, Vector v, std::int64_t lanes) {

@@ -7,6 +7,7 @@
 
 #include "simd/activate.h"
 #include "simd/bfloat16.h"
+#include "simd/epilogue.h"
 
 namespace masktools {
 namespace {
@@ -51,6 +52,12 @@ void compute(Arithmetic arithmetic, const Values* v, float* y, std::int64_t n) {
       return map(v[0], v[1], y, n, multiply);
     case Arithmetic::kDiv:
       return map(v[0], v[1], y, n, [](float a, float b) { return a / b; });
+    case Arithmetic::kMax:
+      return map(v[0], v[1], y, n, [](float a, float b) { return maximum(a, b); });
+    case Arithmetic::kMin:
+      return map(v[0], v[1], y, n, [](float a, float b) { return minimum(a, b); });
+    case Arithmetic::kPRelu:
+      return map(v[0], v[1], y, n, [](float a, float b) { return a < 0.0f ? a * b : a; });
     case Arithmetic::kScaleShift: {
       map(v[0], v[1], y, n, multiply);
       return map(Values{y, false}, v[2], y, n, add);

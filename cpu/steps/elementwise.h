@@ -12,7 +12,8 @@
 namespace masktools {
 
 // What is computed of operands a, b, c before the activation.
-enum class Arithmetic { kIdentity, kAdd, kSub, kMul, kDiv, kScaleShift };  // kScaleShift: a * b + c
+// kPRelu: a where it is not below zero, else a * b. kScaleShift: a * b + c.
+enum class Arithmetic { kIdentity, kAdd, kSub, kMul, kDiv, kMax, kMin, kPRelu, kScaleShift };
 
 // An operand: a view of the arena, or a constant, C-contiguous under its shape.
 struct Operand {

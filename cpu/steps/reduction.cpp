@@ -4,7 +4,7 @@
 #include <stdexcept>
 
 #include "simd/bfloat16.h"
-#include "simd/epilogue.h"
+#include "simd/functions.h"
 #include "steps/lanes.h"
 
 namespace masktools {
@@ -132,8 +132,9 @@ class Mean final : public Operation {
 template <class T>
 class Softmax final : public Operation {
  public:
-  Softmax(const View& x, const View& y, int axis)
-      : size_(x.shape[axis]),
+  Softmax(const View& x, const View& y, int axis, bool logarithm)
+      : logarithm_(logarithm),
+        size_(x.shape[axis]),
         x_stride_(x.strides[axis]),
         y_stride_(y.strides[axis]),
         lanes_({without(y, axis), without(x, axis)}, size_) {}
@@ -175,21 +176,24 @@ class Softmax final : public Operation {
     }
     // In float until the end: y may hold fewer bits. The powers are made twice, which costs less
     // than to keep them.
-    const auto power = [&](std::int64_t k, float* powers) {
+    const auto below = [&](std::int64_t k, float* values) {
       for (std::int64_t i = 0; i < lanes; ++i) {
-        powers[i] = static_cast<float>(x[k * x_stride_ + i * x_lane]) - highest[i];
+        values[i] = static_cast<float>(x[k * x_stride_ + i * x_lane]) - highest[i];
       }
-      exponentials(powers, lanes);
     };
-    float powers[kBlock];
+    float values[kBlock];
     for (std::int64_t k = 0; k < size_; ++k) {
-      power(k, powers);
-      for (std::int64_t i = 0; i < lanes; ++i) sum[i] += powers[i];
+      below(k, values);
+      exponentials(values, lanes);
+      for (std::int64_t i = 0; i < lanes; ++i) sum[i] += values[i];
     }
+    if (logarithm_) activate(kLog, sum, lanes);
     for (std::int64_t k = 0; k < size_; ++k) {
-      power(k, powers);
+      below(k, values);
+      if (!logarithm_) exponentials(values, lanes);
       for (std::int64_t i = 0; i < lanes; ++i) {
-        y[k * y_stride_ + i * y_lane] = static_cast<T>(powers[i] / sum[i]);
+        y[k * y_stride_ + i * y_lane] =
+            static_cast<T>(logarithm_ ? values[i] - sum[i] : values[i] / sum[i]);
       }
     }
   }
@@ -199,23 +203,25 @@ class Softmax final : public Operation {
     for (std::int64_t k = 1; k < size_; ++k) {
       highest = maximum(highest, static_cast<float>(x[k * x_stride_]));
     }
-    const auto power = [&](std::int64_t k, std::int64_t count, float* powers) {
+    const auto below = [&](std::int64_t k, std::int64_t count, float* values) {
       for (std::int64_t i = 0; i < count; ++i) {
-        powers[i] = static_cast<float>(x[(k + i) * x_stride_]) - highest;
+        values[i] = static_cast<float>(x[(k + i) * x_stride_]) - highest;
       }
-      exponentials(powers, count);
     };
-    float powers[kBlock], sum = 0;
+    float values[kBlock], sum = 0;
     for (std::int64_t k = 0; k < size_; k += kBlock) {
       const std::int64_t count = std::min(kBlock, size_ - k);
-      power(k, count, powers);
-      sum += sum_row(powers, 1, count);
+      below(k, count, values);
+      exponentials(values, count);
+      sum += sum_row(values, 1, count);
     }
+    if (logarithm_) activate(kLog, &sum, 1);
     for (std::int64_t k = 0; k < size_; k += kBlock) {
       const std::int64_t count = std::min(kBlock, size_ - k);
-      power(k, count, powers);
+      below(k, count, values);
+      if (!logarithm_) exponentials(values, count);
       for (std::int64_t i = 0; i < count; ++i) {
-        y[(k + i) * y_stride_] = static_cast<T>(powers[i] / sum);
+        y[(k + i) * y_stride_] = static_cast<T>(logarithm_ ? values[i] - sum : values[i] / sum);
       }
     }
   }
@@ -226,6 +232,9 @@ class Softmax final : public Operation {
     for (; i < n; ++i) values[i] = exponential(values[i]);
   }
 
+  static constexpr Activation kLog{Activation::Op::kLog};
+
+  const bool logarithm_;
   const std::int64_t size_, x_stride_, y_stride_;
   const Lanes<2> lanes_;
 };
@@ -246,17 +255,17 @@ std::unique_ptr<const Operation> make_mean(const View& x, const View& y,
 
 template <class T>
 std::unique_ptr<const Operation> make_softmax(const View& x, const View& y, int axis,
-                                              std::int64_t arena_elements) {
+                                              bool logarithm, std::int64_t arena_elements) {
   check_readable(x, arena_elements, "softmax: x");
   check_writable(y, arena_elements, "softmax: y");
   check_same_shape(x, y, "softmax");
   if (axis < 0 || axis >= x.rank) throw std::invalid_argument("softmax: impossible axis");
-  return std::make_unique<Softmax<T>>(x, y, axis);
+  return std::make_unique<Softmax<T>>(x, y, axis, logarithm);
 }
 
 #define INSTANTIATE(T)                                                                            \
   template std::unique_ptr<const Operation> make_mean<T>(const View&, const View&, std::int64_t); \
-  template std::unique_ptr<const Operation> make_softmax<T>(const View&, const View&, int,        \
+  template std::unique_ptr<const Operation> make_softmax<T>(const View&, const View&, int, bool,  \
                                                             std::int64_t);
 INSTANTIATE(float)
 INSTANTIATE(Bfloat16)

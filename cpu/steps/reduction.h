@@ -1,4 +1,4 @@
-// Operations that sum up whole axes: GlobalAveragePool and Softmax.
+// Operations that sum up whole axes: GlobalAveragePool, Softmax and LogSoftmax.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ template <class T>
 std::unique_ptr<const Operation> make_mean(const View& x, const View& y,
                                            std::int64_t arena_elements);
 
-// y = exp(x) / sum(exp(x)) along `axis`. y may be the same view as x.
+// y = exp(x) / sum(exp(x)) along `axis`, or its logarithm. y may be the same view as x.
 template <class T>
 std::unique_ptr<const Operation> make_softmax(const View& x, const View& y, int axis,
-                                              std::int64_t arena_elements);
+                                              bool logarithm, std::int64_t arena_elements);
 
 }  // namespace masktools

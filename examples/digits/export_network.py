@@ -22,7 +22,7 @@ from torch import nn
 
 import masktools
 from masktools import checkpoint as checkpoints
-from networks import DigitsNet
+from networks import NETWORKS
 from training import accuracy, digits, train
 
 HERE = Path(__file__).parent
@@ -31,9 +31,9 @@ REWOUND = HERE / "digitsnet_rewound.safetensors"
 EPOCHS, REWIND, SEED = 40, 2, 100
 
 
-def network_from(path: Path) -> nn.Module:
-    """Return the network with the tensors of a file, pruned weights as zeros."""
-    network = DigitsNet()
+def network_from(path: Path, model: str = "digitsnet") -> nn.Module:
+    """Return a network with the tensors of a file, pruned weights as zeros."""
+    network = NETWORKS[model]()
     plain, weights = load_file(path), masktools.load_weights(path)
     state = network.state_dict()
     for name, tensor in state.items():
@@ -62,11 +62,11 @@ def halve_weights(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def write_onnx(network: nn.Module, path: Path) -> None:
+def write_onnx(network: nn.Module, path: Path, image_size: int = 8) -> None:
     """Export with an open batch and the parameters' names."""
     program = torch.onnx.export(
         network,
-        (torch.zeros(2, 1, 8, 8),),
+        (torch.zeros(2, 1, image_size, image_size),),
         dynamo=True,
         optimize=False,
         verbose=False,
@@ -94,7 +94,7 @@ def halve_values(source: Path, target: Path) -> None:
 
 def main() -> None:
     torch.use_deterministic_algorithms(True)
-    train_set, test_set = digits(DigitsNet.image_size)
+    train_set, test_set = digits(NETWORKS["digitsnet"].image_size)
     ticket = network_from(TICKET)
     print(f"ticket: {accuracy(ticket, test_set):.2%} right")
     write_onnx(ticket, HERE / "digitsnet.onnx")

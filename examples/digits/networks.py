@@ -1,4 +1,4 @@
-"""The two networks that the digits tickets are made of."""
+"""The networks that the digits tickets are made of."""
 
 from __future__ import annotations
 
@@ -67,4 +67,31 @@ class ResNet18(nn.Sequential):
         self.classifier = nn.Linear(512, 10)
 
 
-NETWORKS: dict[str, type[nn.Sequential]] = {"digitsnet": DigitsNet, "resnet18": ResNet18}
+class MobileNet(nn.Sequential):
+    """A small MobileNet, for the benchmarks: depthwise and 1x1 convolutions, 16x16 images."""
+
+    image_size = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 32, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(32)
+        self.stem_relu = nn.ReLU()
+        channels = 32
+        for i, (width, stride) in enumerate(((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)), 1):
+            depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+            pointwise = nn.Conv2d(channels, width, 1, bias=False)
+            parts = [depthwise, nn.BatchNorm2d(channels), nn.ReLU()]
+            parts += [pointwise, nn.BatchNorm2d(width), nn.ReLU()]
+            self.add_module(f"block{i}", nn.Sequential(*parts))
+            channels = width
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(256, 10)
+
+
+NETWORKS: dict[str, type[nn.Sequential]] = {
+    "digitsnet": DigitsNet,
+    "mobilenet": MobileNet,
+    "resnet18": ResNet18,
+}

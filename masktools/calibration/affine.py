@@ -45,6 +45,15 @@ class Place:
             return constants[self.node.inputs[2]].astype(np.float64)
         return np.zeros(len(constants[self.weight]))
 
+    def gain(self, constants: Mapping[str, Array]) -> Float64:
+        """Return the factor of each row in the normalisation; 1 where there is no normalisation."""
+        if self.norm is None:
+            return np.ones(len(constants[self.weight]))
+        scale, _, _, variance = (
+            constants[name].astype(np.float64) for name in self.norm.inputs[1:]
+        )
+        return np.asarray(scale / np.sqrt(variance + real(self.norm, "epsilon")))
+
     @property
     def output(self) -> str:
         """The name of the layer's output."""

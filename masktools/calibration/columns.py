@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from masktools.calibration.linear import Float64
 from masktools.calibration.moments import FloatArray, observed
 from masktools.calibration.patches import windows
-from masktools.calibration.samples import Samples, samples
+from masktools.calibration.samples import Samples, samples, sized
 from masktools.calibration.walk import Run, Walk
 from masktools.errors import CalibrationError, MaskError
 from masktools.network.graph import Graph, Node
@@ -69,6 +69,7 @@ def column_norms(
     One layer is in memory at a time: float64 (groups, columns, columns) for ``"error"``, or its
     windows where there are fewer positions than columns.
     """
+    graph = sized(graph, inputs)
     known = layers(graph)
     for name in names:
         if name not in known:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from masktools.calibration.sample_files import UNNAMED, Part, Stacked, read_parts
 from masktools.errors import CalibrationError
 from masktools.network.graph import Graph, Value
+from masktools.network.sizes import Size
 
 Array = NDArray[Any]
 
@@ -172,7 +173,8 @@ def _fits(sample: tuple[int, ...], value: Value) -> bool:
     """Return whether samples of this shape are what an input takes."""
     wanted = value.shape[1:]
     return len(sample) == len(wanted) and all(
-        want in (None, have) for have, want in zip(sample, wanted, strict=True)
+        isinstance(want, Size) or want in (None, have)
+        for have, want in zip(sample, wanted, strict=True)
     )
 
 

@@ -49,6 +49,15 @@ class Observed(Protocol):
     def variance_x(self, group: int) -> float:
         """Return the mean variance of the columns of one convolution group."""
 
+    def variances_x(self, group: int) -> Float64:
+        """Return the variance of each column of one convolution group."""
+
+    def products(self, group: int, columns: Rows) -> Float64:
+        """Return the covariance of some columns with all: (len(columns), all columns)."""
+
+    def common(self, group: int, rows: Rows) -> Float64:
+        """Return the covariance of all columns with some wanted outputs: (columns, rows)."""
+
     def solve(
         self, group: int, rows: Rows, columns: Rows, start: Float64, dampings: list[float]
     ) -> list[Solution]:
@@ -151,8 +160,22 @@ class Gram:
 
     def variance_x(self, group: int) -> float:
         """Return the mean variance of the columns of one convolution group."""
+        return float(self.variances_x(group).mean())
+
+    def variances_x(self, group: int) -> Float64:
+        """Return the variance of each column of one convolution group."""
         squares = np.diagonal(self._xx[group]) / self.count
-        return float(np.maximum(squares - np.square(self._x[group] / self.count), 0).mean())
+        return np.asarray(np.maximum(squares - np.square(self._x[group] / self.count), 0))
+
+    def products(self, group: int, columns: Rows) -> Float64:
+        """Return the covariance of some columns with all."""
+        mean = self._x[group] / self.count
+        return np.asarray(self._xx[group][columns] / self.count - np.outer(mean[columns], mean))
+
+    def common(self, group: int, rows: Rows) -> Float64:
+        """Return the covariance of all columns with some wanted outputs."""
+        means = np.outer(self._x[group] / self.count, self._y[group][rows] / self.count)
+        return np.asarray(self._xy[group][:, rows] / self.count - means)
 
     def solve(
         self, group: int, rows: Rows, columns: Rows, start: Float64, dampings: list[float]
@@ -208,6 +231,8 @@ class Few:
     def __init__(self, groups: int, columns: int, rows: int) -> None:
         self._x: list[FloatArray] = [np.zeros((groups, 0, columns), np.float32)]
         self._y: list[FloatArray] = [np.zeros((groups, 0, rows // groups), np.float32)]
+        # The centred columns of the group that was asked for last: it is asked many times.
+        self._last: tuple[int, Float64] | None = None
 
     @property
     def count(self) -> int:
@@ -218,6 +243,7 @@ class Few:
         """Add some positions, as `Observed.add` says."""
         self._x.append(x)
         self._y.append(y)
+        self._last = None
 
     @property
     def mean_x(self) -> Float64:
@@ -237,14 +263,28 @@ class Few:
 
     def variance_x(self, group: int) -> float:
         """Return the mean variance of the columns of one convolution group."""
-        return float(self._centred(self._x, group).var(axis=0).mean())
+        return float(self.variances_x(group).mean())
+
+    def variances_x(self, group: int) -> Float64:
+        """Return the variance of each column of one convolution group."""
+        return np.asarray(self._inputs(group).var(axis=0))
+
+    def products(self, group: int, columns: Rows) -> Float64:
+        """Return the covariance of some columns with all."""
+        x = self._inputs(group)
+        return np.asarray(x[:, columns].T @ x / len(x))
+
+    def common(self, group: int, rows: Rows) -> Float64:
+        """Return the covariance of all columns with some wanted outputs."""
+        x = self._inputs(group)
+        return np.asarray(x.T @ _centred(self._y, group)[:, rows] / len(x))
 
     def solve(
         self, group: int, rows: Rows, columns: Rows, start: Float64, dampings: list[float]
     ) -> list[Solution]:
         """Return the values that come closest, as `Observed.solve` says."""
-        x = self._centred(self._x, group, columns)
-        wrong = self._centred(self._y, group, rows) - x @ start.T
+        x = self._inputs(group)[:, columns]
+        wrong = _centred(self._y, group)[:, rows] - x @ start.T
         system = x @ x.T / len(x)
         diagonal = np.diag_indices_from(system)
         variances = system[diagonal]
@@ -258,26 +298,33 @@ class Few:
 
     def missed(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``y - w x`` for each row."""
-        wrong = self._centred(self._y, group) - self._centred(self._x, group) @ weight.T
+        wrong = _centred(self._y, group) - self._inputs(group) @ weight.T
         return np.asarray(wrong.var(axis=0))
 
     def spread(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``w x`` for each row."""
-        return np.asarray((self._centred(self._x, group) @ weight.T).var(axis=0))
+        return np.asarray((self._inputs(group) @ weight.T).var(axis=0))
 
     def unexplained(self, group: int, damping: float) -> Float64:
         """Return what the other columns cannot make up for, as `Observed.unexplained` says."""
         # [(x'x / n + d)^-1]_jj = (1 - x_j' (x x' / n + d)^-1 x_j / n) / d, by Woodbury's identity.
-        x = self._centred(self._x, group)
+        x = self._inputs(group)
         system = x @ x.T / len(x)
         system[np.diag_indices_from(system)] += damping
         explained = np.einsum("pj,pj->j", x, solve(system, x).values) / len(x)
         return np.asarray(damping / (1 - explained))
 
-    def _centred(self, parts: list[FloatArray], group: int, chosen: Rows | None = None) -> Float64:
-        pick = slice(None) if chosen is None else chosen
-        every = np.concatenate([part[group][:, pick] for part in parts], dtype=np.float64)
-        return np.asarray(every - every.mean(axis=0))
+    def _inputs(self, group: int) -> Float64:
+        """Return the centred columns of a group, (positions, columns); not to be changed."""
+        if self._last is None or self._last[0] != group:
+            self._last = group, _centred(self._x, group)
+        return self._last[1]
+
+
+def _centred(parts: list[FloatArray], group: int) -> Float64:
+    every = np.concatenate([part[group] for part in parts], dtype=np.float64)
+    every -= every.mean(axis=0)
+    return every
 
 
 def observed(groups: int, columns: int, rows: int, positions: int) -> Gram | Few:

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.calibration.affine import Place, places
+from masktools.calibration.choice import MOST, choosable, multiplications
 from masktools.calibration.measure import Distance, distances
-from masktools.calibration.passes import Fitted, Step, match_statistics, refit
+from masktools.calibration.passes import Fitted, refit
 from masktools.calibration.report import Calibration, CalibrationReport, LayerCalibration
-from masktools.calibration.samples import Samples, samples
-from masktools.calibration.walk import Run
+from masktools.calibration.samples import Samples, samples, sized
+from masktools.calibration.statistics import match_statistics
+from masktools.calibration.walk import Run, Step
 from masktools.checks import BoolArray, as_array
 from masktools.errors import CalibrationError, MaskError
+from masktools.layout import BlockLayout
 from masktools.network.graph import Graph
 from masktools.network.layers import Layer, layers
 
@@ -24,7 +27,7 @@ Array = NDArray[Any]
 # Takes the number of steps, and gives what to call with a layer's name after each.
 Progress = Callable[[int], AbstractContextManager[Step]]
 
-METHODS = ("refit", "statistics")
+METHODS = ("refit", "values", "statistics")
 
 
 def calibrate_graph(
@@ -33,6 +36,7 @@ def calibrate_graph(
     inputs: Mapping[str, ArrayLike] | ArrayLike,
     run: Run,
     *,
+    layouts: Mapping[str, BlockLayout] | None = None,
     labels: ArrayLike | None = None,
     method: str = "refit",
     progress: Progress | None = None,
@@ -47,6 +51,9 @@ def calibrate_graph(
         By layer, in the weight's shape: what is stored of it. All other layers keep their values.
     inputs, run, labels, method
         See `masktools.calibrate`.
+    layouts : mapping of str to BlockLayout, default None
+        Of the layers whose blocks may store other columns instead; those among them that can be
+        chosen are, if `method` is "refit". None of them stores anything beside its blocks.
     progress : callable, default None
         What to show; None shows nothing.
 
@@ -60,6 +67,7 @@ def calibrate_graph(
         See `masktools.calibrate`.
     """
     check_method(method)
+    graph = sized(graph, inputs)
     known = layers(graph)
     _check_kept(kept, known)
     given = samples(graph, inputs)
@@ -72,19 +80,22 @@ def calibrate_graph(
     as_is = dict(graph.constants)
     for name, mask in kept.items():
         as_is[known[name].weight] = graph.constants[known[name].weight] * mask
+    free = {n: one for n, one in (layouts or {}).items() if method == "refit" and choosable(one)}
     fitted: dict[str, Fitted] = {}
     steps = (
         wanted
-        if method == "refit"
+        if method != "statistics"
         else {n: p for n, p in found.items() if n in wanted or p.norm is not None}
     )
     source, before = distances(graph, [as_is], wanted.values(), given, run)
     errors = {name: before.errors[place.output] for name, place in wanted.items()}
     with (progress or _silent)(len(steps)) as step:
-        if method == "refit":
-            values, fitted = refit(graph, as_is, wanted, kept, errors, given, run, step)
+        if method != "statistics":
+            cheap = {n: one for n, one in free.items() if multiplications(one) <= MOST}
+            values, fitted = refit(graph, as_is, wanted, kept, cheap, errors, given, run, step)
         else:
             values = match_statistics(graph, as_is, steps, given, run, step)
+    moved = {name: one.layout for name, one in fitted.items() if one.layout is not None}
     _, after = distances(graph, [values], wanted.values(), given, run)
     ends = [value.name for value in graph.outputs]
     fit_on, held_back = given.counts
@@ -99,13 +110,17 @@ def calibrate_graph(
         accuracy_source=_share(source.classes, classes),
         accuracy_before=_share(before.classes, classes),
         accuracy_after=_share(after.classes, classes),
-        layers=tuple(_row(n, p, kept[n], fitted.get(n), before, after) for n, p in wanted.items()),
-        notes=tuple(_notes(kept, wanted, fitted, given)),
+        layers=tuple(
+            _row(p, kept[n], fitted.get(n), _replaced(moved.get(n), kept[n]), before, after)
+            for n, p in wanted.items()
+        ),
+        notes=tuple(_notes(kept, wanted, free, fitted, given)),
     )
     weights = {layer.weight for layer in known.values()}
     return Calibration(
         {n: a for n, a in values.items() if n in weights or _differs(a, source_constants.get(n))},
         report,
+        moved,
     )
 
 
@@ -159,29 +174,35 @@ def _share(found: NDArray[Any] | None, expected: NDArray[Any] | None) -> float |
     return float((found == expected).mean())
 
 
+def _replaced(layout: BlockLayout | None, kept: BoolArray) -> int:
+    """Return how many columns of a layout's blocks were not stored before."""
+    if layout is None:
+        return 0
+    before = kept.reshape(len(kept), -1)
+    return sum(int((~before[b.rows[0], b.columns]).sum()) for b in layout.blocks)
+
+
 def _row(
-    name: str, place: Place, mask: BoolArray, fitted: Fitted | None, *distances: Distance
+    place: Place, mask: BoolArray, fitted: Fitted | None, replaced: int, *distances: Distance
 ) -> LayerCalibration:
     before, after = (_finite(one.errors[place.output]) for one in distances)
-    columns = int(mask.reshape(len(mask), -1).sum(axis=1).max(initial=0))
-    if fitted is None:
-        return LayerCalibration(name, columns, 0, None, None, before, after)
-    if np.isinf(fitted.ridge):
-        return LayerCalibration(name, columns, fitted.positions, None, None, before, after)
+    refitted = fitted is not None and np.isfinite(fitted.ridge)
     return LayerCalibration(
-        name,
-        columns,
-        fitted.positions,
-        fitted.ridge,
-        _finite(fitted.condition),
-        before,
-        after,
+        layer=place.layer,
+        columns=int(mask.reshape(len(mask), -1).sum(axis=1).max(initial=0)),
+        replaced=replaced,
+        positions=0 if fitted is None else fitted.positions,
+        ridge=fitted.ridge if fitted and refitted else None,
+        condition=_finite(fitted.condition) if fitted and refitted else None,
+        error_before=before,
+        error_after=after,
     )
 
 
 def _notes(
     kept: Mapping[str, BoolArray],
     wanted: Mapping[str, Place],
+    free: Mapping[str, BlockLayout],
     fitted: Mapping[str, Fitted],
     given: Samples,
 ) -> Iterator[str]:
@@ -191,6 +212,9 @@ def _notes(
     for name in kept:
         if name not in wanted:
             yield f"layer {name!r}: several nodes read its weight or bias, so it was left as it is"
+    for name, layout in free.items():
+        if multiplications(layout) > MOST:
+            yield f"layer {name!r}: its columns stayed, there are too many to choose among"
     for name, one in fitted.items():
         if not one.varies:
             yield (

@@ -1,10 +1,9 @@
-"""One pass over a network, layer after layer: values refitted, or means and variances matched."""
+"""One pass over a network, layer after layer: columns chosen and values refitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from math import prod
 from typing import Any
 
@@ -12,20 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.calibration.affine import Place
-from masktools.calibration.linear import Float64, one_thread
+from masktools.calibration.choice import choose_columns
+from masktools.calibration.linear import one_thread
 from masktools.calibration.moments import Observed, observed
 from masktools.calibration.patches import by_position, groups_of, position_count, windows
 from masktools.calibration.refit import Fit, best_bias, error, fits, restored
 from masktools.calibration.samples import Samples
-from masktools.calibration.walk import Run, Walk
+from masktools.calibration.walk import Run, Step, Walk
 from masktools.checks import BoolArray
+from masktools.layout import BlockLayout
 from masktools.network.graph import Graph
 
 Array = NDArray[Any]
-Step = Callable[[str], None]
 
 # How strongly values are held to what they were: the one that is best on the samples held back.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+# As strongly, while columns are chosen.
+CHOICE_RIDGE = 1e-1
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Fitted:
         As in `Fit`.
     varies : bool
         Whether the outputs that are wanted vary at all, and the inputs that there are.
+    layout : BlockLayout or None
+        With the columns that were chosen; None where they are the old ones.
     """
 
     columns: int
@@ -53,6 +57,7 @@ class Fitted:
     condition: float
     fallbacks: int
     varies: bool = True
+    layout: BlockLayout | None = None
 
 
 def refit(
@@ -60,6 +65,7 @@ def refit(
     start: Mapping[str, Array],
     places: Mapping[str, Place],
     kept: Mapping[str, BoolArray],
+    layouts: Mapping[str, BlockLayout],
     before: Mapping[str, float],
     samples: Samples,
     run: Run,
@@ -77,6 +83,8 @@ def refit(
         Of the layers to fit, in the order of execution.
     kept : mapping of str to ndarray of bool
         What these layers store.
+    layouts : mapping of str to BlockLayout
+        Of the layers whose blocks may store other columns, as many as now.
     before : mapping of str to float
         The error of these layers in the converted network, on the samples held back.
     samples : Samples
@@ -106,7 +114,14 @@ def refit(
             fitted, held = _observe(place, network.constants[place.weight].shape, pairs, samples)
             with one_thread():
                 changed, done[layer] = _refit(
-                    place, network.constants, kept[layer], before[layer], fitted, held
+                    place,
+                    network.constants,
+                    graph.constants,
+                    kept[layer],
+                    layouts.get(layer),
+                    before[layer],
+                    fitted,
+                    held,
                 )
             network.constants.update(changed)
             step(layer)
@@ -143,96 +158,45 @@ def _observe(
 def _refit(
     place: Place,
     constants: Mapping[str, Array],
+    source: Mapping[str, Array],
     kept: BoolArray,
+    layout: BlockLayout | None,
     before: float,
     fitted: Observed,
     held: Observed,
 ) -> tuple[dict[str, Array], Fitted]:
     """Return the constants that miss least on the samples held back, and how they were found."""
-    old = constants[place.weight]
-    keep = kept.reshape(len(old), -1)
-    start = old.reshape(keep.shape).astype(np.float64) * keep
-    bias = place.bias(constants)
+    keep = kept.reshape(len(kept), -1)
+    wanted = source[place.weight].reshape(keep.shape).astype(np.float64)
+    bias, gain = place.bias(constants), place.gain(source)
     columns = int(keep.sum(axis=1).max(initial=0))
     inputs_vary = any(fitted.variance_x(group) > 0 for group in range(groups_of(place.node)))
     if not (inputs_vary and fitted.variance_y.any()):
         # Nothing to fit the values to, but the mean is known.
-        shift = best_bias(fitted, start) - bias
+        shift = best_bias(fitted, wanted * keep) - bias
         return place.shifted(constants, shift), Fitted(
             columns, fitted.count, np.inf, 1.0, 0, varies=False
         )
-    candidates = [
-        Fit(start, bias, np.inf),
-        Fit(start, best_bias(fitted, start), np.inf),
-        *fits(fitted, start, keep, RIDGES),
+    candidates: list[tuple[Fit, BlockLayout | None]] = [
+        (Fit(wanted * keep, bias, np.inf), None),
+        (Fit(wanted * keep, best_bias(fitted, wanted * keep), np.inf), None),
+        *((fit, None) for fit in fits(fitted, wanted * keep, keep, RIDGES)),
     ]
-    best = min(candidates, key=lambda fit: error(held, fit.weight, fit.bias))
+    if layout is not None:
+        moved = choose_columns(fitted, wanted, gain, layout, CHOICE_RIDGE)
+        keep = moved.to_mask().reshape(keep.shape)
+        candidates += [(fit, moved) for fit in fits(fitted, wanted * keep, keep, RIDGES)]
+
+    def missed(fit: Fit) -> float:
+        return error(held, fit.weight, fit.bias, gain)
+
+    best, layout = min(candidates, key=lambda one: missed(one[0]))
     if np.isfinite(best.ridge):
         scaled = restored(fitted, best)
         # Where little is explained, rows of full variance would miss more than before the fit.
-        best = scaled if error(held, scaled.weight, scaled.bias) < before else best
+        best = scaled if missed(scaled) < before else best
     changed = place.shifted(constants, best.bias - bias)
-    changed[place.weight] = best.weight.reshape(old.shape).astype(np.float32)
-    return changed, Fitted(columns, fitted.count, best.ridge, best.condition, best.fallbacks)
-
-
-def match_statistics(
-    graph: Graph,
-    start: Mapping[str, Array],
-    places: Mapping[str, Place],
-    samples: Samples,
-    run: Run,
-    step: Step,
-) -> dict[str, Array]:
-    """Give each row of layers the mean and variance that it has in the source network.
-
-    Parameters
-    ----------
-    graph, start, places, samples, run, step
-        As `refit`; `places` of the layers to match.
-
-    Returns
-    -------
-    dict of str to ndarray
-        All constants of the matched network.
-    """
-    at = {node.name: number for number, node in enumerate(graph.nodes)}
-    with (
-        Walk(graph, samples, samples.fitted, run) as source,
-        Walk(graph, samples, samples.fitted, run) as network,
-    ):
-        network.constants = dict(start)
-        for layer, place in places.items():
-            made = place.output
-            source.advance(at[place.node.name] + 1, also=(made,))
-            network.advance(at[place.node.name])
-            want_mean, want = _spread(by_position(y, place.node) for y in source.values(made))
-            have_mean, have = _spread(
-                by_position(y, place.node) for y in network.outputs(place.node)
-            )
-            # A row that does not vary has no spread to stretch.
-            alive = (have > _least(have_mean)) & (want > _least(want_mean))
-            scale = np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive))
-            network.constants.update(place.matched(network.constants, scale, have_mean, want_mean))
-            step(layer)
-        return network.constants
-
-
-def _least(mean: Float64) -> Float64:
-    """Return the variance below which a row of float32 counts as constant."""
-    return np.square(mean * np.finfo(np.float32).eps)
-
-
-def _spread(arrays: Iterable[Array]) -> tuple[Float64, Float64]:
-    """Return mean and variance by row of arrays (samples, rows, positions)."""
-    pieces = iter(arrays)
-    first = next(pieces)
-    shift = first.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
-    count, total, squares = 0, np.zeros(first.shape[1]), np.zeros(first.shape[1])
-    for piece in chain([first], pieces):
-        off = piece - shift
-        count += off.shape[0] * off.shape[2]
-        total += off.sum(axis=(0, 2))
-        squares += np.square(off).sum(axis=(0, 2))
-    mean = total / count
-    return shift.ravel() + mean, np.maximum(squares / count - np.square(mean), 0)
+    changed[place.weight] = best.weight.reshape(kept.shape).astype(np.float32)
+    return changed, Fitted(
+        columns, fitted.count, best.ridge, best.condition, best.fallbacks, layout=layout
+    )

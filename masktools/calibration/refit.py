@@ -124,7 +124,7 @@ def best_bias(seen: Observed, weight: Float64) -> Float64:
     return np.asarray((wanted - np.einsum("grc,gc->gr", grouped, means)).ravel())
 
 
-def error(seen: Observed, weight: Float64, bias: Float64) -> float:
+def error(seen: Observed, weight: Float64, bias: Float64, gain: Float64 | float = 1.0) -> float:
     """Return the mean square error of a layer, over the variance of its wanted outputs.
 
     Parameters
@@ -132,23 +132,22 @@ def error(seen: Observed, weight: Float64, bias: Float64) -> float:
     seen : Observed
     weight : ndarray of float64, shape (rows, columns)
     bias : ndarray of float64, shape (rows,)
+    gain : ndarray of float64, shape (rows,), default 1
+        What the outputs of each row are multiplied with before they count.
 
     Returns
     -------
     float
         0 where the wanted outputs do not vary.
     """
-    means = seen.mean_x
-    variance = float(seen.variance_y.sum())
+    squares = np.broadcast_to(np.square(gain), bias.shape)
+    variance = float(seen.variance_y.ravel() @ squares)
     if not variance:
         return 0.0
-    height = len(weight) // len(means)
+    parts = np.split(weight, len(seen.mean_x))
+    missed = np.concatenate([seen.missed(group, part) for group, part in enumerate(parts)])
     off = bias - best_bias(seen, weight)
-    spread = sum(
-        float(seen.missed(group, weight[group * height : (group + 1) * height]).sum())
-        for group in range(len(means))
-    )
-    return (spread + float(np.square(off).sum())) / variance
+    return float((missed + np.square(off)) @ squares) / variance
 
 
 def patterns(kept: BoolArray) -> Iterator[tuple[Rows, NDArray[np.intp]]]:

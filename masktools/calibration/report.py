@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import FormatError
+from masktools.layout import BlockLayout
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class LayerCalibration:
     layer : str
     columns : int
         The most that a row stores.
+    replaced : int
+        Columns of blocks that took the place of others.
     positions : int
         Windows of the samples that the values were fitted on.
     ridge : float or None
@@ -36,6 +39,7 @@ class LayerCalibration:
 
     layer: str
     columns: int
+    replaced: int
     positions: int
     ridge: float | None
     condition: float | None
@@ -49,7 +53,7 @@ class CalibrationReport:
 
     Parameters
     ----------
-    method : {"refit", "statistics"}
+    method : {"refit", "values", "statistics"}
     samples, held_back : int
         How many values were fitted on, and how many were not used for that.
     error_before, error_after : float or None
@@ -131,7 +135,10 @@ class Calibration:
         stored, ``<layer>.bias``, also of a layer that had none, and the mean and variance of
         batch normalisations.
     report : CalibrationReport
+    layouts : dict of str to BlockLayout
+        Of the layers whose blocks store other columns than before.
     """
 
     values: Mapping[str, NDArray[np.float32]] = field(repr=False)
     report: CalibrationReport
+    layouts: Mapping[str, BlockLayout] = field(default_factory=dict, repr=False)

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.checks import as_array
-from masktools.errors import CalibrationError
+from masktools.errors import CalibrationError, GraphError
+from masktools.network.fixing import fixed, open_sizes, sizes_of
 from masktools.network.graph import Graph, Value
+from masktools.network.sizes import Size
 
 Array = NDArray[Any]
 
@@ -63,6 +65,23 @@ class Samples:
         """How many samples are fitted on, and held back."""
         fitted, held = (sum(map(len, pieces)) for pieces in (self.fitted, self.held))
         return fitted, held
+
+
+def sized(graph: Graph, inputs: Mapping[str, ArrayLike] | ArrayLike) -> Graph:
+    """Return a network at the sizes of its inputs' samples, where it leaves sizes open.
+
+    Raises
+    ------
+    TypeError, CalibrationError
+        As `samples`, of the inputs' kinds, names and shapes.
+    """
+    if not open_sizes(graph.inputs):
+        return graph
+    given = _named(graph, inputs)
+    try:
+        return fixed(graph, sizes_of(graph.inputs, {n: array.shape for n, array in given.items()}))
+    except GraphError as error:
+        raise CalibrationError(str(error)) from error
 
 
 def samples(graph: Graph, inputs: Mapping[str, ArrayLike] | ArrayLike) -> Samples:
@@ -146,7 +165,10 @@ def _fitting(value: Value, given: Any) -> Array:  # noqa: ANN401 - anything like
             f"input {value.name!r}: expected {value.dtype}, got {array.dtype}; bring images into "
             "the form that the network was trained on"
         )
-    if array.ndim != len(value.shape) or array.shape[1:] != value.shape[1:]:
+    if array.ndim != len(value.shape) or any(
+        not isinstance(want, Size) and have != want
+        for have, want in zip(array.shape[1:], value.shape[1:], strict=True)
+    ):
         raise CalibrationError(
             f"input {value.name!r}: expected shape {value.shape_text}, got {array.shape}"
         )

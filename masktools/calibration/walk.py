@@ -21,6 +21,9 @@ Runner = Callable[[Mapping[str, Array]], Any]
 # Takes a network and returns what runs it: inputs by name to its output, or outputs by name.
 Run = Callable[[Checkpoint], Runner]
 
+# Called with a layer's name once it is done.
+Step = Callable[[str], None]
+
 # Bytes of values that are kept in memory; all beyond lie in files.
 MEMORY = 2**29
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.checkpoint.metadata import FORMAT, check_origin, from_json, to_json
 from masktools.checkpoint.weights import (
     ARRAYS,
     RESIDUAL_ARRAYS,
@@ -23,15 +21,11 @@ from masktools.checkpoint.weights import (
 )
 from masktools.errors import FormatError, GraphError, MaskError
 from masktools.files import check_source, whole_file
-from masktools.network.graph import Attribute, Graph, Node, Value, where
+from masktools.network.graph import Graph, where
 from masktools.network.normal_form import check_graph
-from masktools.network.operators import OPERATORS, version_of
 from masktools.version import __version__
 
 __all__ = ["Checkpoint", "Residual", "SparseWeight", "read", "write"]
-
-FORMAT = "masktools"
-VERSION = 2  # the newest; files are written in the oldest that can hold them
 
 _WEIGHT = ".weight"
 
@@ -73,7 +67,7 @@ class Checkpoint:
             If a name in the graph could be read in two ways, or the seed or source is malformed.
         """
         check_graph(self.graph, {name + _WEIGHT: w.layout.shape for name, w in self.sparse.items()})
-        _check_origin(self.producer, self.seed, self.source)
+        check_origin(self.producer, self.seed, self.source)
         groups = _groups(self.graph)
         for name, array in self.graph.constants.items():
             check_values(f"constant {name!r}", array)
@@ -120,7 +114,8 @@ def to_bytes(checkpoint: Checkpoint) -> bytes:
         tensors.update({f"{layer}.{name}": a for name, a in weight.to_arrays().items()})
     # asarray, since ascontiguousarray would give a scalar an axis.
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    return save(ordered, {FORMAT: _to_json(checkpoint)})
+    origin = (checkpoint.producer, checkpoint.seed, checkpoint.source)
+    return save(ordered, {FORMAT: to_json(checkpoint.graph, *origin)})
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -159,7 +154,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _read(file: Any) -> Checkpoint:  # noqa: ANN401 - safetensors has no type for its handle
-    header = _from_json(file.metadata() or {})
+    header = from_json(file.metadata() or {})
     names = set(file.keys())
     graph = header["graph"]
     made = {v.name for v in graph.inputs} | {o for node in graph.nodes for o in node.outputs}
@@ -232,136 +227,3 @@ def _sparse(
         return SparseWeight.from_arrays(arrays, groups.get(layer + _WEIGHT, 1))
     except MaskError as error:
         raise MaskError(f"layer {layer!r}: {error}") from error
-
-
-def _check_origin(producer: object, seed: object, source: object) -> None:
-    if not isinstance(producer, str):
-        raise FormatError(f"metadata: producer must be a string, got {producer!r}")
-    if seed is not None and type(seed) is not int:
-        raise FormatError(f"metadata: seed must be an integer or null, got {seed!r}")
-    if source is not None and not (
-        isinstance(source, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", source)
-    ):
-        raise FormatError(f"metadata: source must be 'sha256:' and 64 digits, got {source!r}")
-
-
-# --- the metadata ------------------------------------------------------------------------------
-
-
-def _to_json(checkpoint: Checkpoint) -> str:
-    graph = checkpoint.graph
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "version": max(map(version_of, graph.nodes), default=1),
-            "graph": {
-                "inputs": [vars(value) for value in graph.inputs],
-                "outputs": [vars(value) for value in graph.outputs],
-                "nodes": [
-                    vars(node) | {"attributes": dict(node.attributes)} for node in graph.nodes
-                ],
-            },
-            "producer": checkpoint.producer,
-            "seed": checkpoint.seed,
-            "source": checkpoint.source,
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-
-
-def _from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
-    if set(metadata) != {FORMAT}:
-        raise FormatError(
-            f"metadata: expected the one key {FORMAT!r}, got {sorted(metadata) or 'none'}"
-        )
-    try:
-        header = json.loads(
-            metadata[FORMAT], object_pairs_hook=_object, parse_constant=_not_a_number
-        )
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"metadata: no JSON: {error}") from error
-    except ValueError as error:
-        raise FormatError(f"metadata: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise FormatError("metadata: format is not 'masktools'")
-    version = header.get("version")
-    if type(version) is not int or not 1 <= version <= VERSION:
-        raise FormatError(f"metadata: version {version!r}, but this reader knows 1 to {VERSION}")
-    _keys("metadata", header, ("format", "version", "graph", "producer", "seed", "source"))
-    _check_origin(header["producer"], header["seed"], header["source"])
-    graph = _keys("graph", header["graph"], ("inputs", "outputs", "nodes"))
-    header["graph"] = Graph(
-        tuple(_value(v) for v in _list("inputs", graph["inputs"])),
-        tuple(_value(v) for v in _list("outputs", graph["outputs"])),
-        tuple(_node(n) for n in _list("nodes", graph["nodes"])),
-    )
-    _check_version(header["graph"].nodes, version)
-    return header
-
-
-def _check_version(nodes: Collection[Node], version: int) -> None:
-    """Refuse operators that are newer than the version that a file says it has."""
-    for node in nodes:
-        if node.op in OPERATORS and version_of(node) > version:
-            raise FormatError(
-                f"metadata: {where(node)}: the operator came with version {version_of(node)}, "
-                f"but the file is of version {version}"
-            )
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise FormatError(f"key {counts.most_common(1)[0][0]!r} is repeated")
-    return result
-
-
-def _not_a_number(text: str) -> NoReturn:
-    raise FormatError(f"{text} is no JSON number")
-
-
-def _keys(where: str, given: object, expected: Collection[str]) -> dict[str, Any]:
-    if not isinstance(given, dict) or given.keys() != set(expected):
-        got = sorted(given) if isinstance(given, dict) else given
-        raise FormatError(f"metadata: {where} must have the keys {sorted(expected)}, got {got!r}")
-    return given
-
-
-def _list(where: str, given: object) -> list[Any]:
-    if not isinstance(given, list):
-        raise FormatError(f"metadata: {where} must be a list, got {given!r}")
-    return given
-
-
-def _text(where: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise FormatError(f"metadata: {where} must be a string, got {given!r}")
-    return given
-
-
-def _value(given: object) -> Value:
-    entry = _keys("an input or output", given, ("name", "shape", "dtype"))
-    name = _text("the name of an input or output", entry["name"])
-    shape = _list(f"the shape of {name!r}", entry["shape"])
-    if any(n is not None and type(n) is not int for n in shape):
-        raise FormatError(f"metadata: the shape of {name!r} must hold integers, got {shape!r}")
-    return Value(name, tuple(shape), _text(f"the dtype of {name!r}", entry["dtype"]))
-
-
-def _node(given: object) -> Node:
-    entry = _keys("a node", given, ("name", "op", "inputs", "outputs", "attributes"))
-    name = _text("the name of a node", entry["name"])
-    place = f"node {name!r}"
-    tensors = [
-        tuple(_text(f"{place}: a name", n) for n in _list(place, entry[side]))
-        for side in ("inputs", "outputs")
-    ]
-    if not isinstance(entry["attributes"], dict):
-        raise FormatError(f"metadata: {place}: attributes must be an object")
-    attributes: dict[str, Attribute] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in entry["attributes"].items()
-    }
-    return Node(name, _text(f"{place}: op", entry["op"]), tensors[0], tensors[1], attributes)

@@ -10,7 +10,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.checkpoint.file import FORMAT, Checkpoint
+from masktools.checkpoint.file import Checkpoint
+from masktools.checkpoint.metadata import FORMAT
 from masktools.checkpoint.weights import SparseWeight
 from masktools.errors import FormatError
 from masktools.files import check_source

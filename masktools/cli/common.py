@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from masktools.conversion.convert import Conversion
     from masktools.importers.load import Names
     from masktools.network.graph import Graph
+    from masktools.network.input_shapes import InputShapes
 
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
@@ -43,9 +45,18 @@ Labels = Annotated[
     typer.Option(help="--calibrate: the inputs' classes, .npy; only for figures of accuracy."),
 ]
 CalibrateMethod = Annotated[
-    Literal["refit", "statistics"],
+    Literal["refit", "values", "statistics"],
     typer.Option(
-        help="--calibrate: fit the values, or only match the mean and variance of each row."
+        help="--calibrate: choose the columns of blocks and fit the values; only fit the values; "
+        "or only match the mean and variance of each row."
+    ),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]1,3,640,640",
+        help="Sizes of an input that the network's file leaves open; ? leaves one open. NAME= is "
+        "for networks of several inputs, of which each takes the option once.",
     ),
 ]
 Threshold = Annotated[
@@ -87,21 +98,39 @@ def read_names(path: Path | None) -> Names:
     return names
 
 
+def input_shapes(given: Sequence[str] | None) -> InputShapes | None:
+    """Return shapes of inputs from their options; raise a usage error where they are none."""
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    for text in given or ():
+        name, _, sizes = text.rpartition("=")
+        if name in shapes or (shapes and "" in (name, *shapes)):
+            raise typer.BadParameter(
+                f"--input-shape {text}: write NAME= before each, and each once"
+            )
+        shape = tuple(size.strip() for size in sizes.split(","))
+        if "" in shape:
+            raise typer.BadParameter(f"--input-shape {text}: expected sizes with commas between")
+        shapes[name] = tuple(int(s) if re.fullmatch(r"-?\d{1,18}", s) else s for s in shape)
+    return shapes.get("", shapes or None)
+
+
 @dataclass(frozen=True)
 class Fitting:
-    """A calibration that is asked for: files of inputs and labels, and the method.
+    """A calibration that is asked for: files of inputs and labels, the method, sizes of inputs.
 
     Parameters
     ----------
     graph, inputs : Path
     labels : Path or None
     method : str
+    shapes : as `masktools.network.onnx.reader.load_onnx` takes them, default None
     """
 
     graph: Path
     inputs: Path
     labels: Path | None
     method: str
+    shapes: InputShapes | None = None
 
     def read(self) -> Ready:
         """Read and check all of it: ask before any work."""
@@ -109,7 +138,7 @@ class Fitting:
         from masktools.calibration.samples import samples
         from masktools.network.onnx.reader import read_onnx
 
-        network = read_onnx(self.graph)
+        network = read_onnx(self.graph, self.shapes)
         given = read_inputs(self.inputs, network)
         samples(network, given)
         count = len(next(iter(given.values())))
@@ -143,7 +172,11 @@ class Ready:
 
 
 def fitting(
-    graph: Path | None, inputs: Path | None, labels: Path | None, method: str
+    graph: Path | None,
+    inputs: Path | None,
+    labels: Path | None,
+    method: str,
+    shapes: InputShapes | None,
 ) -> Fitting | None:
     """Return the calibration that options ask for; raise a usage error where they contradict."""
     if inputs is None:
@@ -152,7 +185,7 @@ def fitting(
         return None
     if graph is None:
         raise typer.BadParameter("--calibrate needs --graph, the network that is converted")
-    return Fitting(graph, inputs, labels, method)
+    return Fitting(graph, inputs, labels, method, shapes)
 
 
 def show_result(result: Conversion, head: dict[str, str], as_json: bool) -> None:

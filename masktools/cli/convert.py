@@ -12,11 +12,13 @@ import typer
 from masktools.cli.common import (
     CalibrateMethod,
     Images,
+    InputShape,
     Json,
     Labels,
     NamesFile,
     Tool,
     fitting,
+    input_shapes,
     read_names,
     refusing,
     show_result,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from masktools.cli.common import Ready
     from masktools.importers.load import Names
     from masktools.network.graph import Graph
+    from masktools.network.input_shapes import InputShapes
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
@@ -105,6 +108,7 @@ def convert_command(
     calibrate: Images = None,
     labels: Labels = None,
     calibrate_method: CalibrateMethod = "refit",
+    input_shape: InputShape = None,
     tool: Tool = None,
     names: NamesFile = None,
     weights_tool: Annotated[str | None, typer.Option(help="As --tool, for --weights.")] = None,
@@ -129,7 +133,10 @@ def convert_command(
         "partitioner": partitioner,
         "seed": seed,
     }
-    asked = fitting(graph, calibrate, labels, calibrate_method)
+    shapes = input_shapes(input_shape)
+    if shapes is not None and graph is None:
+        raise typer.BadParameter("--input-shape needs --graph, the network that it is of")
+    asked = fitting(graph, calibrate, labels, calibrate_method, shapes)
     if saliency != "magnitude" and calibrate is None:
         raise typer.BadParameter(f"--saliency {saliency} needs --calibrate INPUTS")
     if saliency == "magnitude" and calibrate is not None and _is_mask_file(out):
@@ -161,7 +168,7 @@ def convert_command(
         if not resume:
             discard(kept / FOLDER)
         chosen: dict[str, Any] = {"skip": skip or (), "include": include or ()}
-        chosen["graph"] = graph if ready is None else ready.network
+        chosen["graph"] = _network(graph, shapes) if ready is None else ready.network
         if ready is not None and saliency != "magnitude":
             if values is None:
                 raise MaskError(f"{source} holds no weights: --saliency {saliency} needs --weights")
@@ -180,6 +187,12 @@ def convert_command(
         for note in notes:
             print(f"masktools: {printable(note)}", file=sys.stderr)
         show_result(result, {"out": str(out)}, as_json)
+
+
+def _network(graph: Path | None, shapes: InputShapes | None) -> Graph | None:
+    from masktools.network.onnx.reader import read_onnx
+
+    return None if graph is None else read_onnx(graph, shapes)
 
 
 def _norms(

@@ -14,12 +14,14 @@ from masktools.cli.common import (
     CalibrateMethod,
     Fitting,
     Images,
+    InputShape,
     Json,
     Labels,
     NamesFile,
     Threshold,
     Tool,
     fitting,
+    input_shapes,
     read_names,
     refusing,
 )
@@ -29,6 +31,7 @@ from masktools.files import check_ending, check_target, whole_file
 if TYPE_CHECKING:
     from masktools.conversion.result import Conversion
     from masktools.layout import BlockLayout
+    from masktools.network.input_shapes import InputShapes
 
 
 def export_command(
@@ -57,6 +60,7 @@ def export_command(
             help="Run both networks and compare, on every backend that can run here.",
         ),
     ] = True,
+    input_shape: InputShape = None,
     tool: Tool = None,
     names: NamesFile = None,
     threshold: Threshold = None,
@@ -65,12 +69,13 @@ def export_command(
     """Write a network and its masks as a checkpoint that the runtime runs."""
     if masks is not None and layouts is not None:
         raise typer.BadParameter("--masks and --layouts exclude each other")
-    asked = fitting(net, calibrate, labels, calibrate_method)
+    shapes = input_shapes(input_shape)
+    asked = fitting(net, calibrate, labels, calibrate_method, shapes)
     if asked is not None and (layouts is None or not layouts.is_dir()):
         raise typer.BadParameter("--calibrate needs --layouts, a result folder")
     with refusing():
         how = {"tool": tool, "names": read_names(names), "threshold": threshold}
-        report, lines = export(net, out, masks, layouts, residual, verify, how, asked)
+        report, lines = export(net, out, masks, layouts, residual, verify, how, asked, shapes)
     for note in report["notes"]:
         print(f"masktools: {printable(note)}", file=sys.stderr)
     if as_json:
@@ -90,6 +95,7 @@ def export(
     verify: bool = True,
     how: Mapping[str, Any] | None = None,
     calibration: Fitting | None = None,
+    shapes: InputShapes | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -109,6 +115,8 @@ def export(
         How `masks` is read: the further arguments of `masktools.load_masks`.
     calibration : Fitting, default None
         Inputs to calibrate on; what the result folder was calibrated to before does not count.
+    shapes : mapping or sequence, default None
+        Sizes that `net` leaves open, as `masktools.export.from_onnx` takes them.
 
     Returns
     -------
@@ -140,6 +148,7 @@ def export(
     blocks, result, seed = (None, None, None) if layouts is None else _load_layouts(layouts)
     if calibration is not None and result is not None:
         result = calibration.read().fit(result)
+        blocks = result.layouts
     values = result.values if result is not None and result.calibration else None
     found = None if masks is None else load_masks(masks, **(how or {}))
     notes = [] if found is None else [f"{masks}: {note}" for note in found.notes]
@@ -148,13 +157,14 @@ def export(
         masks=found,
         layouts=blocks,
         residual=residual,
+        input_shapes=shapes,
         values=values,
         seed=seed,
         say=notes.append,
     )
     with whole_file(out) as beside:
         write(beside, checkpoint)
-        verified = check(net, kept, beside, values) if verify else None
+        verified = check(net, kept, beside, values, shapes) if verify else None
     report = {
         "out": str(out),
         "bytes": out.stat().st_size,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from masktools.errors import printable
+from masktools.network.fixing import open_sizes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,11 +61,12 @@ def conversion_lines(report: Report) -> list[Text]:
 
 def calibration_table(report: CalibrationReport) -> Table:
     """Return a line per calibrated layer: the columns of its rows, how it was fitted, its error."""
-    table = _table("layer", ("columns", "ridge", "condition", "error before", "after"))
+    table = _table("layer", ("columns", "replaced", "ridge", "condition", "error before", "after"))
     for row in report.layers:
         table.add_row(
             _name(row.layer),
             f"{row.columns:,}",
+            f"{row.replaced:,}",
             "" if row.ridge is None else f"{row.ridge:g}",
             "" if row.condition is None else f"{row.condition:.1e}",
             _figure(row.error_before),
@@ -163,6 +165,10 @@ def checkpoint_lines(
     ]
     head = f"{path}: checkpoint of {checkpoint.producer}, {len(graph.nodes)} nodes"
     lines = [Text(printable(head), "bold"), Text(printable(f"{ends[0]} → {ends[1]}"), "dim")]
+    sizes = open_sizes(graph.inputs)
+    if sizes:
+        at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        lines.append(Text(printable(f"multiplications are counted at {at}"), "dim"))
     left = sum(layer.multiplications_stored for layer in layers)
     if left:
         limit = sum(layer.multiplications for layer in layers) / left

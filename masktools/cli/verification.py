@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import GraphError
+from masktools.network.fixing import open_sizes
 
 if TYPE_CHECKING:
     from masktools.network.graph import Value
+    from masktools.network.input_shapes import InputShapes
     from runtime.model import Model
 
 Arrays = dict[str, NDArray[Any]]
@@ -29,6 +32,8 @@ FULL_BATCH = 16
 FULL_NUMBERS = 1 << 20
 # What is called in between is this many times larger, to be seen wherever it is left over.
 LOUDER = 8.0
+# How much less than half of the examples open sizes are besides.
+ODDER = (0, 19)
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,13 @@ class Verified:
     backend : str
     on : str
         What it ran on.
-    differences : dict of int to float
-        By batch: max|Δ| / max|y| against the source.
+    differences : dict of str to float
+        By batch, and open sizes other than the examples: max|Δ| / max|y| against the source.
     """
 
     backend: str
     on: str
-    differences: dict[int, float]
+    differences: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Verification:
             "backends": {
                 one.backend: {
                     "on": one.on,
-                    "differences": {str(batch): d for batch, d in one.differences.items()},
+                    "differences": dict(one.differences),
                 }
                 for one in self.backends
             },
@@ -110,6 +115,7 @@ def verify(
     kept: Mapping[str, NDArray[np.bool_]],
     checkpoint: Path,
     values: Mapping[str, NDArray[np.float32]] | None = None,
+    shapes: InputShapes | None = None,
 ) -> Verification:
     """Compare a network under masks with a checkpoint of it, on every backend that runs here.
 
@@ -123,6 +129,8 @@ def verify(
         Run by each backend of the runtime with its own settings, in float32.
     values : mapping of str to ndarray of float32, default None
         Calibrated values, which stand for the file's own and for the masks.
+    shapes : mapping or sequence, default None
+        The sizes of inputs that the checkpoint was exported with, as `load_onnx` takes them.
 
     Returns
     -------
@@ -142,7 +150,7 @@ def verify(
     behind, and a later one reads, shows as other bits.
     """
     try:
-        return _verify(_Source(net, kept, values or {}), checkpoint)
+        return _verify(_Source(net, kept, values or {}, shapes), checkpoint)
     except GraphError as error:
         raise GraphError(f"{net}: {error}") from error
 
@@ -152,7 +160,7 @@ def _verify(source: _Source, checkpoint: Path) -> Verification:
     from runtime.backend import BACKENDS
     from runtime.errors import BackendUnavailable
 
-    cases: dict[int, _Case] = {}
+    cases: dict[str, _Case] = {}
     verified, unavailable = [], {}
     open_batch = True
     for name in BACKENDS:
@@ -165,20 +173,22 @@ def _verify(source: _Source, checkpoint: Path) -> Verification:
             raise _failed(name, "cannot load the checkpoint", error) from error
         if not cases:
             open_batch = any(value.shape[0] is None for value in model.inputs)
-            cases = _cases(model.inputs, source, open_batch)
+            cases = _cases(model, source, open_batch)
         verified.append(_verified(name, model, cases))
     if not verified:
         raise GraphError(
             f"no backend can run here: {'; '.join(unavailable.values())}; pass --no-verify to "
             "write without comparing"
         )
-    return Verification(tuple(cases), open_batch, tuple(verified), unavailable)
+    batches = tuple(dict.fromkeys(case.batch for case in cases.values()))
+    return Verification(batches, open_batch, tuple(verified), unavailable)
 
 
 @dataclass(frozen=True, eq=False)
 class _Case:
     """Inputs, what the source makes of them, and the inputs that come in between."""
 
+    batch: int
     inputs: Arrays
     expected: list[NDArray[Any]]
     louder: Arrays
@@ -192,6 +202,7 @@ class _Source:
         net: Path,
         kept: Mapping[str, NDArray[np.bool_]],
         values: Mapping[str, NDArray[np.float32]],
+        shapes: InputShapes | None,
     ) -> None:
         try:
             import onnxruntime
@@ -202,7 +213,7 @@ class _Source:
         from masktools.network.onnx.altered import with_values
         from masktools.network.onnx.reader import load_onnx, with_masks
 
-        model = load_onnx(net)
+        model = load_onnx(net, shapes)
         model = with_values(model, values) if values else with_masks(model, kept)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -215,8 +226,9 @@ class _Source:
 
     def __call__(self, inputs: Arrays, open_batch: bool) -> list[NDArray[Any]]:
         """Return the outputs; `open_batch`: whether the checkpoint takes any number of samples."""
-        fixed = self._session.get_inputs()[0].shape[0]
-        if not open_batch or not isinstance(fixed, int):
+        first = [value.shape[0] for value in self._session.get_inputs()]
+        fixed = first[0]
+        if not open_batch or not all(isinstance(size, int) for size in first):
             return self._run(inputs)
         # The file fixes a batch where the network means the same for any: it takes the samples in
         # pieces, for none depends on another. The last one fills a piece that is short of some.
@@ -243,20 +255,43 @@ class _Source:
         )
 
 
-def _cases(inputs: tuple[Value, ...], source: _Source, open_batch: bool) -> dict[int, _Case]:
-    """Return inputs and expected outputs for each batch; for one, where the file fixes it."""
-    cases = {}
-    for batch in _batches(inputs) if open_batch else [inputs[0].shape[0] or 1]:
-        rng = np.random.default_rng(batch)
-        given, louder = (
-            {
-                v.name: rng.standard_normal([n or batch for n in v.shape], np.float32) * scale
-                for v in inputs
-            }
-            for scale in (np.float32(1), np.float32(LOUDER))
-        )
-        cases[batch] = _Case(given, source(given, open_batch), louder)
+def _cases(model: Model, source: _Source, open_batch: bool) -> dict[str, _Case]:
+    """Return inputs and expected outputs for each batch; for one, where the file fixes it.
+
+    Where other sizes are open, the batches have the example sizes; a sample of each of two smaller
+    ones follows, an even and an odd size, where the network works at it.
+    """
+    from runtime.errors import PlanError
+
+    inputs = model.inputs
+    batches = _batches(inputs) if open_batch else (inputs[0].shape[0] or 1,)
+    cases = {str(batch): _case(inputs, source, open_batch, batch) for batch in batches}
+    examples = open_sizes(inputs)
+    for less in ODDER if examples else ():
+        sizes = {name: max(size // 2 - less, 1) for name, size in examples.items()}
+        numbers = tuple(_at(value, sizes) for value in inputs)
+        shapes = {v.name: tuple(n or batches[0] for n in v.shape) for v in numbers}
+        with suppress(PlanError):
+            model.plan.at(shapes)
+            said = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+            cases[f"{batches[0]}, {said}"] = _case(numbers, source, open_batch, batches[0])
     return cases
+
+
+def _at(value: Value, sizes: Mapping[str, int]) -> Value:
+    return replace(value, shape=tuple(sizes.get(str(n), n) for n in value.shape))
+
+
+def _case(inputs: tuple[Value, ...], source: _Source, open_batch: bool, batch: int) -> _Case:
+    rng = np.random.default_rng(batch)
+    given, louder = (
+        {
+            v.name: rng.standard_normal([n or batch for n in v.shape], np.float32) * scale
+            for v in inputs
+        }
+        for scale in (np.float32(1), np.float32(LOUDER))
+    )
+    return _Case(batch, given, source(given, open_batch), louder)
 
 
 def _batches(inputs: tuple[Value, ...]) -> tuple[int, ...]:
@@ -264,7 +299,7 @@ def _batches(inputs: tuple[Value, ...]) -> tuple[int, ...]:
     return (*BATCHES, FULL_BATCH) if numbers <= FULL_NUMBERS else BATCHES
 
 
-def _verified(name: str, model: Model, cases: Mapping[int, _Case]) -> Verified:
+def _verified(name: str, model: Model, cases: Mapping[str, _Case]) -> Verified:
     """Run one backend on every case, and on each again once other data has gone through."""
     try:
         first = {batch: _outputs(model, case.inputs) for batch, case in cases.items()}
@@ -273,7 +308,7 @@ def _verified(name: str, model: Model, cases: Mapping[int, _Case]) -> Verified:
         again = {batch: _outputs(model, case.inputs) for batch, case in cases.items()}
     except Exception as error:
         raise _failed(name, "cannot run the checkpoint", error) from error
-    differences: dict[int, float] = {}
+    differences: dict[str, float] = {}
     for batch, case in cases.items():
         for outputs, when in ((first[batch], ""), (again[batch], ", after other data")):
             difference = _difference(outputs, case.expected, f"backend {name!r}, batch {batch}")

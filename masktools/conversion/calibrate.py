@@ -26,6 +26,8 @@ from masktools.network.layers import layers
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from masktools.network.input_shapes import InputShapes
+
 RESIDUALS = ("drop", "keep")
 
 
@@ -39,12 +41,13 @@ def calibrate(
     method: str = "refit",
     residual: str = "drop",
     include: Iterable[str] = (),
+    input_shapes: InputShapes | None = None,
     progress: bool = True,
 ) -> Calibration:
     """Fit the values of a converted network to what the network before conversion computes.
 
     Takes some inputs, a few hundred mostly, and neither labels nor gradients nor a training
-    framework. What is stored, and where, stays the same.
+    framework. As much is stored as before.
 
     Parameters
     ----------
@@ -61,21 +64,28 @@ def calibrate(
         to outputs, as `runtime.prepare` does.
     labels : array_like of int, shape (samples,), default None
         For the accuracies in the report alone.
-    method : {"refit", "statistics"}
-        Fit the values; or only give each row the mean and variance that it has in the source, in
-        the batch normalisation after it where there is one.
+    method : {"refit", "values", "statistics"}
+        ``"refit"``: choose the columns that each block stores, as many as before, and fit the
+        values. Columns stay where others would not lessen the layer's error on the samples held
+        back, where rows lie in several blocks or have weights beside them, and where the choice
+        would take long (`report` says so). ``"values"``: keep the columns. ``"statistics"``: only
+        give each row the mean and variance that it has in the source, in the batch normalisation
+        after it where there is one.
     residual : {"drop", "keep"}
         Whether non-zero weights outside the blocks are stored too.
     include : iterable of str, default ()
         Layers to fit although they stayed dense.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        Sizes that an ONNX file leaves open, as in `masktools.export.from_onnx`.
     progress : bool, default True
         Show a bar on standard error, where that is a terminal.
 
     Returns
     -------
     Calibration
-        ``values`` and ``report``. `Conversion.calibrated` keeps them with the layouts. The same
-        for the same arguments on the same machine.
+        ``values``, ``report``, and the ``layouts`` that store other columns now.
+        `Conversion.calibrated` keeps them together. The same for the same arguments on the same
+        machine.
 
     Raises
     ------
@@ -98,6 +108,9 @@ def calibrate(
     back. All rows of a block share their columns and so one factorization. Then each row is scaled
     to the variance of y, so that later layers get inputs of the size that they were made for.
 
+    Columns are chosen by orthogonal least squares, with the same ridge to the source's own values:
+    one after the other, the one with which the rows of the block miss least.
+
     Examples
     --------
     A matrix whose rows store two of four columns, by a runner made for it:
@@ -117,7 +130,7 @@ def calibrate(
     ...     bias = constants.get("fc.bias", 0)
     ...     return lambda inputs: inputs["x"] @ constants["fc.weight"].T + bias
     >>> layout = masktools.BlockLayout((2, 4), [masktools.DenseBlock([0, 1], [0, 1])])
-    >>> found = masktools.calibrate(network, {"fc": layout}, x, run=run)
+    >>> found = masktools.calibrate(network, {"fc": layout}, x, run=run, method="values")
     >>> bool(found.report.error_after < 1e-4 < found.report.error_before)
     True
     >>> np.round(found.values["fc.weight"] - (weight[:, :2] + weight[:, 2:]) @ np.eye(2, 4), 1) + 0
@@ -126,13 +139,22 @@ def calibrate(
     """
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
-    graph = _graph(network)
+    graph = _graph(network, input_shapes)
+    layouts = _layouts(layouts)
     kept = _kept(graph, layouts, residual, Named.of((), include).include)
-    shown = bar if progress else None
-    return calibrate_graph(graph, kept, inputs, run, labels=labels, method=method, progress=shown)
+    return calibrate_graph(
+        graph, kept, inputs, run, labels=labels, method=method,
+        layouts=layouts if residual == "drop" else None,
+        progress=bar if progress else None,
+    )  # fmt: skip
 
 
-def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) -> Graph:
+def _graph(
+    network: Graph | Checkpoint | ModelProto | str | os.PathLike[str],
+    input_shapes: InputShapes | None,
+) -> Graph:
+    if isinstance(network, Graph | Checkpoint) and input_shapes is not None:
+        raise TypeError("input_shapes is for ONNX files: this network was read already")
     if isinstance(network, Graph):
         return network
     if isinstance(network, Checkpoint):
@@ -140,28 +162,32 @@ def _graph(network: Graph | Checkpoint | ModelProto | str | os.PathLike[str]) ->
         return replace(network.graph, constants={**network.graph.constants, **sparse})
     from masktools.network.onnx.reader import read_onnx
 
-    return read_onnx(network)
+    return read_onnx(network, input_shapes)
 
 
-def _kept(
-    graph: Graph,
+def _layouts(
     layouts: Conversion | Mapping[str, BlockLayout] | str | os.PathLike[str],
-    residual: str,
-    include: Iterable[str],
-) -> dict[str, BoolArray]:
-    """Return the stored positions of each layer to fit."""
+) -> Mapping[str, BlockLayout]:
     if isinstance(layouts, Conversion):
         layouts = layouts.layouts
     elif isinstance(layouts, str | os.PathLike):
         layouts = load_layouts(layouts)
     check_layers("layouts", layouts)
-    known = layers(graph)
-    kept = {}
     for name, layout in layouts.items():
         if not isinstance(layout, BlockLayout):
             raise TypeError(
                 f"layouts: layer {name!r}: expected a BlockLayout, got {type(layout).__name__}"
             )
+    return layouts
+
+
+def _kept(
+    graph: Graph, layouts: Mapping[str, BlockLayout], residual: str, include: Iterable[str]
+) -> dict[str, BoolArray]:
+    """Return the stored positions of each layer to fit."""
+    known = layers(graph)
+    kept = {}
+    for name, layout in layouts.items():
         kept[name] = layout.to_mask()
         weight = graph.constants.get(known[name].weight) if name in known else None
         if residual == "keep" and weight is not None and weight.shape == layout.shape:

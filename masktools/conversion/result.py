@@ -69,8 +69,14 @@ class Conversion:
         return self.calibration.values if self.calibration else {}
 
     def calibrated(self, calibration: Calibration) -> Conversion:
-        """Return the result with what `masktools.calibrate` found for its layouts."""
-        return replace(self, calibration=calibration)
+        """Return the result with what `masktools.calibrate` found for its layouts.
+
+        Blocks that store other columns now take the place of the old ones; the report about the
+        conversion stays the one about those.
+        """
+        return replace(
+            self, layouts={**self.layouts, **calibration.layouts}, calibration=calibration
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write masks.safetensors, layouts.safetensors, report.json, and calibrated values.
@@ -145,13 +151,17 @@ class Conversion:
             fitted = CalibrationReport.from_dict(data["calibration"]) if calibrated else None
         except FormatError as error:
             raise FormatError(f"{place / REPORT}: {error}") from error
-        calibration = None if fitted is None else Calibration(_load_values(place / VALUES), fitted)
         layouts = load_layouts(place)
         rows = {row.layer: row for row in report}
         for name, layout in layouts.items():
             if name not in rows or rows[name].shape != layout.shape:
                 raise FormatError(f"{place}: {REPORT} and {LAYOUTS} differ about layer {name!r}")
         ordered = {name: layouts[name] for name in rows if name in layouts}
+        calibration = None
+        if fitted is not None:
+            moved = {row.layer for row in fitted.layers if row.replaced}
+            others = {name: one for name, one in ordered.items() if name in moved}
+            calibration = Calibration(_load_values(place / VALUES), fitted, others)
         return cls(ordered, report, calibration)
 
 

@@ -12,6 +12,7 @@ from masktools.calibration.affine import with_values
 from masktools.calibration.network import calibrate_graph
 from masktools.calibration.walk import Run
 from masktools.checks import check_layers
+from masktools.errors import MaskError
 from masktools.layout import BlockLayout
 from masktools.network.network import Network
 
@@ -43,7 +44,7 @@ def calibrated(
     values: Values | None,
     calibrate: Inputs | None,
     run: Run | None,
-) -> Network:
+) -> tuple[Network, Mapping[str, BlockLayout] | None]:
     """Return the network with calibrated values, where there are any or it is to be calibrated.
 
     Parameters
@@ -52,11 +53,35 @@ def calibrated(
         Not changed.
     layouts, residual, values, calibrate, run
         As `masktools.export.from_onnx`.
+
+    Returns
+    -------
+    Network
+    mapping of str to BlockLayout, or None
+        The layouts, with the columns that the calibration chose.
     """
     if calibrate is not None and layouts is not None and run is not None:
         kept: dict[str, NDArray[Any]] = {n: layout.to_mask() for n, layout in layouts.items()}
         for name in kept.keys() & network.layers.keys() if residual == "keep" else ():
             weight = network.graph.constants[network.layers[name].weight]
             kept[name] = kept[name] | (weight != 0).reshape(kept[name].shape)
-        values = calibrate_graph(network.graph, kept, calibrate, run).values
-    return Network.of(with_values(network.graph, values)) if values else network
+        free = None if residual == "keep" else layouts
+        found = calibrate_graph(network.graph, kept, calibrate, run, layouts=free)
+        values, layouts = found.values, {**layouts, **found.layouts}
+    elif values is not None and layouts is not None and residual != "keep":
+        _check_inside(network, layouts, values)
+    return Network.of(with_values(network.graph, values)) if values else network, layouts
+
+
+def _check_inside(network: Network, layouts: Mapping[str, BlockLayout], values: Values) -> None:
+    """Raise `MaskError` where a calibrated value lies outside of what a layout stores."""
+    for name, layout in layouts.items():
+        weight = values.get(network.layers[name].weight) if name in network.layers else None
+        if weight is None or weight.shape != layout.shape:
+            continue
+        outside = int(np.count_nonzero(weight[~layout.to_mask()]))
+        if outside:
+            raise MaskError(
+                f"layer {name!r}: {outside} calibrated values lie outside of its blocks: its "
+                "columns were chosen anew, so take the layouts of Conversion.calibrated(...) too"
+            )

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import torch
     from onnx import ModelProto
 
+    from masktools.network.input_shapes import InputShapes
+
 # What is written, how to name it, and the endings that it has.
 CHECKPOINT = ("a checkpoint", "end its name in .safetensors", (".safetensors",))
 
@@ -49,6 +51,7 @@ def from_onnx(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    input_shapes: InputShapes | None = None,
     values: Values | None = None,
     calibrate: Inputs | None = None,
     run: Run | None = None,
@@ -78,6 +81,10 @@ def from_onnx(
         logged.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        Sizes that the file leaves open, by input or of its only one: ``{"x": (1, 3, 640, 640)}``.
+        None, -1, ``"?"`` or a name leaves an axis as the file has it. A first size counts for the
+        batch, which stays open where the network means the same for any.
     values : mapping of str to ndarray of float32, default None
         Calibrated values that stand for the file's own: ``result.values``.
     calibrate : array_like of float32, or a mapping of input names to such, default None
@@ -97,7 +104,8 @@ def from_onnx(
     CalibrationError
         If the inputs to calibrate on do not fit, as `masktools.calibrate`.
     GraphError
-        If the network has an operator, an attribute or a shape that is not supported.
+        If the network has an operator, an attribute or a shape that is not supported, or
+        `input_shapes` does not fit its inputs.
     MaskError
         If a mask or layout matches no layer or has another shape, if weights are not finite, or
         if there is a residual under ``residual="error"``: saying how many weights of which layers.
@@ -118,6 +126,7 @@ def from_onnx(
         masks=masks,
         names=names,
         residual=residual,
+        input_shapes=input_shapes,
         values=values,
         calibrate=calibrate,
         run=run,
@@ -133,6 +142,7 @@ def prepare(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    input_shapes: InputShapes | None = None,
     values: Values | None = None,
     calibrate: Inputs | None = None,
     run: Run | None = None,
@@ -143,7 +153,7 @@ def prepare(
 
     Parameters
     ----------
-    src, layouts, masks, names, residual, values, calibrate, run, seed
+    src, layouts, masks, names, residual, input_shapes, values, calibrate, run, seed
         As `from_onnx`.
     say : callable, default a warning of the log
         Is told, in a sentence each, what was decided that could have been meant otherwise.
@@ -163,10 +173,10 @@ def prepare(
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
-    model = load_onnx(src)
+    model = load_onnx(src, input_shapes)
     network = _renamed(Network.of(read_onnx(model)), names or {})
     layouts, masks = _fitted(network, model, layouts, masks, say)
-    network = calibrated(network, layouts, residual, values, calibrate, run)
+    network, layouts = calibrated(network, layouts, residual, values, calibrate, run)
     stored = _stored(network, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
@@ -218,7 +228,7 @@ def from_torch(
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
     layouts, masks = _fitted(network, model, layouts, masks, logger.warning)
-    network = calibrated(network, layouts, residual, None, calibrate, run)
+    network, layouts = calibrated(network, layouts, residual, None, calibrate, run)
     stored = _stored(network, layouts, masks, residual, logger.warning)
     write(dst, replace(assemble(network, stored), seed=seed))
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from masktools.export.stored import Stored
 from masktools.network.graph import Node, Shape, fresh, real
 from masktools.network.network import Network
-from masktools.network.operators import ARITHMETIC
 
 Constants = dict[str, NDArray[Any]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -82,7 +81,7 @@ def _affine(
     shape = shapes[node.outputs[0]]
     if node.op == "BatchNormalization":
         return _normalisation(node, constants) if axis == 1 else None
-    if node.op not in ARITHMETIC:
+    if node.op not in ("Add", "Sub", "Mul", "Div"):
         return None
     constant = next((name for name in node.inputs if name in constants), None)
     if constant is None or shapes[next(n for n in node.inputs if n != constant)] != shape:

@@ -9,6 +9,7 @@ from masktools.network.graph import Graph, Node, Shape
 from masktools.network.operators import operator_of
 from masktools.network.operators.rules import Flow
 from masktools.network.shapes import shapes_of
+from masktools.network.sizes import Size
 
 if TYPE_CHECKING:
     import networkx
@@ -71,7 +72,8 @@ def trace(graph: Graph, shapes: Mapping[str, Shape]) -> Flow:
             flow.fixed.append(flow.labels[value.name])
     for node in graph.nodes:
         passed = operator_of(node).channels(flow, node)
-        if passed is None:
+        # Channels whose number is open are none of a layer's.
+        if passed is None or any(isinstance(n, Size) for o in node.outputs for n in shapes[o][1:2]):
             _stop(flow, node)
         else:
             flow.labels.update(zip(node.outputs, passed, strict=True))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from masktools.errors import GraphError
+from masktools.network.sizes import Size
 
 Shape = tuple[int, ...]
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
@@ -19,7 +20,8 @@ Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str,
 class Value:
     """A named tensor at the border of the network.
 
-    `shape` holds None where any size is accepted (the batch).
+    `shape` holds None for the batch where any is accepted, and a `Size` where a size is open or
+    follows from open ones: that is the number of an example.
     """
 
     name: str
@@ -28,7 +30,7 @@ class Value:
 
     @property
     def shape_text(self) -> str:
-        """The shape as people read it, with N for the batch.
+        """The shape as people read it, with N for the batch and formulas for open sizes.
 
         Examples
         --------
@@ -110,7 +112,7 @@ def ints(node: Node, name: str) -> tuple[int, ...]:
     value = node.attributes.get(name)
     if not isinstance(value, tuple):
         raise GraphError(f"{where(node)}: attribute {name} must be ints, got {value!r}")
-    return tuple(int(v) for v in value)
+    return tuple(v if isinstance(v, Size) else int(v) for v in value)
 
 
 def real(node: Node, name: str, default: float | None = None) -> float:

@@ -106,18 +106,22 @@ def output_shapes(node: Node, shapes: Mapping[str, Shape]) -> list[Shape]:
     _check_ranks(node, given)
     try:
         made = operator_of(node).shape(node, given)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, ArithmeticError) as error:
         raise GraphError(
-            f"{where(node)}: inputs of shape {', '.join(map(str, given))} do not fit: {error}"
+            f"{where(node)}: inputs of shape {_numbers(given)} do not fit: {error}"
         ) from error
     for shape in made:
         if min(shape, default=1) < 1 or max(shape, default=1) >= 2**31:
             raise GraphError(
-                f"{where(node)}: inputs of shape {', '.join(map(str, given))} "
-                f"make an {'empty' if min(shape) < 1 else 'oversized'} output {shape}"
+                f"{where(node)}: inputs of shape {_numbers(given)} "
+                f"make an {'empty' if min(shape) < 1 else 'oversized'} output {_numbers([shape])}"
             )
     _check_ranks(node, made)
     return made
+
+
+def _numbers(shapes: Sequence[Shape]) -> str:
+    return ", ".join(str(tuple(map(int, shape))) for shape in shapes)
 
 
 def _check_ranks(node: Node, shapes: Sequence[Shape]) -> None:
@@ -150,6 +154,7 @@ def pixels_inside(
     """
     # Of the pixels p, those with 0 <= start + p * stride < size. Taps beyond the image may be any
     # number of 64 bits away: as Python's integers they cannot overflow.
+    size, pixels, pad = int(size), int(pixels), int(pad)
     counts = np.zeros(kernel, np.int64)
     for tap in range(kernel):
         start = tap * dilation - pad

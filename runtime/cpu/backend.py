@@ -75,7 +75,7 @@ class CpuBackend:
         if threads > MOST_THREADS:
             raise PlanError(f"backend 'cpu' takes at most {MOST_THREADS} threads, not {threads}")
         machine = machine_here(module.lanes, threads)
-        packed = self._packed.setdefault(plan, PackedWeights())
+        packed = self._packed.setdefault(plan.base or plan, PackedWeights())
         compiler = Compiler(module, machine, dtype, packed, self.tuned)
         return CpuExecutable(plan, plan.batch(input_shapes), compiler)
 

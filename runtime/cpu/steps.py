@@ -262,7 +262,7 @@ def _gather(assembly: Assembly, at: int, step: s.Gather) -> None:
 
 def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
-    assembly.call("softmax", at, x=x, y=y, axis=step.axis)
+    assembly.call("softmax", at, x=x, y=y, axis=step.axis, logarithm=step.logarithm)
 
 
 def _normalize(assembly: Assembly, at: int, step: s.Normalize) -> None:

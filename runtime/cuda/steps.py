@@ -25,7 +25,7 @@ PRODUCT_TILE = 32
 _REDUCTIONS = ("Sum", "Mean", "Max", "Min", "L2")
 
 # PointwiseOp in pointwise.cu.
-COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD = range(8)
+COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD, MAX, MIN, PRELU = range(11)
 
 
 def launches(step: s.Step, place: Place) -> list[Launch]:
@@ -122,7 +122,16 @@ def _scale_shift(step: s.ScaleShift, place: Place) -> Iterator[Launch]:
     )
 
 
-_OPS = {"Add": (ADD, ADD), "Sub": (SUB, SUB_FROM), "Mul": (MUL, MUL), "Div": (DIV, DIV_BY_FIRST)}
+# For each op, what it is where the value comes first, and where a constant does.
+_OPS = {
+    "Add": (ADD, ADD),
+    "Sub": (SUB, SUB_FROM),
+    "Mul": (MUL, MUL),
+    "Div": (DIV, DIV_BY_FIRST),
+    "Max": (MAX, MAX),
+    "Min": (MIN, MIN),
+    "PRelu": (PRELU, None),
+}
 
 
 def _arithmetic(step: s.Arithmetic, place: Place) -> Iterator[Launch]:
@@ -133,6 +142,7 @@ def _arithmetic(step: s.Arithmetic, place: Place) -> Iterator[Launch]:
     else:
         second = _constant(step.constant, len(y.shape))
     op = _OPS[step.op][step.constant_first]
+    assert op is not None, "a slope is no first operand"
     yield _pointwise(step, place, op, second, activation=step.activation)
 
 
@@ -245,7 +255,7 @@ def _rows(
 
 def _softmax(step: s.Softmax, place: Place) -> Iterator[Launch]:
     axis = step.axis % len(place.values[step.inputs[0]].shape)
-    yield _reduction("softmax", step, place, (axis,))
+    yield _reduction("log_softmax" if step.logarithm else "softmax", step, place, (axis,))
 
 
 def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) -> Launch:

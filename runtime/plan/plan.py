@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from masktools import limits
 from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
 from masktools.forks import unlocked_property
+from masktools.network.fixing import fixed, open_sizes, sizes_of
 from masktools.network.graph import Value
+from masktools.network.normal_form import check_graph
 from masktools.network.shapes import shapes_of
 from runtime.errors import PlanError
 from runtime.plan.bounds import check_cost
@@ -46,6 +48,13 @@ class Plan:
         In the order of execution.
     shapes : mapping of str to tuple of int or None
         Of every value; None, on axis 0 alone, is the batch.
+    source : Checkpoint or None
+        What it was made of, where inputs have open sizes besides the batch: the plan is for
+        `sizes`, and `at` makes one for others.
+    sizes : mapping of str to int
+        The open sizes by name; empty where there are none.
+    base : Plan or None
+        The plan that `at` made this one of: both have the same weights.
     """
 
     inputs: tuple[Value, ...]
@@ -53,6 +62,26 @@ class Plan:
     results: Mapping[str, str]
     steps: tuple[Step, ...]
     shapes: Mapping[str, tuple[int | None, ...]]
+    source: Checkpoint | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    base: Plan | None = None
+
+    def at(self, shapes: Mapping[str, Shape]) -> Plan:
+        """Return the plan for inputs of some shapes: this one where no size but the batch is open.
+
+        Raises
+        ------
+        PlanError
+            If the network does not work at that size: naming the node and the shapes.
+        """
+        if self.source is None:
+            return self
+        try:
+            sizes = sizes_of(self.inputs, shapes)
+            return self if sizes == self.sizes else replace(_sized(self.source, sizes), base=self)
+        except (GraphError, PlanError) as error:
+            said = ", ".join(f"{v.name} of shape {tuple(shapes[v.name])}" for v in self.inputs)
+            raise PlanError(f"the network cannot run on {said}: {error}") from error
 
     def shape(self, value: str, batch: int) -> Shape:
         """Return the shape of a value when `batch` samples are run."""
@@ -125,7 +154,29 @@ def build(checkpoint: Checkpoint) -> Plan:
     PlanError
         If shapes do not fit, a node mixes the samples of a batch, or the network costs more than
         `masktools.limits` allows.
+
+    Notes
+    -----
+    Where sizes of inputs are open besides the batch, the plan is for the checkpoint's examples of
+    them, and `Plan.at` gives the plans for others.
     """
+    sizes = open_sizes(checkpoint.graph.inputs)
+    return _sized(checkpoint, sizes) if sizes else _built(checkpoint)
+
+
+def _sized(checkpoint: Checkpoint, sizes: Mapping[str, int]) -> Plan:
+    """Return the plan of a network with open sizes, for some of these."""
+    graph = checkpoint.graph
+    try:
+        numbers = fixed(graph, sizes)
+        check_graph(numbers, {f"{n}.weight": w.layout.shape for n, w in checkpoint.sparse.items()})
+    except GraphError as error:
+        raise PlanError(str(error)) from error
+    plan = _built(replace(checkpoint, graph=numbers))
+    return replace(plan, inputs=graph.inputs, outputs=graph.outputs, source=checkpoint, sizes=sizes)
+
+
+def _built(checkpoint: Checkpoint) -> Plan:
     graph = checkpoint.graph
     shapes = _shapes(checkpoint)
     same: dict[str, str] = {}

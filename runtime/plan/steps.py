@@ -21,9 +21,25 @@ Array = NDArray[np.floating[Any]]
 Weight = Union[Array, SparseWeight]  # noqa: UP007 - evaluated at run time on Python 3.10
 Pair = tuple[int, int]
 
-
+ArithmeticOp = Literal["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]
 ActivationOp = Literal[
-    "Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Elu"
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Softplus",
+    "Elu",
+    "Tanh",
+    "Erf",
+    "Gelu",
+    "Swish",
+    "Mish",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "ThresholdedRelu",
 ]
 # Every function of one number that a step can end in, by its name in ONNX, and its number in the
 # enums of cpu/simd/activation.h and cuda/activation.cuh; 0 there is none.
@@ -39,7 +55,8 @@ class Activation:
     op : str
         One of `ACTIVATIONS`.
     alpha, beta : float
-        Of LeakyRelu and Elu (alpha) and HardSigmoid; the bounds of Clip.
+        Of LeakyRelu, Elu and ThresholdedRelu (alpha), HardSigmoid, and Swish, which is
+        x * sigmoid(alpha x + beta x^3) here; the bounds of Clip.
     """
 
     op: ActivationOp
@@ -167,11 +184,12 @@ class ScaleShift(Step):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arithmetic(Step):
-    """Add, Sub, Mul or Div of two values, or of a value and a constant, broadcast as in NumPy.
+    """Arithmetic of two values, or of a value and a constant, broadcast as in NumPy.
 
     Parameters
     ----------
     op : str
+        PRelu is x where x >= 0, else x times the slope, its second operand.
     constant : ndarray or None
         The operand that `inputs` lacks.
     constant_first : bool
@@ -179,7 +197,7 @@ class Arithmetic(Step):
     activation : Activation or None
     """
 
-    op: Literal["Add", "Sub", "Mul", "Div"]
+    op: ArithmeticOp
     constant: Array | None = None
     constant_first: bool = False
     activation: Activation | None = None
@@ -309,9 +327,21 @@ class Transpose(Step):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Softmax(Step):
-    """exp(x) / sum(exp(x)) along `axis`."""
+    """exp(x) / sum(exp(x)) along `axis`, or its logarithm.
+
+    Parameters
+    ----------
+    axis : int
+    logarithm : bool
+    """
 
     axis: int
+    logarithm: bool = False
+
+    @property
+    def operator(self) -> str:
+        """The step's operators, joined by +."""
+        return "LogSoftmax" if self.logarithm else "Softmax"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

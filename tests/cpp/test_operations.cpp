@@ -67,7 +67,7 @@ TEST(activations_of_vectors_and_of_their_tails) {
   for (std::size_t i = 0; i < input.size(); ++i) input[i] = (static_cast<float>(i) - 501) / 20;
   input[7] = std::nanf("");
   input[1001] = std::nanf("");
-  for (const Activation& activation : kActivations) {
+  const auto check = [&](const Activation& activation) {
     const std::vector<float> output = executed(
         1003, x, x,
         make_elementwise<float>(Arithmetic::kIdentity, {{x, nullptr}}, x, activation, 1003), input);
@@ -75,7 +75,9 @@ TEST(activations_of_vectors_and_of_their_tails) {
       const double wanted = std::isnan(input[i]) ? std::nan("") : activated(activation, input[i]);
       expect_near(output[i], wanted, 1e-6, "element " + std::to_string(i));
     }
-  }
+  };
+  for (const Activation& activation : kActivations) check(activation);
+  for (const Activation& activation : kSteepActivations) check(activation);
 }
 
 TEST(softmax_and_mean) {
@@ -85,7 +87,7 @@ TEST(softmax_and_mean) {
     const std::int64_t elements = 2 * x.elements();
     const std::vector<float> input = Random(3).numbers(x.elements());
     const std::vector<float> soft =
-        executed(elements, x, x, make_softmax<float>(x, x, 1, elements), input);
+        executed(elements, x, x, make_softmax<float>(x, x, 1, false, elements), input);
     const View y = channels_first(x.elements(), one);
     const std::vector<float> mean =
         executed(elements, x, y, make_mean<float>(x, y, elements), input);

@@ -13,6 +13,7 @@ from paths import GOLDEN
 import masktools
 from masktools.checkpoint import Checkpoint, write
 from masktools.network.graph import Graph, Node, Value
+from masktools.network.sizes import Size
 from runtime import backend
 from runtime.__main__ import main
 from runtime.cpu import native
@@ -185,3 +186,24 @@ def test_more_than_memory_holds_is_refused_in_one_line(command):
     code, out, err = command("bench", NET, "--batch", 10**15)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("error: Unable to allocate")
+
+
+def test_bench_and_profile_take_open_sizes(command, tmp_path):
+    side, width = Size.open("side", 8), Size.open("width", 6)
+    graph = Graph(
+        (Value("x", (None, 2, side, width)),),
+        (Value("y", (None, 2, side, width)),),
+        (Node("relu", "Relu", ("x",), ("y",)),),
+    )
+    path = tmp_path / "net.safetensors"
+    write(path, Checkpoint(graph))
+    how = ("--batch", 3, "--backend", "reference", "--json")
+    assert json.loads(command("bench", path, *how)[1])["inputs"] == "x 3x2x8x6"
+    given = json.loads(command("bench", path, *how, "--shape", "2,5,7")[1])
+    assert given["inputs"] == "x 3x2x5x7"
+    told = json.loads(command("profile", path, *how, "--shape", "2,5,7")[1])
+    assert told["steps"][0]["output"] == [3, 2, 5, 7]
+    assert told["peak_bytes"] == 2 * 3 * 2 * 5 * 7 * 4
+    for wrong in ("3,5,7", "2,5", "2,0,7", "2,x,7", "2,5,7,1"):
+        code, _, err = command("bench", path, *how, "--shape", wrong)
+        assert (code, err) == (1, f"error: --shape {wrong}: the network takes 2,side,width\n")

@@ -113,9 +113,10 @@ class Program:
             taken[(slice(None),) * axis + (index < 0,)] = fill
         self._seen(y)[...] = taken
 
-    def _softmax(self, x, y, axis):
-        powers = np.exp(self._seen(x) - self._seen(x).max(axis, keepdims=True))
-        self._seen(y)[...] = powers / powers.sum(axis, keepdims=True)
+    def _softmax(self, x, y, axis, logarithm):
+        below = self._seen(x) - self._seen(x).max(axis, keepdims=True)
+        sums = np.exp(below).sum(axis, keepdims=True)
+        self._seen(y)[...] = below - np.log(sums) if logarithm else np.exp(below) / sums
 
     def _mean(self, x, y):
         seen = self._seen(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cuda_emulation
@@ -103,6 +104,11 @@ class Data:
         bias = rounded(normal(layer.rows), "float32")
         shape = (layer.batch, layer.rows, *layer.outputs)
         skip = rounded(normal(shape), "float16") if layer.skip else None
+        if layer.activation in ("Log", "Sqrt"):  # of sums above zero
+            x, weights, bias = abs(x), [abs(w) for w in weights], abs(bias)
+            skip = None if skip is None else abs(skip)
+        if layer.activation == "Exp":  # of sums that float16 holds the powers of
+            weights = [w / 4 for w in weights]
         return cls(x, weights, bias, skip)
 
 
@@ -153,13 +159,31 @@ def activated(op, x, alpha, beta):
             "HardSwish": lambda: x * np.clip(x / 6 + 0.5, 0, 1),
             "Softplus": lambda: np.logaddexp(x, 0),
             "Elu": lambda: np.where(x >= 0, x, alpha * np.expm1(x)),
+            "Tanh": lambda: np.tanh(x),
+            "Erf": lambda: np.vectorize(math.erf)(x),
+            "Gelu": lambda: x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2,
+            "Swish": lambda: x / (1 + np.exp(-alpha * x - beta * x**3)),
+            "Mish": lambda: x * np.tanh(np.logaddexp(x, 0)),
+            "Exp": lambda: np.exp(x),
+            "Log": lambda: np.log(x),
+            "Sqrt": lambda: np.sqrt(x),
+            "ThresholdedRelu": lambda: np.where(x <= alpha, 0, x),
         }[op]()
 
 
 def tolerance(layer: Layer, dtype: str, wanted: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Return how far off sums in float32, rounded to the type, may be."""
     longest = sum(len(columns) for _, columns in layer.blocks) + 8
-    steep = {"HardSwish": 1.5}.get(layer.activation, 1.0)
+    steep = {
+        "HardSwish": lambda: 1.5,
+        "Erf": lambda: 1.2,
+        "Gelu": lambda: 1.2,
+        "Mish": lambda: 1.2,
+        "Swish": lambda: 2.0,
+        "Exp": lambda: wanted,
+        "Log": lambda: np.exp(-wanted),
+        "Sqrt": lambda: 0.5 / wanted,
+    }.get(layer.activation, lambda: 1.0)()
     within = steep * longest * 2.0**-24 * sizes + 2.0**-22 * abs(wanted) + 1e-7
     return within + (2.0**-11 * abs(wanted) + 2.0**-24 if dtype == "float16" else 0)
 

@@ -109,7 +109,13 @@ class Draft:
                 return None
             self._products += products
         powers = [self._powers.get(name, 1) for name in inputs]
-        power = 1 if op in TAME or half else sum(powers) if op in ("Mul", "MatMul") else max(powers)
+        power = (
+            1
+            if op in TAME or half
+            else sum(powers)
+            if op in ("Mul", "MatMul", "PRelu")
+            else max(powers)
+        )
         self.nodes.append(node)
         self.values.update(zip(outputs, made, strict=True))
         self._powers.update(dict.fromkeys(outputs, power))

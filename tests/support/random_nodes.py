@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from masktools.network.operators import COORDINATES, ROUNDINGS
+from masktools.network.operators import ARITHMETIC, COORDINATES, ROUNDINGS
 from runtime.plan.steps import ACTIVATIONS
 
 # Rows of weights about the widths of vectors, 4, 8 and 16, and about the sums of a few.
@@ -136,10 +136,17 @@ def layer_norm(draft, x):
 
 def activation(draft, x):
     op = draft.pick(("Relu", *ACTIVATIONS))
+    if op in ("Log", "Sqrt"):
+        x = bounded(draft, x)
+    if op == "Exp":
+        x = draft.node("Clip", [x], min=-3.0, max=2.0)
     attributes = {
         "Clip": draft.pick(({}, {"min": -0.5}, {"max": 0.75}, {"min": 0.0, "max": 6.0})),
         "LeakyRelu": {"alpha": draft.pick((0.1, -0.5, 1.5))},
         "Elu": {"alpha": draft.pick((1.0, 0.3, -1.5))},
+        "Gelu": {"approximate": draft.pick(("none", "tanh"))},
+        "Swish": {"alpha": draft.pick((1.0, 1.702, -0.5))},
+        "ThresholdedRelu": {"alpha": 0.0},  # where it has no step that rounding could cross
         "HardSigmoid": {"alpha": draft.pick((0.2, -0.3)), "beta": draft.pick((0.5, 0.25))},
     }
     return draft.node(op, [x], **attributes.get(op, {}))
@@ -147,7 +154,8 @@ def activation(draft, x):
 
 def softmax(draft, x):
     axis = draft.axis(x)
-    return None if axis is None else draft.node("Softmax", [x], axis=axis)
+    op = draft.pick(("Softmax", "Softmax", "LogSoftmax"))
+    return None if axis is None else draft.node(op, [x], axis=axis)
 
 
 def with_constant(draft, x):
@@ -161,8 +169,8 @@ def with_constant(draft, x):
         kept = [1, *kept]
     while kept and kept[0] == 1 and draft.chance(0.5):
         kept = kept[1:]
-    op = draft.pick(("Add", "Sub", "Mul", "Div"))
-    first = draft.chance(0.3)
+    op = draft.pick(tuple(ARITHMETIC))
+    first = op != "PRelu" and draft.chance(0.4)
     if op == "Div" and first:
         x = bounded(draft, x)
     constant = draft.tensor(tuple(kept), "apart")
@@ -176,14 +184,15 @@ def bounded(draft, x):
 
 def with_value(draft, x):
     """Arithmetic of two values: the same one, one as large, or one that broadcasts."""
-    op = draft.pick(("Add", "Add", "Sub", "Mul", "Div"))
+    op = draft.pick(("Add", "Add", *ARITHMETIC))
     others = [name for name in draft.values if draft.broadcasts(x, name)]
     y = x if draft.chance(0.1) else draft.pick(others)
-    if op == "Mul" and draft.power(x) + draft.power(y) > 3:
+    if op in ("Mul", "PRelu") and draft.power(x) + draft.power(y) > 3:
         op = "Add"
     if op == "Div":
         y = bounded(draft, y)
-    return draft.node(op, [y, x] if op != "Div" and draft.chance(0.5) else [x, y])
+    turned = op not in ("Div", "PRelu") and draft.chance(0.5)
+    return draft.node(op, [y, x] if turned else [x, y])
 
 
 # --- windows without weights -------------------------------------------------------------------

@@ -254,7 +254,7 @@ void Bfloat16Convolution::finish(std::int64_t group, const Tile& tile,
   }
   if (!bounded_)
     return write(first, last, tile, scratch,
-                 [this](Vector v) { return activate(layer_.activation, v); });
+                 [this](Vector v) { return activated(layer_.activation, v); });
   const Vector low = broadcast(bounds_.low), high = broadcast(bounds_.high);
   write(first, last, tile, scratch, [=](Vector v) { return clamp(v, low, high); });
 }

@@ -86,7 +86,7 @@ __attribute__((noinline)) void finish(const Call& call, const Tile& tile, const 
     for (int j = 0; j < width; ++j, sums += kLanes) {
       const std::int64_t lane = std::int64_t{j} * kLanes, at = j * tile.y_step;
       Vector v = load(sums);
-      v = call.bounded ? clamp(v, low, high) : activate(call.activation, v);
+      v = call.bounded ? clamp(v, low, high) : activated(call.activation, v);
       if (call.scale != 1.0f) v *= call.scale;
       if (tile.mask) v = masked(v, tile.mask + lane);
       if (tile.combine == Combine::kMax) v = maximum(v, load(to + at));

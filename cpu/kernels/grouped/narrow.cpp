@@ -242,7 +242,7 @@ void Narrow::write(const Span& span, std::int64_t row, std::int32_t flags, const
     Vector v = load(sums + lane) + bias;
     if (held.planes) v += load(from + lane);
     if (ends) {
-      v = activate(layer_.activation, v) * layer_.scale;
+      v = activated(layer_.activation, v) * layer_.scale;
       v = reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(masks + lane));
       if (span.combine == Combine::kMax) v = maximum(load(y + lane), v);
       if (span.combine == Combine::kAdd) v += load(y + lane);

@@ -280,7 +280,7 @@ void Rows::activate_row(std::int64_t row, std::int64_t vectors, float* sums) con
     const Vector low = broadcast(bounds.low), high = broadcast(bounds.high);
     apply([&](Vector v) { return clamp(v, low, high); });
   } else {
-    apply([&](Vector v) { return activate(layer_.activation, v); });
+    apply([&](Vector v) { return activated(layer_.activation, v); });
   }
 }
 

@@ -10,6 +10,7 @@ from masktools.export.stored import Stored
 from masktools.network.graph import Graph, Node, Shape
 from masktools.network.operators import operator_of
 from masktools.network.operators.rules import Known, Values
+from masktools.network.sizes import Size
 
 
 def constant_channels(
@@ -46,6 +47,9 @@ def constant_channels(
 def _outputs(known: Known, node: Node) -> list[Values]:
     made = operator_of(node).constant(known, node)
     unknown = [known.unknown(name) for name in node.outputs]
-    if made is None or any(len(m) != len(u) for m, u in zip(made, unknown, strict=True)):
+    open_ = any(isinstance(size, Size) for o in node.outputs for size in known.shapes[o][1:2])
+    if made is None or open_:
+        return unknown
+    if any(len(m) != len(u) for m, u in zip(made, unknown, strict=True)):
         return unknown
     return made

@@ -132,10 +132,11 @@ def _transpose(ctx: Pass, source: Source, plain: Rewrite) -> bool:
 def _reshape(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     tensor = _seen(ctx, source.inputs[0])
     batch = ctx.shape(tensor.value)[0] if tensor.shape else 0
-    given = source.attributes.get("shape", ctx.constant(source.input(1)))
-    if given is None or not ctx.is_batch(batch):
+    known = "shape" in source.attributes or ctx.constant(source.input(1)) is not None
+    if not known or not ctx.is_batch(batch):
         return False
-    shape = [int(n) for n in np.ravel(given)]
+    kept = replace(source, attributes=dict(source.attributes))
+    shape = list(ctx.integers(kept, "shape", 1) or ())
     if 0 in shape and source.attributes.get("allowzero"):
         return False
     if any(n == 0 and i >= len(tensor.shape) for i, n in enumerate(shape)):

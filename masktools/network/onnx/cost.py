@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Element by element, the shapes of all inputs broadcast.
 _ELEMENTWISE = """
     Add And Clip DequantizeLinear Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul
-    Or Pow Sub Sum Where
+    Or PRelu Pow Sub Sum Where
 """
 _BROADCAST = frozenset(_ELEMENTWISE.split())
 _TEXT = 32  # elements that a text of a number counts for

@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools import limits
 from masktools.errors import FormatError, GraphError
 from masktools.files import check_source
-from masktools.network.graph import Graph, Node, where
+from masktools.network.graph import Graph, Node
+from masktools.network.input_shapes import InputShapes, given_sizes
 from masktools.network.normal_form import check_graph
 from masktools.network.onnx.cost import check_external, check_functions
+from masktools.network.onnx.open_sizes import BATCHES, Reading, check_open, difference, following
 from masktools.network.onnx.reading import Pass
-from masktools.network.onnx.rewrites import REWRITES
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
-
-OLDEST_OPSET = 9
-
-# Two sizes to try an open batch with: a size in the file equals them by chance less easily than 1.
-BATCHES = (7, 11)
+    from onnx import ModelProto
 
 
-def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
+def read_onnx(
+    src: str | os.PathLike[str] | ModelProto, input_shapes: InputShapes | None = None
+) -> Graph:
     """Read a network from an ONNX file.
 
     Parameters
     ----------
     src : path-like or onnx.ModelProto
         Of operator set 9 or newer. Not changed.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        As `load_onnx`.
 
     Returns
     -------
@@ -45,7 +43,9 @@ def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
         In the normal form of docs/format.md. The weight of a layer is named ``<layer>.weight``,
         its bias ``<layer>.bias`` (see `masktools.network.layers.layer_name`). The first axis of
         every input is open (None) where the network means the same for any batch size, even if
-        the file was exported with a fixed one.
+        the file was exported with a fixed one; where the file leaves some inputs open and fixes
+        others, these stay. Other axes that the file leaves open are a
+        `masktools.network.sizes.Size`, with an example at which the network works.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
         If it is no ONNX file, or older than operator set 9.
     GraphError
         If an operator, an attribute or a shape is not supported: naming the node, the operator
-        and the attribute. The sizes of an image must be fixed.
+        and the attribute; or if what it does depends on open sizes otherwise than by sizes that
+        follow from them.
     OSError
         If the file cannot be opened.
 
@@ -65,21 +66,24 @@ def read_onnx(src: str | os.PathLike[str] | ModelProto) -> Graph:
     (out, in), Dropout and Identity disappear.
 
     An open batch is proved, not assumed: the file is read at two batch sizes, and both must give
-    the same nodes and constants.
+    the same nodes and constants. So are other open sizes: what follows from them must follow by
+    one formula at all sizes that the file is read at.
     """
-    reading = _Reading(load_onnx(src))
-    first = reading.at(BATCHES[0])
+    reading = Reading(load_onnx(src, input_shapes))
+    sizes, first = reading.first()
+    check_open(reading, sizes, first)
     graph = first.graph
-    if not reading.fixed:
-        wrong = _difference(first, reading.at(BATCHES[1]))
+    if reading.open_batch:
+        wrong = difference(first, reading.at(BATCHES[1], sizes), reading.open_batch)
         if wrong:
             raise GraphError(f"{wrong}, but the inputs leave the batch open")
-        graph = _opened(graph)
+        graph = _opened(graph, reading.open_batch)
     elif len(reading.fixed) == 1 and not any(map(_mixes_images, graph.nodes)):
         # Where it is no network at all at another size, the file's own size stays.
+        everywhere = set(reading.inputs)
         with suppress(GraphError):
-            if not _difference(first, reading.at(BATCHES[1], everywhere=True)):
-                graph = _opened(graph)
+            if not difference(first, reading.at(BATCHES[1], sizes, everywhere), everywhere):
+                graph = _opened(graph, everywhere)
     check_graph(graph)
     return graph
 
@@ -124,18 +128,29 @@ def read_pass(model: ModelProto) -> Pass:
     model : onnx.ModelProto
         As `load_onnx` returns it. Not changed.
     """
-    return _Reading(model).at(BATCHES[0])
+    return Reading(model).first()[1]
 
 
-def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
+def load_onnx(
+    src: str | os.PathLike[str] | ModelProto, input_shapes: InputShapes | None = None
+) -> ModelProto:
     """Return the model of a file, its local functions written out.
+
+    Parameters
+    ----------
+    src : path-like or onnx.ModelProto
+        Not changed.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        Sizes that the file leaves open, by input or of the only one: an entry for each axis. None,
+        -1, ``"?"`` or a name leaves an axis as the file has it.
 
     Raises
     ------
     FormatError
         If it is no regular file, no ONNX file, or claims more than files of its size may hold.
     GraphError
-        If its local functions, written out, are more than `masktools.limits` allows.
+        If its local functions, written out, are more than `masktools.limits` allows, or
+        `input_shapes` names no input of it, has another number of axes, or contradicts the file.
     OSError
         If it cannot be opened.
     """
@@ -160,107 +175,27 @@ def load_onnx(src: str | os.PathLike[str] | ModelProto) -> ModelProto:
         if not model.graph.node:
             raise FormatError(f"{src}: not an ONNX file: it holds no network")
     check_functions(model)
-    return inline_local_functions(model) if model.functions else model
+    model = inline_local_functions(model) if model.functions else model
+    return model if input_shapes is None else _with_input_shapes(model, input_shapes)
 
 
-class _Reading:
-    """A model with the parts of it that are the same for every batch size."""
+def _with_input_shapes(model: ModelProto, shapes: InputShapes) -> ModelProto:
+    import onnx
 
-    def __init__(self, model: ModelProto) -> None:
-        self._graph = model.graph
-        self._opset = _opset(model)
-        self._weights = dict(_initializers(model.graph))
-        self._inputs = _inputs(model.graph, self._weights)
-        self.fixed = {first for first, *_ in self._inputs.values() if first is not None}
-        if self.fixed and any(shape[0] is None for shape in self._inputs.values()):
-            raise GraphError(f"inputs of an open batch and of {sorted(self.fixed)} cannot be mixed")
-
-    def at(self, batch: int, everywhere: bool = False) -> Pass:
-        """Return the network at a batch size where it is open, or in all inputs."""
-        shapes = {
-            name: (batch if everywhere else shape[0] or batch, *(n or 1 for n in shape[1:]))
-            for name, shape in self._inputs.items()
-        }
-        said = next(iter(self.fixed), None)
-        return Pass(self._graph, self._opset, self._weights, shapes, said, REWRITES)
-
-
-def _opset(model: ModelProto) -> int:
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if opset < OLDEST_OPSET:
-        raise FormatError(f"operator set {opset} is too old: {OLDEST_OPSET} or newer is needed")
-    return int(opset)
-
-
-def _initializers(graph: GraphProto) -> Iterable[tuple[str, NDArray[Any]]]:
-    from onnx import numpy_helper
-
-    for tensor in graph.initializer:
-        yield tensor.name, numpy_helper.to_array(tensor)
-    claimed = 0
-    for sparse in graph.sparse_initializer:
-        name, dims = sparse.values.name, tuple(sparse.dims)
-        values = numpy_helper.to_array(sparse.values)
-        at = numpy_helper.to_array(sparse.indices)
-        claimed += prod(dims) * values.itemsize
-        if min(dims, default=1) < 0 or claimed > limits.room(graph.ByteSize()):
-            raise GraphError(
-                f"sparse initializer {name!r}: {dims} is no shape that can be read; with those "
-                f"before it, it claims {claimed} bytes"
-            )
-        dense = np.zeros(dims, values.dtype)
-        try:
-            dense[np.unravel_index(at, dims) if at.ndim == 1 else tuple(at.T)] = values
-        except (ValueError, IndexError) as error:
-            raise GraphError(f"sparse initializer {name!r}: {error}") from error
-        yield name, dense
-
-
-def _inputs(graph: GraphProto, weights: Mapping[str, Any]) -> dict[str, tuple[int | None, ...]]:
-    """Return the inputs' shapes; the first size is None where the file leaves it open."""
-    from onnx import TensorProto
-
-    inputs: dict[str, tuple[int | None, ...]] = {}
-    for value in graph.input:
-        if value.name in weights:
-            continue
-        tensor = value.type.tensor_type
-        if tensor.elem_type != TensorProto.FLOAT:
-            kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-            todo = "export the network in float32"
-            if "int" in kind:
-                todo = (
-                    "whole numbers, such as token ids, lead into an embedding, which cannot be "
-                    "run: export what comes behind it"
-                )
-            raise GraphError(
-                f"input {value.name!r}: dtype {kind}, but only float32 is supported; {todo}"
-            )
-        shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
-        if not shape or None in shape[1:]:
-            raise GraphError(
-                f"input {value.name!r}: shape {shape} leaves more open than the batch; "
-                "export the network with the image's size fixed"
-            )
-        inputs[value.name] = shape
-    return inputs
-
-
-def _difference(first: Pass, second: Pass) -> str | None:
-    """Describe what two batch sizes change besides the tensors' first axes, or return None."""
-    for ours, theirs in zip(first.graph.nodes, second.graph.nodes, strict=False):
-        if ours != theirs:
-            return f"{where(ours)} depends on the batch size"
-    for name in (output for node in first.graph.nodes for output in node.outputs):
-        one, other = first.shapes[name], second.shapes[name]
-        batches = tuple(p.shapes[p.graph.inputs[0].name][0] for p in (first, second))
-        if (one[:1] + other[:1], one[1:]) != (batches, other[1:]):
-            return f"tensor {name!r} of shape {one} mixes the images of a batch"
-    for name, array in first.graph.constants.items():
-        # NaN is told where weights are checked; here it would differ from itself.
-        if not np.array_equal(array, second.graph.constants[name], equal_nan=True):
-            return f"constant {name!r} depends on the batch size"
-    return None
+    weights = {tensor.name for tensor in model.graph.initializer}
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    dims = {v.name: v.type.tensor_type.shape.dim for v in fixed.graph.input}
+    own = {
+        name: [d.dim_value if d.dim_value > 0 else d.dim_param or None for d in axes]
+        for name, axes in dims.items()
+        if name not in weights
+    }
+    for name, sizes in given_sizes(shapes, own).items():
+        for dim, size in zip(dims[name], sizes, strict=True):
+            if size is not None:
+                dim.dim_value = size
+    return fixed
 
 
 def _mixes_images(node: Node) -> bool:
@@ -271,9 +206,14 @@ def _mixes_images(node: Node) -> bool:
     return axes == 0 or (isinstance(axes, tuple) and 0 in axes)
 
 
-def _opened(graph: Graph) -> Graph:
+def _opened(graph: Graph, open_: Collection[str]) -> Graph:
+    """Return the graph with the batch open in some inputs, and in what follows from them."""
+    open_ = following(graph, open_)
     inputs, outputs = (
-        tuple(replace(value, shape=(None, *value.shape[1:])) for value in values)
+        tuple(
+            replace(value, shape=(None, *value.shape[1:])) if value.name in open_ else value
+            for value in values
+        )
         for values in (graph.inputs, graph.outputs)
     )
     return replace(graph, inputs=inputs, outputs=outputs)

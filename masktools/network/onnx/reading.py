@@ -14,19 +14,23 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name, names_layer
 from masktools.network.onnx.cost import Folding
 from masktools.network.onnx.node import Source, Turned
+from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
+from masktools.network.onnx.spelled import unspelled
 from masktools.network.onnx.unsupported import operator, unsupported
 from masktools.network.shapes import output_shapes
+from masktools.network.sizes import Size
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 # What a network may compute of its constants and shapes while it is read.
 _FOLDED = """
-    Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear Div Elu
-    Equal Exp Expand Flatten Floor Gather GatherElements Greater GreaterOrEqual Identity Less
-    LessOrEqual Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceL2 ReduceMax
-    ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round Shape Sigmoid Sign Size Slice Split Sqrt
-    Squeeze Sub Sum Tile Transpose Unsqueeze Where
+    Abs Add And Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Cos DequantizeLinear
+    Div Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements Gelu Greater GreaterOrEqual
+    HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log LogSoftmax Max Min Mish Mod Mul
+    Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum Relu Reshape Round Selu Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign
+    Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Where
 """
 FOLDED = frozenset(_FOLDED.split())
 # What may read a sequence of tensors.
@@ -46,7 +50,7 @@ class Pass:
     weights : mapping of str to ndarray
         The initializers.
     inputs : mapping of str to tuple of int
-        The inputs' shapes.
+        The inputs' shapes; a `Size` where the file leaves one open.
     batch : int or None
         The batch size that the file itself fixes, which its constants may repeat.
     rewrites : mapping of str to callable
@@ -91,8 +95,11 @@ class Pass:
         self.constants = dict(weights)
         self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
+        # The formulas of constants that follow from open sizes.
+        self._entries: dict[str, NDArray[Any]] = {}
         self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
+        self._numbers: dict[float, str] = {}  # Of those constants that `number` made.
         self._alias: dict[str, str] = {}
         self._sequences: dict[str, tuple[str, ...]] = {}  # Of each sequence, the tensors in it.
         self._origin: dict[str, str] = {}
@@ -128,7 +135,8 @@ class Pass:
             return tuple(int(v) for v in source.take(name))
         if not source.input(index):
             return None
-        return tuple(int(v) for v in self.constant_input(source, index, name).ravel())
+        value = self.constant_input(source, index, name)
+        return sizes(value, self._entries.get(source.input(index)))
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a tensor at this batch size."""
@@ -137,7 +145,7 @@ class Pass:
 
     def is_batch(self, size: int) -> bool:
         """Return whether a size on the first axis is the batch size."""
-        return size in self._batches
+        return size in self._batches and not isinstance(size, Size)
 
     # --- and what it makes ----------------------------------------------------------------------
 
@@ -222,13 +230,17 @@ class Pass:
         self._nodes.append(node)
         self.shapes.update(zip(made, output_shapes(node, known), strict=True))
 
-    def remove(self, source: Source) -> None:
-        """Let a node's output be its first input."""
-        self.replace(source, source.inputs[0])
+    def number(self, value: float) -> str:
+        """Return the name of a constant of one number, for `emit`."""
+        name = self._numbers.get(value)
+        if name is None:
+            name = self._numbers[value] = self.fresh("number")
+            self.constants[name] = np.array(value, np.float32)
+        return name
 
-    def replace(self, source: Source, name: str) -> None:
-        """Let a node's output be a tensor that is there."""
-        self.rename(source.outputs[0], name)
+    def remove(self, source: Source, value: str | None = None) -> None:
+        """Let a node's output be its first input, or another tensor that is there."""
+        self.rename(source.outputs[0], source.inputs[0] if value is None else value)
 
     def rename(self, output: str, name: str) -> None:
         """Let an output of the file be a tensor that is there."""
@@ -290,9 +302,7 @@ class Pass:
         values = [self.constants.get(name) for name in source.inputs]
         if source.op in ("Shape", "Size") and values[0] is None:
             # Only the shape is looked at: one zero, repeated, has it at no cost.
-            turned = self.turned.get(source.inputs[0])
-            shape = turned.shape if turned else self.shape(source.inputs[0])
-            values = [np.broadcast_to(np.float32(0), shape)]
+            values = [np.broadcast_to(np.float32(0), self._in_file(source.inputs[0]))]
         if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
             self._fold(proto, source, values)
         elif source.op in self._rewrites:
@@ -328,24 +338,49 @@ class Pass:
         self, proto: NodeProto, source: Source, values: Sequence[NDArray[Any] | None]
     ) -> None:
         """Evaluate a node whose inputs are known."""
-        from onnx.reference import ReferenceEvaluator
-
         if source.op not in FOLDED:
             raise source.refuse(f"operator {source.op!r} on constants is not supported")
         self._folding.check(source, values)
         feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
         try:
-            # A node alone would be taken for one of the newest operator set.
-            made = ReferenceEvaluator(_alone(proto, self.opset)).run(None, feeds)
+            made = _run(proto, self.opset, feeds)
         except Exception as error:
             raise source.refuse(f"its constants cannot be computed: {error}") from error
         # A weight keeps its name through what is done to it: a mask, a norm, a transposition.
         origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
         origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
-        for name, value in zip(filter(None, proto.output), made, strict=True):
-            self.constants[name] = np.asarray(value)
+        made = [np.asarray(value) for value in made]
+        entries = self._followed(proto, source, values, made)
+        for name, value, formulas in zip(filter(None, proto.output), made, entries, strict=True):
+            self.constants[name] = value
+            if formulas is not None:
+                self._entries[name] = formulas
             if origin and source.op not in ("Shape", "Size"):
                 self._origin[name] = origin
+
+    def _in_file(self, name: str) -> Shape:
+        """Return the shape that the file has for a tensor."""
+        return self.turned[name].shape if name in self.turned else self.shape(name)
+
+    def _followed(
+        self,
+        proto: NodeProto,
+        source: Source,
+        values: Sequence[NDArray[Any] | None],
+        made: Sequence[NDArray[Any]],
+    ) -> Sequence[NDArray[Any] | None]:
+        """Return the formulas of what a node makes, where it follows from open sizes."""
+        if source.op in ("Shape", "Size") and source.inputs[0] not in self.constants:
+            return [of_shape(source, self._in_file(source.inputs[0]))]
+        entries = [self._entries.get(name) for name in source.inputs]
+        if all(entry is None for entry in entries):
+            return [None] * len(made)
+
+        def again(places: Mapping[int, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+            feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
+            return _run(proto, self.opset, feeds | {proto.input[at]: v for at, v in places.items()})
+
+        return follow(source, values, entries, made, again)
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:
@@ -355,6 +390,7 @@ class Pass:
             if found != name:
                 self.emit("Identity", [found], name, f"Identity_{name}")
         nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
             tuple(Value(name, shape) for name, shape in inputs.items()),
@@ -362,6 +398,14 @@ class Pass:
             tuple(nodes),
             {name: array for name, array in self._kept.items() if name in read},
         )
+
+
+def _run(proto: NodeProto, opset: int, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    from onnx.reference import ReferenceEvaluator
+
+    # A node alone would be taken for one of the newest operator set.
+    made: Sequence[NDArray[Any]] = ReferenceEvaluator(_alone(proto, opset)).run(None, dict(feeds))
+    return made
 
 
 def _alone(proto: NodeProto, opset: int) -> ModelProto:

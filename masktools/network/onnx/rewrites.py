@@ -6,15 +6,12 @@ name afterwards.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
+from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
 from masktools.network.onnx.rewrites_moves import (
     concat,
     depth_to_space,
@@ -40,57 +37,9 @@ from masktools.network.onnx.rewrites_windows import (
     resize,
     upsample,
 )
+from masktools.network.sizes import Size
 
-LARGEST = float(np.finfo(np.float32).max)
-
-
-def _axis(ctx: Pass, source: Source, default: int) -> int:
-    axis, rank = source.take("axis", default), len(ctx.shape(source.inputs[0]))
-    return source.axes((axis,), rank)[0]
-
-
-# --- element by element -------------------------------------------------------------------------
-
-
-def _plain(**attributes: float) -> Callable[[Pass, Source], None]:
-    """Return the rewrite of an operator that only has attributes of type float."""
-
-    def rewrite(ctx: Pass, source: Source) -> None:
-        values: dict[str, Any] = {
-            name: float(source.take(name, default)) for name, default in attributes.items()
-        }
-        ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **values)
-
-    return rewrite
-
-
-def _arithmetic(ctx: Pass, source: Source) -> None:
-    ctx.emit(source.op, source.inputs, source.outputs[0], source.name)
-
-
-def _clip(ctx: Pass, source: Source) -> None:
-    bounds: dict[str, Any] = {}
-    for index, name in enumerate(("min", "max"), 1):
-        value = source.take(name)
-        if value is None and source.input(index):
-            value = ctx.constant_input(source, index, name).item()
-        if value is not None and abs(value) < LARGEST:
-            bounds[name] = float(value)
-    ctx.emit("Clip", source.inputs[:1], source.outputs[0], source.name, **bounds)
-
-
-def _softmax(ctx: Pass, source: Source) -> None:
-    x, y = source.inputs[0], source.outputs[0]
-    axis = _axis(ctx, source, -1 if ctx.opset >= 13 else 1)
-    shape = ctx.shape(x)
-    if ctx.opset >= 13 or math.prod(shape[axis + 1 :]) == 1:
-        ctx.emit("Softmax", [x], y, source.name, axis=axis)
-        return
-    # Before operator set 13 it was taken over all axes from this one on, as if they were one.
-    flat, soft = ctx.fresh(f"{x}_flat"), ctx.fresh(f"{y}_flat")
-    ctx.emit("Flatten", [x], flat, f"{source.name}_flatten", axis=axis)
-    ctx.emit("Softmax", [flat], soft, source.name, axis=1)
-    ctx.emit("Reshape", [soft], y, f"{source.name}_reshape", shape=(-1, *shape[1:]))
+# --- what changes nothing ------------------------------------------------------------------------
 
 
 def _removed(ctx: Pass, source: Source) -> None:
@@ -125,11 +74,11 @@ def _cast_like(ctx: Pass, source: Source) -> None:
 
 def _split(ctx: Pass, source: Source) -> None:
     x = source.inputs[0]
-    axis = _axis(ctx, source, 0)
+    axis = axis_of(ctx, source, 0)
     size, count = ctx.shape(x)[axis], source.take("num_outputs", len(source.outputs))
     sizes = ctx.integers(source, "split", 1)
     if sizes is None:
-        part = math.ceil(size / count)
+        part = -(-size // count)
         sizes = (*(part,) * (count - 1), size - part * (count - 1))
     outputs = [name or ctx.fresh(f"{source.name}_unused") for name in source.outputs]
     if len(sizes) != len(outputs):
@@ -189,6 +138,8 @@ def _reshape(ctx: Pass, source: Source) -> None:
 def _squeeze(ctx: Pass, source: Source) -> None:
     x = source.inputs[0]
     given, shape = ctx.integers(source, "axes", 1), ctx.shape(x)
+    if given is None and any(isinstance(size, Size) for size in shape):
+        raise source.refuse("it needs axes where sizes are open: which are 1 depends on the input")
     axes = tuple(i for i, n in enumerate(shape) if n == 1) if given is None else given
     axes = tuple(sorted(source.axes(axes, len(shape))))
     if axes:
@@ -211,50 +162,38 @@ def _transpose(ctx: Pass, source: Source) -> None:
 
 
 _REWRITES: Rewrites = {
-    "Add": _arithmetic,
+    **ELEMENTWISE,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Clip": _clip,
     "Concat": concat,
     "Conv": conv,
     "DepthToSpace": depth_to_space,
-    "Div": _arithmetic,
     "Dropout": _removed,
-    "Elu": _plain(alpha=1.0),
     "Expand": expand,
     "Flatten": _flatten,
     "Gather": gather,
     "Gemm": gemm,
-    "GlobalAveragePool": _plain(),
+    "GlobalAveragePool": plain(),
     "GlobalMaxPool": global_max_pool,
     "GroupNormalization": group_norm,
-    "HardSigmoid": _plain(alpha=0.2, beta=0.5),
-    "HardSwish": _plain(),
     "Identity": _removed,
     "InstanceNormalization": instance_norm,
     "LayerNormalization": layer_norm,
-    "LeakyRelu": _plain(alpha=0.01),
     "MatMul": matmul,
     "MaxPool": pool,
-    "Mul": _arithmetic,
     "Pad": _pad,
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), reduction),
-    "Relu": _plain(),
     "Reshape": _reshape,
     "Resize": resize,
     "SequenceAt": sequence_at,
     "SequenceConstruct": sequence_construct,
-    "Sigmoid": _plain(),
     "Slice": _slice,
-    "Softmax": _softmax,
-    "Softplus": _plain(),
     "SpaceToDepth": space_to_depth,
     "Split": _split,
     "SplitToSequence": split_to_sequence,
     "Squeeze": _squeeze,
-    "Sub": _arithmetic,
     "Tile": tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,

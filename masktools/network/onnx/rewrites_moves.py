@@ -52,7 +52,7 @@ def sequence_at(ctx: Pass, source: Source) -> None:
     place = int(ctx.constant_input(source, 1, "position").item())
     if not -len(parts) <= place < len(parts):
         raise source.refuse(f"position {place} in a sequence of {len(parts)} tensors")
-    ctx.replace(source, parts[place])
+    ctx.remove(source, parts[place])
 
 
 # --- choosing and repeating ---------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
+from masktools.network.sizes import largest, same
 
 
 def _window(
@@ -27,7 +27,7 @@ def _window(
     auto = source.take("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         total = [
-            max((math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            largest((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
             for n, s, d, k in zip(size, strides, dilations, kernel, strict=True)
         ]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
@@ -94,7 +94,7 @@ def resize(ctx: Pass, source: Source) -> None:
     scales = ctx.constant_input(source, 2, "scales") if source.input(2) else np.empty(0)
     sizes = None
     if not scales.size:
-        sizes = tuple(int(n) for n in ctx.constant_input(source, 3, "sizes"))
+        sizes = ctx.integers(source, "sizes", 3) or ()
     _emit_resize(ctx, source, axes, tuple(scales.astype(float).tolist()), sizes)
 
 
@@ -118,7 +118,7 @@ def _emit_resize(
     kept = [
         i
         for i, axis in enumerate(axes)
-        if (scales[i] != 1 if sizes is None else sizes[i] != ctx.shape(x)[axis])
+        if (scales[i] != 1 if sizes is None else not same(sizes[i], ctx.shape(x)[axis]))
     ]
     if attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
         roi = ctx.constant_input(source, 1, "roi").astype(float).ravel()

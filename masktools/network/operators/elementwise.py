@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from masktools.network.graph import Node, Shape, integer, real
+from masktools.network.graph import Node, Shape, integer
 from masktools.network.operators.operator import AXIS, FLOAT, ONE, Kind, Operator, valid_axes
 from masktools.network.operators.rules import (
     Cutting,
@@ -22,8 +23,9 @@ from masktools.network.operators.rules import (
     same_shape,
     uncut,
 )
+from masktools.network.sizes import broadcast
 
-Function: TypeAlias = Callable[[Values, Mapping[str, float]], Any]
+Function: TypeAlias = Callable[[Values, Mapping[str, Any]], Any]
 
 # --- functions of one number --------------------------------------------------------------------
 
@@ -36,12 +38,11 @@ def _function(of: Function, **attributes: Kind) -> Operator:
     of : callable
         The function in float64, called with an array and the node's attributes.
     **attributes
-        The attributes that the operator has, all of them floats.
+        The attributes that the operator has.
     """
 
     def constant(known: Known, node: Node) -> list[Values]:
-        given = {name: real(node, name) for name in node.attributes}
-        return [of(known.values[node.inputs[0]], given)]
+        return [of(known.values[node.inputs[0]], node.attributes)]
 
     return Operator(
         ONE,
@@ -51,6 +52,27 @@ def _function(of: Function, **attributes: Kind) -> Operator:
         constant=constant,
         cut=uncut,
     )
+
+
+# Gelu by tanh takes it of x + GELU_CUBE * x^3.
+GELU_CUBE = 0.044715
+
+
+def _each(function: Callable[[float], float], x: Values) -> Values:
+    """Return what a function of Python makes of each number."""
+    return np.array([function(value) for value in x.ravel()], np.float64).reshape(x.shape)
+
+
+def _gated(x: Values, z: Values) -> Values:
+    """Return x * sigmoid(z), where exp cannot overflow."""
+    small = np.exp(-np.abs(z))
+    return np.asarray(x * np.where(z >= 0, 1, small) / (1 + small))
+
+
+def _gelu(x: Values, attributes: Mapping[str, Any]) -> Values:
+    if attributes["approximate"] == "none":
+        return x * _each(math.erfc, -x / math.sqrt(2)) / 2
+    return _gated(x, math.sqrt(8 / math.pi) * (x + GELU_CUBE * x**3))
 
 
 _BOUND = Kind(float, optional=True)
@@ -73,14 +95,36 @@ FUNCTIONS: Mapping[str, Operator] = {
         _function(lambda x, a: np.where(x < 0, a["alpha"] * np.expm1(x), x), alpha=FLOAT),
         version=2,
     ),
+    "Tanh": replace(_function(lambda x, a: np.tanh(x)), version=2),
+    "Erf": replace(_function(lambda x, a: _each(math.erf, x)), version=2),
+    "Gelu": replace(_function(_gelu, approximate=Kind(str, among=("none", "tanh"))), version=2),
+    "Swish": replace(_function(lambda x, a: _gated(x, a["alpha"] * x), alpha=FLOAT), version=2),
+    "Mish": replace(_function(lambda x, a: x * np.tanh(np.logaddexp(x, 0))), version=2),
+    "Exp": replace(_function(lambda x, a: np.exp(x)), version=2),
+    "Log": replace(_function(lambda x, a: np.log(x)), version=2),
+    "Sqrt": replace(_function(lambda x, a: np.sqrt(x)), version=2),
+    "ThresholdedRelu": replace(
+        _function(lambda x, a: np.where(x <= a["alpha"], 0, x), alpha=FLOAT), version=2
+    ),
 }
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
 
 
+ARITHMETIC: Mapping[str, Callable[[Values, Values], Values]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": lambda a, b: np.where((a == 0) | (b == 0), 0.0, a * b),  # whatever the other is
+    "Div": np.divide,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "PRelu": lambda a, b: np.where(a < 0, a * b, a),
+}
+
+
 def _broadcast_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    return [np.broadcast_shapes(*given)]
+    return [broadcast(*given)]
 
 
 def _arithmetic_channels(flow: Flow, node: Node) -> list[Labels] | None:
@@ -100,9 +144,7 @@ def _arithmetic_channels(flow: Flow, node: Node) -> list[Labels] | None:
 
 def _arithmetic_constant(known: Known, node: Node) -> list[Values]:
     a, b = (_operand(known, name, node) for name in node.inputs)
-    if node.op == "Mul":
-        return [np.where((a == 0) | (b == 0), 0.0, a * b)]
-    return [{"Add": np.add, "Sub": np.subtract, "Div": np.divide}[node.op](a, b)]
+    return [ARITHMETIC[node.op](a, b)]
 
 
 def _operand(known: Known, name: str, node: Node) -> Values:
@@ -138,7 +180,16 @@ _ARITHMETIC = Operator(
     constant=_arithmetic_constant,
     cut=_arithmetic_cut,
 )
-ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+
+
+def _check_slope(node: Node, shapes: list[Shape | None]) -> str | None:
+    return None if shapes[0] is None else "of its inputs the slope alone may be a constant"
+
+
+def _slope_shape(node: Node, given: list[Shape]) -> list[Shape]:
+    if np.broadcast_shapes(*given) != given[0]:
+        raise ValueError(f"a slope of shape {given[1]} for a value of shape {given[0]}")
+    return [given[0]]
 
 
 # --- normalisations -----------------------------------------------------------------------------
@@ -186,9 +237,20 @@ def _softmax_channels(flow: Flow, node: Node) -> list[Labels] | None:
     return None if node.attributes["axis"] == 1 else same_channels(flow, node)
 
 
+_SOFTMAX = Operator(
+    ONE,
+    attributes={"axis": AXIS},
+    shape=_softmax_shape,
+    channels=_softmax_channels,
+    constant=no_constants,
+    cut=uncut,
+)
+
 ELEMENTWISE: Mapping[str, Operator] = {
     **FUNCTIONS,
-    **dict.fromkeys(ARITHMETIC, _ARITHMETIC),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _ARITHMETIC),
+    **dict.fromkeys(("Max", "Min"), replace(_ARITHMETIC, version=2)),
+    "PRelu": replace(_ARITHMETIC, shape=_slope_shape, check=_check_slope, version=2),
     "Identity": Operator(
         ONE, shape=same_shape, channels=same_channels, constant=same_constants, cut=uncut
     ),
@@ -212,12 +274,6 @@ ELEMENTWISE: Mapping[str, Operator] = {
         cut=uncut,
         version=2,
     ),
-    "Softmax": Operator(
-        ONE,
-        attributes={"axis": AXIS},
-        shape=_softmax_shape,
-        channels=_softmax_channels,
-        constant=no_constants,
-        cut=uncut,
-    ),
+    "Softmax": _SOFTMAX,
+    "LogSoftmax": replace(_SOFTMAX, version=2),
 }

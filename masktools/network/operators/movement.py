@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from masktools.network.operators.rules import (
     same_constants,
     uncut,
 )
+from masktools.network.sizes import Size, is_signed, largest, least
 
 COORDINATES = (
     "half_pixel",
@@ -135,10 +137,20 @@ def slices(node: Node, shape: Shape) -> list[slice]:
 
 
 def _slice_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    shape = []
-    for size, cut in zip(given[0], slices(node, given[0]), strict=True):
-        shape.append(len(range(*cut.indices(size))))
-    return [tuple(shape)]
+    return [tuple(map(_length, given[0], slices(node, given[0])))]
+
+
+def _length(size: int, cut: slice) -> int:
+    """Return how many entries of an axis a slice takes."""
+    length = len(range(*cut.indices(int(size))))
+    start, stop, step = cut.start or 0, cut.stop, cut.step or 1
+    bounds = (start, size if stop is None else stop)
+    if not isinstance(size, Size) or step < 1 or not all(map(is_signed, bounds)):
+        return length  # As a formula only where signs do not depend on sizes.
+    first = largest(size + start, 0) if start < 0 else start
+    last = size if stop is None else size + stop if stop < 0 else least(size, stop)
+    formula = (last - first + step - 1) // step
+    return formula if int(formula) == length else length
 
 
 def _slice_channels(flow: Flow, node: Node) -> list[Labels] | None:
@@ -284,10 +296,20 @@ def _resize_shape(node: Node, given: list[Shape]) -> list[Shape]:
     scales = node.attributes.get("scales")
     for i, axis in enumerate(axes):
         if isinstance(scales, tuple):
-            shape[axis] = int(np.floor(np.float32(shape[axis]) * np.float32(scales[i])))
+            shape[axis] = _scaled(shape[axis], float(scales[i]))
         else:
             shape[axis] = ints(node, "sizes")[i]
     return [tuple(shape)]
+
+
+def _scaled(size: int, scale: float) -> int:
+    """Return the size of an axis times its scale, rounded down, computed in float32."""
+    scaled = int(np.floor(np.float32(size) * np.float32(scale)))
+    times = Fraction(float(np.float32(scale)))
+    # Below that such a product is exact for every size of an image.
+    if not isinstance(size, Size) or max(times.numerator, times.denominator) > 2**10:
+        return scaled
+    return size * times.numerator // times.denominator
 
 
 def _resize_channels(flow: Flow, node: Node) -> list[Labels] | None:

@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 from masktools.network.graph import Node, Shape, ints
 from masktools.network.operators.rules import ChannelRule, ConstantRule, CutRule, ShapeRule
+from masktools.network.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Kind:
         return all(self._accepts_one(v) for v in (value if isinstance(value, tuple) else (value,)))
 
     def _accepts_one(self, value: object) -> bool:
-        if type(value) is not self.type:
+        number = self.many and self.type is int and isinstance(value, Size)
+        if type(value) is not self.type and not number:
             return False
         if isinstance(value, float) and not math.isfinite(value):
             return False

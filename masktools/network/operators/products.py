@@ -9,6 +9,7 @@ import numpy as np
 from masktools.network.graph import Node, Shape
 from masktools.network.operators.operator import Operator
 from masktools.network.operators.rules import Flow, Known, Labels, Values, uncut
+from masktools.network.sizes import broadcast
 
 
 def _shape(node: Node, given: list[Shape]) -> list[Shape]:
@@ -17,7 +18,7 @@ def _shape(node: Node, given: list[Shape]) -> list[Shape]:
         raise ValueError("factors must have two axes or more")
     if a[-1] != b[-2]:
         raise ValueError(f"{a[-1]} columns of the left factor, {b[-2]} rows of the right one")
-    return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
+    return [(*broadcast(a[:-2], b[:-2]), a[-2], b[-1])]
 
 
 def _channels(flow: Flow, node: Node) -> list[Labels] | None:

@@ -11,6 +11,7 @@ from masktools import limits
 from masktools.network.graph import Node, Shape, integer, ints
 from masktools.network.operators.operator import FLAG, ONE, SIZES, Kind, Operator
 from masktools.network.operators.rules import Known, Values, same_channels, same_constants, uncut
+from masktools.network.sizes import Size, least
 
 WINDOW = {"strides": SIZES, "pads": Kind(int, many=True, least=0), "dilations": SIZES}
 
@@ -55,15 +56,16 @@ def window_sizes(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> S
         if room < 0:
             raise ValueError("the window is larger than the padded image")
         count = (-(-room // strides[i]) if ceil else room // strides[i]) + 1
-        if ceil and (count - 1) * strides[i] >= size + pads[i]:
-            count -= 1  # A last window that would start in the padding is left out.
+        if ceil:  # A last window that would start in the padding is left out.
+            count = least(count, -(-(size + pads[i]) // strides[i]))
         sizes.append(count)
     return tuple(sizes)
 
 
 def padded(node: Node) -> bool:
     """Return whether a window may lie on padding."""
-    return "pads" in node.attributes and any(ints(node, "pads"))
+    pads = ints(node, "pads") if "pads" in node.attributes else ()
+    return any(pad or isinstance(pad, Size) for pad in pads)
 
 
 # --- pools --------------------------------------------------------------------------------------

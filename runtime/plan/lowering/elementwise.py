@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+import math
+from typing import cast, get_args
 
 import numpy as np
 
 from masktools.network.graph import Node, integer, real
+from masktools.network.operators.elementwise import GELU_CUBE
 from runtime.plan.lowering.context import Context, Rows, Shape, border
 from runtime.plan.steps import (
     ACTIVATIONS,
@@ -14,6 +16,7 @@ from runtime.plan.steps import (
     Activation,
     ActivationOp,
     Arithmetic,
+    ArithmeticOp,
     Array,
     Normalize,
     ScaleShift,
@@ -28,6 +31,7 @@ _PARAMETERS: dict[str, tuple[tuple[str, float | None], ...]] = {
     "LeakyRelu": (("alpha", None),),
     "HardSigmoid": (("alpha", None), ("beta", None)),
     "Elu": (("alpha", None),),
+    "ThresholdedRelu": (("alpha", None),),
 }
 
 
@@ -36,6 +40,19 @@ def _activate(context: Context, node: Node) -> list[Step]:
         return []
     given = [real(node, name, default) for name, default in _PARAMETERS.get(node.op, ())]
     return [Activate(**border(node), activation=Activation(cast("ActivationOp", node.op), *given))]
+
+
+def _swish(context: Context, node: Node) -> list[Step]:
+    activation = Activation("Swish", real(node, "alpha"), 0.0)
+    return [Activate(**border(node), activation=activation)]
+
+
+def _gelu(context: Context, node: Node) -> list[Step]:
+    """By the error function; or approximately, x * sigmoid of twice what ONNX gives to tanh."""
+    twice = 2 * math.sqrt(2 / math.pi)
+    approximate = Activation("Swish", twice, twice * GELU_CUBE)
+    exact = node.attributes["approximate"] == "none"
+    return [Activate(**border(node), activation=Activation("Gelu") if exact else approximate)]
 
 
 def _batch_norm(context: Context, node: Node) -> list[Step]:
@@ -48,7 +65,7 @@ def _batch_norm(context: Context, node: Node) -> list[Step]:
 
 
 def _arithmetic(context: Context, node: Node) -> list[Step]:
-    op = cast("Literal['Add', 'Sub', 'Mul', 'Div']", node.op)
+    op = cast("ArithmeticOp", node.op)
     name, output, shapes = node.name, node.outputs[0], context.shapes
     first = node.inputs[0] in context.checkpoint.graph.constants
     if not first and node.inputs[1] not in context.checkpoint.graph.constants:
@@ -85,7 +102,8 @@ def _by_channel(constant: Array, shape: Shape) -> Array | None:
 
 def _softmax(context: Context, node: Node) -> list[Step]:
     context.sizes(node, (integer(node, "axis"),))
-    return [Softmax(**border(node), axis=integer(node, "axis"))]
+    logarithm = node.op == "LogSoftmax"
+    return [Softmax(**border(node), axis=integer(node, "axis"), logarithm=logarithm)]
 
 
 def _layer_norm(context: Context, node: Node) -> list[Step]:
@@ -98,9 +116,12 @@ def _layer_norm(context: Context, node: Node) -> list[Step]:
 
 ELEMENTWISE: Rows = {
     **dict.fromkeys(ACTIVATIONS, _activate),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
+    "Swish": _swish,
+    "Gelu": _gelu,
+    **dict.fromkeys(get_args(ArithmeticOp), _arithmetic),
     "Identity": lambda context, node: [],
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "Softmax": _softmax,
+    "LogSoftmax": _softmax,
 }

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from masktools.checkpoint import Checkpoint, SparseWeight, read, write
-from masktools.checkpoint.file import _object
+from masktools.checkpoint.metadata import _object
 from masktools.errors import FormatError, MaskError
 from masktools.layout import BlockLayout, DenseBlock
 from masktools.network.graph import Graph, Node

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from masktools import BlockLayout, Calibration, convert
+from masktools import BlockLayout, Calibration, DenseBlock, convert
 from masktools.calibration.report import CalibrationReport, LayerCalibration
 from masktools.conversion.result import Conversion, is_result, load_layouts
 from masktools.conversion.resume import FOLDER
@@ -173,7 +174,7 @@ def test_layouts_that_are_none_are_refused(tmp_path):
 
 def calibrated():
     values = {"conv1.weight": np.ones((12, 6), np.float32), "conv1.bias": np.zeros(12, np.float32)}
-    row = LayerCalibration("conv1", 3, 100, 0.01, 12.5, 0.5, None)
+    row = LayerCalibration("conv1", 3, 0, 100, 0.01, 12.5, 0.5, None)
     report = CalibrationReport(
         "refit", 56, 8, 0.5, 0.25, 0.75, 1.0, None, None, None, (row,), ("a note",)
     )
@@ -195,6 +196,26 @@ def test_a_calibration_is_saved_and_comes_back(tmp_path):
     converted().save(tmp_path)  # A result without one leaves none behind.
     assert Conversion.load(tmp_path).calibration is None
     assert not (tmp_path / VALUES).exists()
+
+
+def test_columns_that_were_chosen_anew_are_saved_and_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    before = convert(
+        {n: rng.random((16, 12)) < 0.5 for n in ("a", "b")}, method="regroup", include=["a"]
+    )
+    (name, old), *_ = before.layouts.items()
+    moved = [DenseBlock(b.rows, np.sort((b.columns + 1) % old.columns)) for b in old.blocks]
+    layout = BlockLayout(old.shape, moved, old.groups)
+    row = LayerCalibration(name, 3, 2, 100, 0.01, 12.5, 0.5, None)
+    report = replace(calibrated().calibration.report, layers=(row,))
+    result = before.calibrated(Calibration({}, report, {name: layout}))
+    np.testing.assert_array_equal(result.masks[name], layout.to_mask())
+    result.save(tmp_path)
+    again = Conversion.load(tmp_path)
+    assert again.calibration.layouts.keys() == {name}
+    for found in (again.layouts[name], again.calibration.layouts[name]):
+        np.testing.assert_array_equal(found.to_mask(), layout.to_mask())
+    assert (layout.to_mask() != old.to_mask()).any()
 
 
 def test_values_that_do_not_belong_to_the_result_are_refused(tmp_path):

@@ -12,6 +12,7 @@ from small_network import CONV, SIZE, mask
 
 import masktools
 import runtime
+from masktools.errors import MaskError
 from masktools.export import from_onnx, from_torch
 
 run = partial(runtime.prepare, backend="reference")
@@ -37,7 +38,8 @@ def test_three_ways_to_calibrated_checkpoints_agree(residual, images, layouts, t
     found = masktools.calibrate(net, layouts, images, run=run, residual=residual)
     paths = [tmp_path / f"{way}.safetensors" for way in ("values", "onnx", "torch", "as it is")]
     shared = {"layouts": layouts, "residual": residual}
-    from_onnx(net, paths[0], values=found.values, **shared)
+    chosen = {**layouts, **found.layouts}
+    from_onnx(net, paths[0], values=found.values, layouts=chosen, residual=residual)
     from_onnx(net, paths[1], calibrate=images, run=run, **shared)
     from_torch(module, torch.zeros(1, 3, SIZE, SIZE), paths[2], calibrate=images, run=run, **shared)
     from_onnx(net, paths[3], **shared)
@@ -50,6 +52,15 @@ def test_three_ways_to_calibrated_checkpoints_agree(residual, images, layouts, t
     source = small_network.expected(module, images)
     before, after = (np.square(y - source).mean() for y in (made[3], made[0]))
     assert after <= before or residual == "keep"
+
+
+def test_values_of_other_columns_than_the_layouts_are_refused(images, layouts, tmp_path):
+    net, out = small_network.saved(small_network.make(), tmp_path), tmp_path / "out.safetensors"
+    found = masktools.calibrate(net, layouts, images, run=run)
+    assert found.layouts
+    with pytest.raises(MaskError, match=r"conv\.0.*lie outside of its blocks.*calibrated"):
+        from_onnx(net, out, values=found.values, layouts=layouts, residual="drop")
+    assert not out.exists()
 
 
 def test_arguments_that_do_not_go_together_are_refused(images, layouts, tmp_path):

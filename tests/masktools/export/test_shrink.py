@@ -329,7 +329,9 @@ def test_nothing_to_do_changes_nothing():
 ACTIVATIONS = (
     ("Relu", {}), ("Sigmoid", {}), ("HardSwish", {}), ("Softplus", {}), ("Identity", {}),
     ("Clip", {"min": 0.2, "max": 0.6}), ("LeakyRelu", {"alpha": 0.25}),
-    ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), ("Elu", {"alpha": 0.7}),
+    ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), ("Elu", {"alpha": 0.7}), ("Tanh", {}),
+    ("Erf", {}), ("Gelu", {"approximate": "none"}), ("Gelu", {"approximate": "tanh"}),
+    ("Swish", {"alpha": 1.5}), ("Mish", {}), ("ThresholdedRelu", {"alpha": 0.25}),
 )  # fmt: skip
 
 
@@ -350,7 +352,7 @@ def networks(draw):
             y = b.act(op, x, **attributes)
         elif kind == "skip":
             others = [t for t in alive if b.channels[t] == b.channels[x]]
-            op = draw(st.sampled_from(("Add", "Sub", "Mul")))
+            op = draw(st.sampled_from(("Add", "Sub", "Mul", "Max", "Min", "PRelu")))
             y = b.add_skip(x, draw(st.sampled_from(others)), op)
         elif kind == "concat":
             y = b.concat(x, draw(st.sampled_from(alive)))
@@ -396,7 +398,8 @@ def maximum(b, x):
 
 
 def scale(b, x):
-    return b.add("Mul", [x, b.constant(f"c{len(b.nodes)}", b.channels[x], 1, 1)], b.channels[x])
+    op = ("Mul", "Max", "Min", "PRelu")[len(b.nodes) % 4]
+    return b.add(op, [x, b.constant(f"c{len(b.nodes)}", b.channels[x], 1, 1)], b.channels[x])
 
 
 def reduced(b, x):

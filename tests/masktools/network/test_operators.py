@@ -84,7 +84,7 @@ def to_onnx(checkpoint: Checkpoint) -> Any:
     ]
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in initializers.items()]
     proto = helper.make_graph(nodes, "graph", *values, tensors)
-    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
 
 
 def expected(checkpoint: Checkpoint, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -303,6 +303,20 @@ FUNCTIONS_OF_ONE_NUMBER = [
     ("Elu", {"alpha": 0.3}),
     ("Elu", {"alpha": -2.5}),
     ("Elu", {"alpha": 0.0}),
+    ("Tanh", {}),
+    ("Erf", {}),
+    ("Gelu", {"approximate": "none"}),
+    ("Gelu", {"approximate": "tanh"}),
+    ("Swish", {"alpha": 1.0}),
+    ("Swish", {"alpha": 1.702}),
+    ("Swish", {"alpha": -0.5}),
+    ("Swish", {"alpha": 0.0}),
+    ("Mish", {}),
+    ("Exp", {}),
+    ("Log", {}),
+    ("Sqrt", {}),
+    ("ThresholdedRelu", {"alpha": 0.5}),
+    ("ThresholdedRelu", {"alpha": -1.0}),
     ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
     ("Clip", {}),
     ("Clip", {"min": -0.5}),
@@ -314,7 +328,10 @@ FUNCTIONS_OF_ONE_NUMBER = [
 
 @pytest.mark.parametrize(
     ("op", "attributes"),
-    [*FUNCTIONS_OF_ONE_NUMBER, ("Softmax", {"axis": 1}), ("Softmax", {"axis": 3})],
+    [
+        *FUNCTIONS_OF_ONE_NUMBER,
+        *((op, {"axis": axis}) for op in ("Softmax", "LogSoftmax") for axis in (1, 3)),
+    ],
 )
 def test_functions_of_one_number(op, attributes):
     x = normal(2, 5, 3, 4) * 4
@@ -335,7 +352,7 @@ def test_constants_pass_through_functions_of_one_number(op, attributes):
     np.testing.assert_allclose(values, np.ravel(run(x)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min"])
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (3, 1, 1), (1, 3, 1, 1), (5, 4), (3, 5, 4)])
 @pytest.mark.parametrize("first", [False, True])
 def test_arithmetic_with_a_constant(op, shape, first):
@@ -346,7 +363,23 @@ def test_arithmetic_with_a_constant(op, shape, first):
     assert_equal(node, x, {"c": np.asarray(constant, np.float32)})
 
 
-@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("shape", [(1,), (3, 1, 1), (1, 3, 1, 1), (5, 4), (3, 5, 4)])
+def test_slopes(shape):
+    assert_one("PRelu", normal(2, 3, 5, 4), slope=normal(*shape))
+    node = Node("node", "PRelu", ("a", "b"), ("y",), {})
+    assert_equal(node, {"a": normal(2, 3, 5, 4), "b": normal(2, 3, 1, 1)}, {})
+
+
+def test_a_slope_neither_widens_nor_precedes_what_it_is_for():
+    x, slope = normal(2, 3), normal(4, 1, 3)
+    with pytest.raises(GraphError, match=r"PRelu.*a slope of shape \(4, 1, 3\)"):
+        network(Node("node", "PRelu", ("x", "slope"), ("y",), {}), {"x": x}, {"slope": slope})
+    late = network(Node("node", "PRelu", ("c", "x"), ("y",), {}), {"x": x}, {"c": x})
+    with pytest.raises(GraphError, match="the slope alone may be a constant"):
+        late.check()
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min"])
 @pytest.mark.parametrize("other", [(2, 3, 5, 4), (2, 3, 1, 1), (2, 1, 5, 4)])
 def test_arithmetic_of_values(op, other):
     y = np.sign(normal(*other)) + normal(*other) / 8

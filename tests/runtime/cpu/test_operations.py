@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import asdict
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_gathers_along_any_axes(variant, shape, seed, threads, data):
 
 
 @given(
-    op=st.sampled_from(["Add", "Sub", "Mul", "Div"]),
+    op=st.sampled_from(["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]),
     shape=shapes,
     seed=seeds,
     threads=threads,
@@ -140,6 +141,18 @@ ACTIVATIONS = [
     s.Activation("Softplus"),
     s.Activation("Elu", 1.0),
     s.Activation("Elu", -2.5),
+    s.Activation("Tanh"),
+    s.Activation("Erf"),
+    s.Activation("Gelu"),
+    s.Activation("Swish", 1.0, 0.0),
+    s.Activation("Swish", -1.702, 0.0),
+    s.Activation("Swish", 1.5957691, 0.071354814),
+    s.Activation("Mish"),
+    s.Activation("Exp"),
+    s.Activation("Log"),
+    s.Activation("Sqrt"),
+    s.Activation("ThresholdedRelu", 0.5),
+    s.Activation("ThresholdedRelu", -1.0),
 ]
 
 
@@ -183,6 +196,61 @@ def test_elu_keeps_its_digits_about_zero(variant, alpha):
     expected = alpha * np.expm1(x.astype(np.float64))
     np.testing.assert_allclose(reference._activated(given, x), expected, rtol=4 * EPS)
     np.testing.assert_allclose(y.of(out), expected, rtol=4 * EPS)
+
+
+def erf(x):
+    return np.vectorize(math.erf)(x)
+
+
+def erfc(x):
+    return np.vectorize(math.erfc)(x)
+
+
+def gated(x, z):
+    return x * np.where(z < 0, np.exp(np.minimum(z, 0)), 1) / (1 + np.exp(-abs(z)))
+
+
+# Each function with its definition in float64.
+ABOUT_ZERO, POSITIVE = np.geomspace(1e-8, 80, 4001), np.geomspace(1e-40, 3e38, 4001)
+PRECISE = {
+    "Tanh": (s.Activation("Tanh"), ABOUT_ZERO, np.tanh),
+    "Erf": (s.Activation("Erf"), ABOUT_ZERO, erf),
+    "Gelu": (s.Activation("Gelu"), ABOUT_ZERO, lambda x: x * erfc(-x / math.sqrt(2)) / 2),
+    "Swish": (s.Activation("Swish", 1.5, 0.0), ABOUT_ZERO, lambda x: gated(x, 1.5 * x)),
+    "Gelu by tanh": (
+        s.Activation("Swish", 1.5, 0.0625),
+        ABOUT_ZERO,
+        lambda x: gated(x, 1.5 * x + 0.0625 * x**3),
+    ),
+    "Mish": (s.Activation("Mish"), ABOUT_ZERO, lambda x: x * np.tanh(np.logaddexp(x, 0))),
+    "Exp": (s.Activation("Exp"), ABOUT_ZERO, np.exp),
+    "Log": (s.Activation("Log"), POSITIVE, np.log),
+    "Log about 1": (s.Activation("Log"), 1 + np.linspace(-0.5, 0.5, 4001), np.log),
+    "Sqrt": (s.Activation("Sqrt"), POSITIVE, np.sqrt),
+}
+
+
+@pytest.mark.parametrize("name", PRECISE)
+def test_functions_keep_their_digits(variant, name):
+    """Relative to what they make, also where that is small and where sums cancel."""
+    given, sizes, function = PRECISE[name]
+    x = (sizes if sizes is not ABOUT_ZERO else np.concatenate([-sizes, sizes])).astype(np.float32)
+    view, y = View(0, x.shape, (1,)), View(x.size, x.shape, (1,))
+    arena = np.concatenate([x, np.full(x.size, 5.0, np.float32)])
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op="Identity", operands=[view], y=y, activation=asdict(given)),
+    )
+    with np.errstate(all="ignore"):
+        exact = x.astype(np.float64)
+        expected = function(exact)
+        steep = abs(function(exact * (1 + 1e-6)) - expected) / 1e-6  # by a relative change of x
+        by_reference = reference._activated(given, x)
+    # Beyond the normal numbers nothing is promised but that it is as small.
+    for got in (by_reference, y.of(out)):
+        allowed = 3 * EPS * (abs(expected) + steep) + 2e-36
+        assert np.all(abs(got - expected) <= allowed), name
 
 
 def test_operations_in_place(variant):
@@ -343,9 +411,16 @@ def test_softmax_along_any_axis(variant, shape, seed, threads, data):
     layouts = Layouts(seed)
     x, y = layouts.add(*shape), layouts.add(*shape)
     arena = 10 * layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.softmax(0, x=x, y=y, axis=axis), threads)
-    powers = np.exp(x.of(arena).astype(np.float64) - x.of(arena).max(axis=axis, keepdims=True))
-    assert_written(out, arena, y, powers / powers.sum(axis=axis, keepdims=True), 40 * EPS)
+    below = x.of(arena).astype(np.float64) - x.of(arena).max(axis=axis, keepdims=True)
+    expected = below - np.log(np.exp(below).sum(axis=axis, keepdims=True))
+    for logarithm in (False, True):
+        out = executed(
+            module(variant),
+            arena,
+            lambda p, logarithm=logarithm: p.softmax(0, x=x, y=y, axis=axis, logarithm=logarithm),
+            threads,
+        )
+        assert_written(out, arena, y, expected if logarithm else np.exp(expected), 40 * EPS)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -354,7 +429,11 @@ def test_softmax_of_a_nan_is_nan_and_of_others_is_not(variant, axis):
     x = layouts.add(40, 41, order=(0, 1), gap=0)
     arena = layouts.arena()
     x.of(arena)[3, 5] = np.nan
-    out = x.of(executed(module(variant), arena, lambda p: p.softmax(0, x=x, y=x, axis=axis)))
+    out = x.of(
+        executed(
+            module(variant), arena, lambda p: p.softmax(0, x=x, y=x, axis=axis, logarithm=False)
+        )
+    )
     along = [3, 5][1 - axis]
     assert np.isnan(np.take(out, along, axis=1 - axis)).all()
     assert np.isfinite(np.delete(out, along, axis=1 - axis)).all()
@@ -496,7 +575,7 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
         elif kind in ("Sum", "Max", "L2"):
             p.reduce(0, op=kind, x=x, y=View(y.offset, (5, 1, 9, 1), y.strides))
         else:
-            p.softmax(0, x=x, y=y, axis=1)
+            p.softmax(0, x=x, y=y, axis=1, logarithm=False)
 
     layouts = Layouts(4)
     x, y = layouts.add(5, 7, 9, 8), layouts.add(5, 7, 9, 8)

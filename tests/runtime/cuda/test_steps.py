@@ -150,19 +150,21 @@ def test_layer_normalisations(cupy, batch, axis):
 @pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
-def test_softmax_of_images(cupy, batch, axis):
-    assert_one("Softmax", {"x": 4 * normal(batch, 5, 4, 3)}, axis=axis)
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax_of_images(cupy, op, batch, axis):
+    assert_one(op, {"x": 4 * normal(batch, 5, 4, 3)}, axis=axis)
 
 
 @pytest.mark.sanitized
 @pytest.mark.parametrize("classes", [1, 2, 255, 256, 1000])
-def test_softmax_of_classes(cupy, classes):
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_softmax_of_classes(cupy, op, classes):
     x = normal(9, classes)
-    assert_one("Softmax", {"x": x}, axis=1)
-    assert_one("Softmax", {"x": x}, axis=0, fixed=True)
+    assert_one(op, {"x": x}, axis=1)
+    assert_one(op, {"x": x}, axis=0, fixed=True)
     # Large numbers overflow unless the largest is taken off first; rounded to float16, they mean
     # other numbers.
-    assert_equal(one("Softmax", {"x": x}, axis=1), {"x": 100 * x}, tolerance=1e-5)
+    assert_equal(one(op, {"x": x}, axis=1), {"x": 100 * x}, tolerance=1e-5)
 
 
 # --- element by element --------------------------------------------------------------------------
@@ -176,12 +178,21 @@ ACTIVATIONS = {
     "HardSwish": {},
     "Softplus": {},
     "Elu": {"alpha": -1.5},
+    "Tanh": {},
+    "Erf": {},
+    "Gelu": {"approximate": "none"},
+    "Swish": {"alpha": 1.5},
+    "Mish": {},
+    "Exp": {},
+    "Log": {},
+    "Sqrt": {},
+    "ThresholdedRelu": {"alpha": 0.5},
 }
 
 
 @pytest.mark.parametrize("op", ACTIVATIONS)
 def test_activations(cupy, op):
-    x = 3 * normal(9, 3, 4, 5)
+    x = (2 if op == "Exp" else 3) * normal(9, 3, 4, 5)  # as float16 holds it
     assert_one(op, {"x": x}, **ACTIVATIONS[op])
     x[0, 0, 0] = [np.nan, np.inf, -np.inf, 0, 1]
     assert_equal(one(op, {"x": x}, **ACTIVATIONS[op]), {"x": x})
@@ -194,7 +205,7 @@ def test_elu_keeps_its_digits_about_zero(cupy, alpha):
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Max", "Min"])
 def test_arithmetic_of_values_and_constants(cupy, batch, op):
     x = positive(batch, 3, 4, 5)
     assert_one(op, {"x": x, "z": positive(batch, 3, 4, 5)})
@@ -202,6 +213,21 @@ def test_arithmetic_of_values_and_constants(cupy, batch, op):
     for constant in (positive(3, 1, 1), positive(4, 5), np.float32([3]), positive(1, 3, 4, 1)):
         assert_one(op, {"x": x}, {"c": constant})
         assert_one(op, {"x": x}, {"c": constant}, order=("c", "x"))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_slopes(cupy, batch):
+    x = normal(batch, 3, 4, 5)
+    assert_one("PRelu", {"x": x, "z": normal(batch, 3, 1, 1)})
+    for slope in (normal(3, 1, 1), normal(4, 5), normal(1, 3, 4, 1)):
+        assert_one("PRelu", {"x": x}, {"c": slope})
+
+
+def test_the_larger_and_the_smaller_of_two_numbers_are_nan_where_either_is(cupy):
+    x, z = normal(2, 9, 3, 4, 5)
+    x[0, 0, 0], z[0, 0, 0] = [np.nan, 1, np.inf, np.nan, 0], [1, np.nan, np.nan, np.nan, -np.inf]
+    for op in ("Max", "Min", "PRelu"):
+        assert_equal(one(op, {"x": x, "z": z}), {"x": x, "z": z})
 
 
 @pytest.mark.sanitized

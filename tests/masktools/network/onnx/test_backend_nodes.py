@@ -13,14 +13,15 @@ import pytest
 import runtime
 from masktools.checkpoint import Checkpoint, write
 from masktools.errors import FormatError, GraphError
-from masktools.network.operators import OPERATORS
+from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE
+from masktools.network.operators import ARITHMETIC, OPERATORS
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")
 pytest.importorskip("onnx.version_converter")
 
-LISTED = {*OPERATORS, "MatMul", "Dropout", "Upsample"}
-ALL_VALUES = ("Add", "Sub", "Mul", "Div", "Concat")  # run with a last input that is a weight too
+LISTED = {*OPERATORS, *ELEMENTWISE, "MatMul", "Dropout", "Upsample"}
+ALL_VALUES = (*ARITHMETIC, "Sum", "Concat")  # run with a last input that is a weight too
 
 
 class BackendTest(NamedTuple):

@@ -189,7 +189,7 @@ class Transformer(nn.Module):
         x = self.patches(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
         x = x + self.attention(self.norms[0](x))
-        x = x + self.narrow(nn.functional.hardswish(self.wide(self.norms[1](x))))
+        x = x + self.narrow(nn.functional.gelu(self.wide(self.norms[1](x))))
         return self.head(self.norms[2](x)[:, 0])
 
 
@@ -212,10 +212,20 @@ class ConvNext(nn.Module):
     def forward(self, x):
         x = self.first(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         y = self.norm(self.deep(x).permute(0, 2, 3, 1))
-        y = self.gamma * self.narrow(nn.functional.hardswish(self.wide(y)))
+        y = self.gamma * self.narrow(nn.functional.gelu(self.wide(y)))
         return self.head(self.last((x + y.permute(0, 3, 1, 2)).mean((2, 3))))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_convnext(way, tmp_path):
     check(way, ConvNext(), (3, 24, 24), tmp_path / "net.safetensors")
+
+
+def test_a_layer_norm_that_is_spelled_out(tmp_path):
+    """As PyTorch writes it before operator set 17: means, a power, a root."""
+    module, path = nn.LayerNorm(6).eval(), tmp_path / "net.safetensors"
+    nn.init.normal_(module.weight)
+    x = torch.randn(2, 5, 6)
+    from_onnx(torch_onnx(module, x, opset=16), path)
+    y = runtime.load(path, "reference")(x.numpy())
+    np.testing.assert_allclose(y, module(x).detach().numpy(), rtol=1e-4, atol=2e-5)

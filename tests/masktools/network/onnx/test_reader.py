@@ -140,7 +140,7 @@ def test_node_names_are_made_unique_and_never_empty():
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([node("Erf", ["x"], ["y"])], r"node 'my_Erf' \(Erf\): operator 'Erf'"),
+        ([node("Hardmax", ["x"], ["y"])], r"node 'my_Hardmax' \(Hardmax\): operator 'Hardmax'"),
         (
             [helper.make_node("Relu", ["x"], ["y"], name="n", domain="com.other")],
             r"node 'n' \(com.other.Relu\): operator",

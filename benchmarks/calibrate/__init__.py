@@ -1,0 +1,1 @@
+"""How right a ticket is in blocks that are calibrated instead of retrained."""

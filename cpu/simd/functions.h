@@ -1,0 +1,248 @@
+// Functions of one number, of floats and of vectors alike: what activate.cpp is compiled from.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "simd/activation.h"
+#include "simd/epilogue.h"
+#include "simd/vector.h"
+
+namespace masktools {
+
+// --- powers of e --------------------------------------------------------------------------------
+
+// e to the power x, as (1 + rest) * scale: the rest is small, and the scale is a power of 2.
+template <class V>
+struct Power {
+  V rest, scale;
+};
+
+// Powers beyond the normal numbers end at their limits. The rest is NaN where x is.
+template <class V>
+inline Power<V> power_of_e(V x) {
+  constexpr float kLog2 = 1.44269504f;
+  constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;  // ln 2 in two parts
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: sums with it are rounded to whole numbers
+  const V bounded = clamp(x, V{} - 87.0f, V{} + 88.0f);
+  const V shifted = bounded * kLog2 + kRound;
+  const V power = shifted - kRound;
+  const V r = (bounded - power * kHigh) - power * kLow;
+  V sum = V{} + 1.9875691500e-4f;
+  sum = sum * r + 1.3981999507e-3f;
+  sum = sum * r + 8.3334519073e-3f;
+  sum = sum * r + 4.1665795894e-2f;
+  sum = sum * r + 1.6666665459e-1f;
+  sum = sum * r + 5.0000001201e-1f;
+  sum = sum * r * r + r;
+  // The whole part of x / ln 2 stands in the low bits of `shifted`; it becomes an exponent.
+  std::uint32_t bits[sizeof(V) / 4];
+  std::memcpy(bits, &shifted, sizeof(V));
+  for (std::uint32_t& b : bits) b = (b + 127) << 23;
+  V scale;
+  std::memcpy(&scale, bits, sizeof(V));
+  return {sum, scale};
+}
+
+// e to the power x, to within two units in the last place; NaN where x is.
+template <class V>
+inline V exponential(V x) {
+  const Power<V> power = power_of_e(x);
+  return (power.rest + 1.0f) * power.scale;
+}
+
+// exponential(x) - 1, as exact where x is about 0 and the difference has few digits left.
+template <class V>
+inline V exponential_less_one(V x) {
+  const Power<V> power = power_of_e(x);
+  return power.rest * power.scale + (power.scale - 1.0f);
+}
+
+// As exponential, but zero beyond the normal numbers: large numbers times it vanish too.
+template <class V>
+inline V vanishing(V x) {
+  const V zero = V{};
+  return x < zero - 87.0f ? zero : exponential(x);
+}
+
+// e to the power x over the whole range of floats, from 0 to infinity.
+template <class V>
+inline V unbounded_exponential(V x) {
+  const V root = exponential(x * 0.5f);
+  return root * root;
+}
+
+// --- logarithms ---------------------------------------------------------------------------------
+
+// ln(1 + x) for x from -1/3 to 1, to within a few units in the last place: with s = x / (2 + x) it
+// is 2 (s + s^3 / 3 + s^5 / 5 + ...), where s is at most 1/3 in size.
+template <class V>
+inline V logarithm_of_one_plus(V x) {
+  const V s = x / (x + 2.0f), square = s * s;
+  V sum = V{} + 1.0f / 15.0f;
+  sum = sum * square + 1.0f / 13.0f;
+  sum = sum * square + 1.0f / 11.0f;
+  sum = sum * square + 1.0f / 9.0f;
+  sum = sum * square + 1.0f / 7.0f;
+  sum = sum * square + 1.0f / 5.0f;
+  sum = sum * square + 1.0f / 3.0f;
+  sum = sum * square + 1.0f;
+  return sum * s * 2.0f;
+}
+
+// ln(x): with x = m * 2^power and m about 1 it is ln(m) + power * ln(2).
+template <class V>
+inline V logarithm(V x) {
+  constexpr std::int32_t kRootOfHalf = 0x3f3504f3;               // the bits of the smallest m
+  constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;  // ln 2 in two parts
+  const V zero = V{}, infinity = zero + std::numeric_limits<float>::infinity();
+  const V least = zero + std::numeric_limits<float>::min();
+  const V normal = x < least ? x * 16777216.0f : x;  // 2^24 times what has leading zeros
+  std::int32_t bits[sizeof(V) / 4];
+  float powers[sizeof(V) / 4];
+  std::memcpy(bits, &normal, sizeof(V));
+  for (std::size_t i = 0; i < sizeof(V) / 4; ++i) {
+    const std::int32_t power = (bits[i] - kRootOfHalf) >> 23;
+    bits[i] -= power * (1 << 23);
+    powers[i] = static_cast<float>(power);
+  }
+  V m, power;
+  std::memcpy(&m, bits, sizeof(V));
+  std::memcpy(&power, powers, sizeof(V));
+  power -= x < least ? zero + 24.0f : zero;
+  const V made = power * kHigh + (power * kLow + logarithm_of_one_plus(m - 1.0f));
+  const V ended = x < infinity ? made : x;  // infinity and NaN stay
+  return x > zero ? ended : x < zero ? zero / zero : x == zero ? zero - infinity : x;
+}
+
+// --- functions of exponentials ------------------------------------------------------------------
+
+// ln(1 + exp(x)), where exp cannot overflow.
+template <class V>
+inline V softplus(V x) {
+  const V zero = V{};
+  return at_least(x, zero) + logarithm_of_one_plus(exponential(x > zero ? zero - x : x));
+}
+
+// (exp(2x) - 1) / (exp(2x) + 1), which keeps its digits about 0.
+template <class V>
+inline V hyperbolic_tangent(V x) {
+  const V power = exponential_less_one(x + x);
+  return power / (power + 2.0f);
+}
+
+// x * sigmoid(z). Where z is far below zero nothing is left, however large x is.
+template <class V>
+inline V gated(V x, V z) {
+  const V zero = V{}, one = V{} + 1.0f;
+  const V small = vanishing(z > zero ? zero - z : z);
+  return x * ((z > zero ? one : small) / (one + small));
+}
+
+// x * sigmoid(alpha x + beta x^3). Without beta the cube, which overflows early, is left out.
+template <class V>
+inline V swish(V x, float alpha, float beta) {
+  const V z = x * alpha;
+  return gated(x, beta == 0.0f ? z : z + x * x * x * beta);
+}
+
+// x * tanh(ln(1 + exp(x))), which is x (s^2 + 2s) / (s^2 + 2s + 2) with s = exp(x); where x is
+// above zero, numerator and denominator are divided by s^2.
+template <class V>
+inline V mish(V x) {
+  const V zero = V{}, two = V{} + 2.0f;
+  const V s = vanishing(x > zero ? zero - x : x);
+  const V above = x > zero ? s * two + 1.0f : s * (s + 2.0f);
+  return x * (above / (above + (x > zero ? s * s * two : two)));
+}
+
+// 1 - erf(z) where z is at least 0, given z^2: exp(-z^2) times a polynomial of t = 1 / (1 + 0.4 z),
+// fitted to a relative error of 7e-9.
+template <class V>
+inline V complement_of_error_function(V z, V square) {
+  const V t = (V{} + 1.0f) / (z * 0.4f + 1.0f);
+  V sum = V{} - 3.080118777e-2f;
+  sum = sum * t + 2.046028402e-1f;
+  sum = sum * t - 5.144006741e-1f;
+  sum = sum * t + 5.683665599e-1f;
+  sum = sum * t - 3.019091407e-1f;
+  sum = sum * t + 2.815642527e-1f;
+  sum = sum * t + 1.263639043e-1f;
+  sum = sum * t + 2.156374857e-1f;
+  sum = sum * t + 2.248644920e-1f;
+  sum = sum * t + 2.257114743e-1f;
+  return sum * t * vanishing(V{} - square);
+}
+
+// erf(x): below 1 a polynomial, fitted to a relative error of 2e-9.
+template <class V>
+inline V error_function(V x) {
+  const V zero = V{}, one = V{} + 1.0f, square = x * x;
+  V sum = V{} + 7.853852557e-5f;
+  sum = sum * square - 8.010190961e-4f;
+  sum = sum * square + 5.188327382e-3f;
+  sum = sum * square - 2.685381178e-2f;
+  sum = sum * square + 1.128358514e-1f;
+  sum = sum * square - 3.761262582e-1f;
+  sum = sum * square + 1.128379166f;
+  const V far = one - complement_of_error_function(x < zero ? zero - x : x, square);
+  return square < one ? sum * x : x < zero ? zero - far : far;
+}
+
+// x (1 + erf(x / sqrt(2))) / 2. Where x is below zero the sum cancels, and its complement does not.
+template <class V>
+inline V gelu(V x) {
+  const V zero = V{}, size = x < zero ? zero - x : x;
+  const V share = complement_of_error_function(size * 0.707106781f, x * x * 0.5f) * 0.5f;
+  return x * (x > zero ? zero + 1.0f - share : share);
+}
+
+// --- all of them --------------------------------------------------------------------------------
+
+template <class V>
+inline V apply(const Activation& activation, V x) {
+  const V zero = V{}, one = V{} + 1.0f;
+  const float alpha = activation.alpha, beta = activation.beta;
+  switch (activation.op) {
+    case Activation::Op::kRelu:
+      return at_least(x, zero);
+    case Activation::Op::kClip:
+      return clamp(x, zero + alpha, zero + beta);
+    case Activation::Op::kLeakyRelu:
+      return leaky_relu(x, alpha);
+    case Activation::Op::kSigmoid:
+      return one / (one + exponential(zero - x));
+    case Activation::Op::kHardSigmoid:
+      return hard_sigmoid(x, alpha, beta);
+    case Activation::Op::kHardSwish:
+      return hard_swish(x);
+    case Activation::Op::kSoftplus:
+      return softplus(x);
+    case Activation::Op::kElu:
+      return x < zero ? exponential_less_one(x) * alpha : x;
+    case Activation::Op::kTanh:
+      return hyperbolic_tangent(x);
+    case Activation::Op::kErf:
+      return error_function(x);
+    case Activation::Op::kGelu:
+      return gelu(x);
+    case Activation::Op::kSwish:
+      return swish(x, alpha, beta);
+    case Activation::Op::kMish:
+      return mish(x);
+    case Activation::Op::kExp:
+      return unbounded_exponential(x);
+    case Activation::Op::kLog:
+      return logarithm(x);
+    case Activation::Op::kSqrt:
+      return square_root(x);
+    case Activation::Op::kThresholdedRelu:
+      return x <= zero + alpha ? zero : x;
+    case Activation::Op::kNone:
+      break;
+  }
+  return x;
+}
+
+}  // namespace masktools
