@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from masktools.errors import FormatError
 from masktools.network.fixing import open_sizes
 from masktools.network.graph import Attribute, Graph, Node, Value, where
-from masktools.network.operators import OPERATORS, operator_of
+from masktools.network.operators import OPERATORS, version_of
 from masktools.network.sizes import Size, evaluate, is_name, spelled
 
 FORMAT = "masktools"
@@ -24,7 +24,7 @@ OPEN_SIZES = 2
 def to_json(graph: Graph, producer: str, seed: int | None, source: str | None) -> str:
     """Return the metadata of a checkpoint, written in one way."""
     sizes = open_sizes(graph.inputs)
-    versions = [operator_of(node).version for node in graph.nodes]
+    versions = [version_of(node) for node in graph.nodes]
     return json.dumps(
         {
             "format": FORMAT,
@@ -99,10 +99,9 @@ def from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _check_version(nodes: Collection[Node], version: int) -> None:
     """Refuse operators that are newer than the version that a file says it has."""
     for node in nodes:
-        known = OPERATORS.get(node.op)
-        if known is not None and known.version > version:
+        if node.op in OPERATORS and version_of(node) > version:
             raise FormatError(
-                f"metadata: {where(node)}: the operator came with version {known.version}, "
+                f"metadata: {where(node)}: the operator came with version {version_of(node)}, "
                 f"but the file is of version {version}"
             )
 

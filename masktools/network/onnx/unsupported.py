@@ -37,8 +37,10 @@ def unsupported(
     for node in nodes:
         op = operator(node)
         changes = not changing.isdisjoint(node.input)
+        if changes and op in ("Shape", "Size"):
+            continue  # Known while the network is read.
         if op not in (rewritten if changes else folded):
             counts[op] += 1
-        if changes and op not in ("Shape", "Size"):
+        if changes:
             changing.update(node.output)
     return ", ".join(f"{op} ({number})" for op, number in sorted(counts.items()))
