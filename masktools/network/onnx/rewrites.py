@@ -31,11 +31,10 @@ from masktools.network.onnx.rewrites_norms import (
 )
 from masktools.network.onnx.rewrites_products import gemm, matmul
 from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
+from masktools.network.onnx.rewrites_resizing import resize, upsample
 from masktools.network.onnx.rewrites_windows import (
     conv,
     pool,
-    resize,
-    upsample,
 )
 from masktools.network.sizes import Size
 
