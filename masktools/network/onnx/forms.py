@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.network.layers import PHASES
+
 Array = NDArray[Any]
 
 
@@ -86,7 +88,7 @@ class Phases:
     @property
     def mark(self) -> str:
         """The ending of the layer's name."""
-        return ".phases"
+        return PHASES
 
     @property
     def steps(self) -> tuple[int, ...]:
