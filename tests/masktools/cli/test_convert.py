@@ -113,6 +113,9 @@ def test_saliency_from_inputs_is_found_by_running_the_network(ticket, tmp_path, 
     options = {"method": "regroup", "density": 0.1, "group_rows": 4, "partitioner": "spectral"}
     options |= {"graph": graph, "progress": False}
     expected = masktools.convert(masks, values, saliency=saliency, norms=norms, **options)
+    expected = expected.calibrated(
+        masktools.calibrate(graph, expected, images, run=prepare, progress=False)
+    )
     assert Conversion.load(tmp_path / "out").layouts == expected.layouts
     assert expected.layouts != masktools.convert(masks, values, **options).layouts
     np.save(tmp_path / "images.npy", images.astype(np.float64))
