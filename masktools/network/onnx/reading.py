@@ -15,9 +15,10 @@ from masktools.network.layers import layer_name
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
 from masktools.network.onnx.node import Source
+from masktools.network.onnx.precision import dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
-from masktools.network.onnx.unsupported import unsupported
+from masktools.network.onnx.unsupported import WAYS_AROUND, unsupported
 from masktools.network.shapes import output_shapes
 from masktools.network.sizes import Size
 
@@ -86,6 +87,7 @@ class Pass:
         self._read_names |= {value.name for value in proto.output}
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
+        self._dtypes = {v.name: dtype_of(v) or "float32" for v in (*proto.input, *proto.output)}
         place = 0
         try:
             for place, node in enumerate(proto.node):  # noqa: B007 - for the error
@@ -244,7 +246,8 @@ class Pass:
             self._rewrites[source.op](self, source)
             source.finish()
         else:
-            raise GraphError(f"{source.where}: operator {source.op!r} is not supported")
+            way = WAYS_AROUND.get(source.op, "")
+            raise source.refuse(f"operator {source.op!r} is not supported{way and f': {way}'}")
 
     def _source(self, proto: NodeProto) -> Source:
         # Optional outputs that nothing reads, as Dropout's mask, are as good as left out.
@@ -300,8 +303,8 @@ class Pass:
         nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
-            tuple(Value(name, shape) for name, shape in inputs.items()),
-            tuple(Value(name, self.shapes[name]) for name in outputs),
+            tuple(Value(name, shape, self._dtypes[name]) for name, shape in inputs.items()),
+            tuple(Value(name, self.shapes[name], self._dtypes[name]) for name in outputs),
             tuple(nodes),
             {name: array for name, array in self._kept.items() if name in read},
         )
@@ -331,6 +334,6 @@ def _without_copies(nodes: list[Node], border: set[str]) -> list[Node]:
                 outputs=tuple(target if name == source else name for name in node.outputs),
             )
             for node in nodes
-            if node is not copy
+            if node.name != copy.name
         ]
     return nodes
