@@ -18,6 +18,7 @@ from masktools.network.onnx.node import Source
 from masktools.network.onnx.precision import dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
+from masktools.network.onnx.transposes import without_transposes
 from masktools.network.onnx.unsupported import WAYS_AROUND, unsupported
 from masktools.network.shapes import output_shapes
 from masktools.network.sizes import Size
@@ -135,6 +136,11 @@ class Pass:
         self._taken.add(name)
         return name
 
+    def _fresh_node(self, wish: str) -> str:
+        name = fresh(wish, self._node_names)
+        self._node_names.add(name)
+        return name
+
     def keep(self, array: NDArray[Any], wish: str) -> str:
         """Store a constant in float32 for the nodes to read, and return its name."""
         return self._store(array, wish, lambda name: name not in self.weights)
@@ -199,8 +205,7 @@ class Pass:
         **attributes
             Of the normal form.
         """
-        unique = fresh(name, self._node_names)
-        self._node_names.add(unique)
+        unique = self._fresh_node(name)
         values = [i if i in self.shapes else self.keep(self._constants[i], i) for i in inputs]
         known = {
             i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
@@ -300,6 +305,10 @@ class Pass:
             if found != name:
                 self.emit("Identity", [found], name, f"Identity_{name}")
         nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        nodes = without_transposes(
+            nodes, self.shapes, self._kept, outputs, self.fresh, self._fresh_node
+        )
+        nodes = _without_copies(nodes, {*outputs, *inputs})
         nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
