@@ -66,6 +66,8 @@ RANK = 8
 VALUE = 2**28
 # Numbers of one sample that are live at once: twice a value, so that any step can run.
 LIVE = 2**29
+# Entries that one Gather lists, in the header too: an image of 1024 x 1024 pixels in any order.
+INDICES = 2**20
 # Taps of one window. A mean over 1024 x 1024 pixels has as many; every tap is listed.
 TAPS = 2**20
 # Rows of all weights together, counted for each layer that reads them: the table of every row

@@ -197,6 +197,10 @@ def _multiplied(a: Array, b: Array) -> Array:
     return product
 
 
+def _matmul(step: s.MatMul, shape: Shape, inputs: list[Array]) -> Array:
+    return _multiplied(*inputs)
+
+
 # --- everything else ---------------------------------------------------------------------------
 
 
@@ -318,6 +322,19 @@ def _global_average(step: s.GlobalAveragePool, shape: Shape, inputs: list[Array]
     return np.asarray(inputs[0].mean(axis=tuple(range(2, inputs[0].ndim)), keepdims=True))
 
 
+_REDUCTIONS: Mapping[str, Callable[..., Any]] = {
+    "Sum": np.sum,
+    "Mean": np.mean,
+    "Max": np.max,
+    "Min": np.min,
+    "L2": lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
+}
+
+
+def _reduce(step: s.Reduce, shape: Shape, inputs: list[Array]) -> Array:
+    return np.asarray(_REDUCTIONS[step.op](inputs[0], axis=step.axes, keepdims=True))
+
+
 def _concat(step: s.Concat, shape: Shape, inputs: list[Array]) -> Array:
     return np.concatenate(inputs, axis=step.axis)
 
@@ -352,6 +369,18 @@ def _softmax(step: s.Softmax, shape: Shape, inputs: list[Array]) -> Array:
     return np.asarray(below - np.log(sums) if step.logarithm else np.exp(below) / sums)
 
 
+def _normalize(step: s.Normalize, shape: Shape, inputs: list[Array]) -> Array:
+    x, axes = inputs[0], tuple(range(step.axis, inputs[0].ndim))
+    centred = x - x.mean(axis=axes, keepdims=True)
+    variance = np.mean(centred * centred, axis=axes, keepdims=True)
+    y = centred / np.sqrt(variance + x.dtype.type(step.epsilon))
+    if step.scale is not None:
+        y = y * step.scale.astype(x.dtype)
+    if step.shift is not None:
+        y = y + step.shift.astype(x.dtype)
+    return np.asarray(y)
+
+
 def _pad(step: s.Pad, shape: Shape, inputs: list[Array]) -> Array:
     half = len(step.pads) // 2
     sides = list(zip(step.pads[:half], step.pads[half:], strict=True))
@@ -371,16 +400,19 @@ def _image(x: Array) -> Array:
 KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.Convolution: _convolution,
     s.Product: _product,
+    s.MatMul: _matmul,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
     s.Activate: lambda step, shape, inputs: _activated(step.activation, inputs[0]),
     s.Pool: _pool,
     s.GlobalAveragePool: _global_average,
+    s.Reduce: _reduce,
     s.Concat: _concat,
     s.Slice: _slice,
     s.Gather: _gather,
     s.Reshape: _reshape,
     s.Transpose: _transpose,
     s.Softmax: _softmax,
+    s.Normalize: _normalize,
     s.Pad: _pad,
 }

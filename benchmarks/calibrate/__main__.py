@@ -2,6 +2,7 @@
 
     python -m benchmarks.calibrate
     python -m benchmarks.calibrate --ticket build/tickets/resnet18_round12.safetensors
+    python -m benchmarks.calibrate --cost resnet50 vgg16
 
 A row per height of the blocks, stored density and saliency: how many of the 360 test images are
 right as converted; with means and variances matched; with the values refitted; with the columns
@@ -9,11 +10,16 @@ chosen too. Then a row per number of inputs, and a row per length of retraining 
 setting. Calibrated on the first training images of scikit-learn's digits, without their labels; no
 test image is among them. Writes results/calibrate.json, or calibrate-<ticket>.json. Tickets are
 made by examples/digits/make_ticket.py; of round 0, all masks are ones: the dense network.
+
+With --cost, time and memory of calibrating large networks instead: results/calibrate-cost.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,6 +67,14 @@ def by_epochs(ticket: Ticket) -> list[dict[str, Any]]:
     return [{"epochs": n, "retrained": share, "seconds": seconds} for n, share, seconds in found]
 
 
+def cost(network: str) -> dict[str, Any]:
+    """Return time and memory of calibrating a network, in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.calibrate.cost", network]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -70,8 +84,14 @@ def main() -> None:
     parser.add_argument("--heights", nargs="*", type=int, default=HEIGHTS)
     parser.add_argument("--densities", nargs="*", type=float, default=DENSITIES)
     parser.add_argument("--table-only", action="store_true", help="no curves")
+    parser.add_argument("--cost", nargs="+", metavar="NETWORK", help="time and memory instead")
     options = parser.parse_args()
     where = environment(["masktools", "numpy", "scipy", "torch"])
+    if options.cost:
+        rows = [cost(network) for network in options.cost]
+        show("cost", list(rows[0]), [list(row.values()) for row in rows])
+        print(write("calibrate-cost", where, {"records": rows}))
+        return
     with tempfile.TemporaryDirectory() as folder:
         ticket = Ticket.read(options.ticket, Path(folder))
         own = ticket.source()

@@ -4,8 +4,10 @@
 #include "binding/python_program.h"
 #include "steps/elementwise.h"
 #include "steps/gather.h"
+#include "steps/matmul.h"
 #include "steps/movement.h"
 #include "steps/pool.h"
+#include "steps/reduce.h"
 #include "steps/reduction.h"
 
 namespace masktools {
@@ -137,6 +139,40 @@ void softmax(PythonProgram& p, std::int64_t step, Fields& fields) {
   });
 }
 
+void reduce(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const auto reduction = fields.choice<Reduction>("op", {{"Sum", Reduction::kSum},
+                                                         {"Mean", Reduction::kMean},
+                                                         {"Max", Reduction::kMax},
+                                                         {"Min", Reduction::kMin},
+                                                         {"L2", Reduction::kL2}});
+  const View x = fields.view("x"), y = fields.view("y");
+  fields.done();
+  p.add(step,
+        [&](auto t) { return make_reduce<decltype(t)>(reduction, x, y, p.arena_elements()); });
+}
+
+// Over the axes from `axis` on; scale and shift are empty or have a number for each place there.
+void normalize(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x"), y = fields.view("y");
+  const int axis = fields.get<int>("axis");
+  const auto epsilon = fields.get<float>("epsilon");
+  const Array<float> scale = fields.array<float>("scale"), shift = fields.array<float>("shift");
+  fields.done();
+  const auto copied = [](const Array<float>& a) {
+    return std::vector<float>(a.data, a.data + a.size);
+  };
+  p.add(step, [&](auto t) {
+    return make_normalize<decltype(t)>(x, y, axis, epsilon, copied(scale), copied(shift),
+                                       p.arena_elements());
+  });
+}
+
+void matmul(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View a = fields.view("a"), b = fields.view("b"), y = fields.view("y");
+  fields.done();
+  p.add(step, [&](auto t) { return make_matmul<decltype(t)>(a, b, y, p.arena_elements()); });
+}
+
 // An input, or an output, of float32; `index` is its place in the lists that `run` is given.
 void copy_in(PythonProgram& p, std::int64_t step, Fields& fields) {
   const auto index = fields.get<std::int64_t>("index");
@@ -162,6 +198,9 @@ void bind_steps(PythonClass* program) {
   add_method<pool>(program, "pool");
   add_method<mean>(program, "mean");
   add_method<softmax>(program, "softmax");
+  add_method<reduce>(program, "reduce");
+  add_method<normalize>(program, "normalize");
+  add_method<matmul>(program, "matmul");
   add_method<copy>(program, "copy");
   add_method<fill>(program, "fill");
   add_method<gather>(program, "gather");

@@ -5,11 +5,10 @@
 
 #include "simd/bfloat16.h"
 #include "simd/functions.h"
+#include "steps/lanes.h"
 
 namespace masktools {
 namespace {
-
-constexpr std::int64_t kBlock = 64;  // results that are worked on side by side
 
 // to[i] += from[i * stride]
 template <class T>
@@ -138,37 +137,18 @@ class Softmax final : public Operation {
         size_(x.shape[axis]),
         x_stride_(x.strides[axis]),
         y_stride_(y.strides[axis]),
-        nest_({without(y, axis), without(x, axis)}) {
-    const std::int64_t rows = nest_.outer(), lanes = nest_.inner();
-    if (size_ == 0) return;
-    const std::int64_t wanted = std::min(rows * lanes * size_ / kItemElements + 1, kMostItems);
-    pieces_ = std::min((lanes + kBlock - 1) / kBlock, wanted);
-    items_ = rows * lanes == 0 ? 0 : std::min(rows * pieces_, wanted);
-  }
+        lanes_({without(y, axis), without(x, axis)}, size_) {}
 
-  std::int64_t items() const override { return items_; }
+  std::int64_t items() const override { return lanes_.items(); }
 
   void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
     T* arena = reinterpret_cast<T*>(buffers.arena);
-    const std::int64_t lanes = nest_.inner(), units = nest_.outer() * pieces_;
-    const std::int64_t last = part_start(item + 1, items_, units);
-    for (std::int64_t unit = part_start(item, items_, units); unit < last; ++unit) {
-      const std::int64_t row = unit / pieces_, piece = unit % pieces_;
-      const std::int64_t begin = part_start(piece, pieces_, lanes);
-      const std::int64_t end = part_start(piece + 1, pieces_, lanes);
-      for_each_row<1>(nest_, row, row + 1, [&](const std::array<std::int64_t, 2>& at) {
-        for (std::int64_t i = begin; i < end; i += kBlock) {
-          softmax(arena + at[1] + i * nest_.inner_stride(1),
-                  arena + at[0] + i * nest_.inner_stride(0), std::min(kBlock, end - i));
-        }
-      });
-    }
+    lanes_.for_each(item, [&](const std::array<std::int64_t, 2>& at, std::int64_t lanes) {
+      softmax(arena + at[1], arena + at[0], lanes);
+    });
   }
 
  private:
-  static constexpr std::int64_t kItemElements = 4096;
-  static constexpr std::int64_t kMostItems = 4096;
-
   // One element of `axis`.
   static View without(View view, int axis) {
     view.shape[axis] = 1;
@@ -176,17 +156,17 @@ class Softmax final : public Operation {
   }
 
   void softmax(const T* x, T* y, std::int64_t lanes) const {
-    if (lanes >= kLanes || lanes * 2 > size_) {
-      along_lanes(x, y, lanes);
-    } else {
+    if (one_by_one(lanes, lanes_.stride(1), size_, x_stride_)) {
       for (std::int64_t i = 0; i < lanes; ++i) {
-        along_axis(x + i * nest_.inner_stride(1), y + i * nest_.inner_stride(0));
+        along_axis(x + i * lanes_.stride(1), y + i * lanes_.stride(0));
       }
+    } else {
+      along_lanes(x, y, lanes);
     }
   }
 
   void along_lanes(const T* x, T* y, std::int64_t lanes) const {
-    const std::int64_t x_lane = nest_.inner_stride(1), y_lane = nest_.inner_stride(0);
+    const std::int64_t x_lane = lanes_.stride(1), y_lane = lanes_.stride(0);
     float highest[kBlock], sum[kBlock] = {};
     for (std::int64_t i = 0; i < lanes; ++i) highest[i] = static_cast<float>(x[i * x_lane]);
     for (std::int64_t k = 1; k < size_; ++k) {
@@ -256,9 +236,7 @@ class Softmax final : public Operation {
 
   const bool logarithm_;
   const std::int64_t size_, x_stride_, y_stride_;
-  const Nest<2> nest_;
-  std::int64_t pieces_ = 1;
-  std::int64_t items_ = 0;
+  const Lanes<2> lanes_;
 };
 
 }  // namespace

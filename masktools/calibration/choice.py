@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,18 +81,18 @@ def choose_columns(
     [0, 2]
     """
     height = layout.rows // layout.groups
-    blocks = []
-    for block in layout.blocks:
+
+    def chosen(block: DenseBlock) -> DenseBlock:
         group = int(block.rows[0]) // height
         damping = ridge * seen.variance_x(group)
         if len(block.columns) == layout.columns or not damping:
-            blocks.append(block)
-            continue
+            return block
         rows = block.rows.astype(np.intp) - group * height
-        common = seen.common(group, rows) + damping * wanted[block.rows].T
-        columns = _best(seen, group, common * gain[block.rows], damping, len(block.columns))
-        blocks.append(DenseBlock(block.rows, columns))
-    return BlockLayout(layout.shape, blocks, layout.groups)
+        common = (seen.common(group, rows) + damping * wanted[block.rows].T) * gain[block.rows]
+        return DenseBlock(block.rows, _best(seen, group, common, damping, len(block.columns)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return BlockLayout(layout.shape, pool.map(chosen, layout.blocks), layout.groups)
 
 
 def _best(seen: Observed, group: int, common: Float64, damping: float, count: int) -> Rows:
@@ -100,28 +103,32 @@ def _best(seen: Observed, group: int, common: Float64, damping: float, count: in
     seen : Observed
     group : int
     common : ndarray of float64, shape (columns, rows)
-        Of each column with each row. Overwritten.
+        Of each column with each row.
     damping : float
     count : int
         How many columns.
     """
-    left = seen.variances_x(group) + damping
+    # The ridge keeps systems so well conditioned that float32 tells the columns apart.
+    scale = damping**-0.5
+    left = ((seen.variances_x(group) + damping) * scale**2).astype(np.float32)
+    common = (common * scale**2).astype(np.float32)
     chosen: NDArray[np.intp] = np.empty(0, np.intp)
-    factor = np.empty((0, len(left)))
+    factor = np.empty((count, len(left)), np.float32)
     free = np.ones(len(left), np.bool_)
     width = -(-count // STEPS)
     while len(chosen) < count:
         # What a column alone would explain of all that is left.
         worth = np.where(free, np.square(common).sum(axis=1) / left, -1.0)
         step = np.argsort(-worth, kind="stable")[: min(width, count - len(chosen))]
-        lines = seen.products(group, step)
-        lines[:, step] += damping * np.eye(len(step))
-        lines -= factor[:, step].T @ factor
+        lines = (seen.products(group, step) * scale**2).astype(np.float32)
+        lines[:, step] += np.eye(len(step), dtype=np.float32)
+        before = factor[: len(chosen)]
+        lines -= before[:, step].T @ before
         root = np.linalg.cholesky(lines[:, step])
         lines = np.linalg.solve(root, lines)
         common -= lines.T @ np.linalg.solve(root, common[step])
-        left = np.maximum(left - np.square(lines).sum(axis=0), damping)
-        factor = np.concatenate([factor, lines])
+        left = np.maximum(left - np.square(lines).sum(axis=0), 1)
+        factor[len(chosen) : len(chosen) + len(step)] = lines
         free[step] = False
         chosen = np.concatenate([chosen, step])
     return np.sort(chosen)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktools.calibration.linear import Float64, Solution, inverse_diagonal, solve
+from masktools.checks import BoolArray
+
+# Beyond, products of all pairs of columns take more than half a gigabyte.
+MOST_COLUMNS = 2**13
 
 FloatArray = NDArray[np.floating[Any]]
 Rows = NDArray[np.intp]
@@ -203,7 +208,12 @@ class Gram:
 
     def spread(self, group: int, weight: Float64) -> Float64:
         """Return the variance of ``w x`` for each row."""
-        squares = np.einsum("rc,rc->r", weight @ self._xx[group], weight) / self.count
+        squares = np.zeros(len(weight))
+        # Rows of a block read its columns alone.
+        for rows, columns in patterns(weight != 0):
+            part = weight[np.ix_(rows, columns)]
+            products = self._xx[group][np.ix_(columns, columns)]
+            squares[rows] = np.einsum("rc,rc->r", part @ products, part) / self.count
         mean = weight @ (self._x[group] / self.count)
         return np.asarray(np.maximum(squares - np.square(mean), 0))
 
@@ -216,7 +226,7 @@ class Gram:
 
 
 class Few:
-    """The inputs themselves: less than their products, where there are fewer than columns.
+    """The inputs themselves: less than the products of all columns, where there are few.
 
     Parameters
     ----------
@@ -328,7 +338,7 @@ def _centred(parts: list[FloatArray], group: int) -> Float64:
 
 
 def observed(groups: int, columns: int, rows: int, positions: int) -> Gram | Few:
-    """Return the one of `Gram` and `Few` that takes less memory for a number of positions.
+    """Return `Few` where there are few positions or very many columns, else `Gram`.
 
     Parameters
     ----------
@@ -337,7 +347,10 @@ def observed(groups: int, columns: int, rows: int, positions: int) -> Gram | Few
     positions : int
         Number of positions that will be added.
     """
-    return (Few if positions < columns else Gram)(groups, columns, rows)
+    # The products of all pairs are made once for all blocks of a layer. With a quarter as many
+    # positions as columns, systems of one unknown a position are small enough to be made for each.
+    few = 4 * positions < columns or (positions < columns and columns > MOST_COLUMNS)
+    return (Few if few else Gram)(groups, columns, rows)
 
 
 def _mean(x: FloatArray) -> FloatArray:
@@ -347,3 +360,22 @@ def _mean(x: FloatArray) -> FloatArray:
 def _average(parts: list[FloatArray]) -> Float64:
     total = sum(part.sum(axis=1, dtype=np.float64) for part in parts)
     return np.asarray(total / sum(part.shape[1] for part in parts))
+
+
+def patterns(kept: BoolArray) -> Iterator[tuple[Rows, NDArray[np.intp]]]:
+    """Yield rows that store the same columns, and these columns; rows that store any at all.
+
+    Examples
+    --------
+    >>> for rows, columns in patterns(np.array([[1, 1], [0, 1], [1, 1]], bool)):
+    ...     print(rows, columns)
+    [1] [1]
+    [0 2] [0 1]
+    """
+    _, inverse = np.unique(np.packbits(kept, axis=1), axis=0, return_inverse=True)
+    inverse = inverse.ravel()
+    order = np.argsort(inverse, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1):
+        columns = np.flatnonzero(kept[rows[0]]) if rows.size else rows
+        if columns.size:
+            yield rows, columns

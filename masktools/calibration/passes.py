@@ -177,20 +177,22 @@ def _refit(
         return place.shifted(constants, shift), Fitted(
             columns, fitted.count, np.inf, 1.0, 0, varies=False
         )
-    candidates: list[tuple[Fit, BlockLayout | None]] = [
-        (Fit(wanted * keep, bias, np.inf), None),
-        (Fit(wanted * keep, best_bias(fitted, wanted * keep), np.inf), None),
-        *((fit, None) for fit in fits(fitted, wanted * keep, keep, RIDGES)),
+    candidates = [
+        Fit(wanted * keep, bias, np.inf),
+        Fit(wanted * keep, best_bias(fitted, wanted * keep), np.inf),
     ]
-    if layout is not None:
-        moved = choose_columns(fitted, wanted, gain, layout, CHOICE_RIDGE)
-        keep = moved.to_mask().reshape(keep.shape)
-        candidates += [(fit, moved) for fit in fits(fitted, wanted * keep, keep, RIDGES)]
 
     def missed(fit: Fit) -> float:
         return error(held, fit.weight, fit.bias, gain)
 
-    best, layout = min(candidates, key=lambda one: missed(one[0]))
+    if layout is not None:
+        moved = choose_columns(fitted, wanted, gain, layout, CHOICE_RIDGE)
+        other = moved.to_mask().reshape(keep.shape)
+        ways = [fits(fitted, wanted * one, one, [CHOICE_RIDGE])[0] for one in (keep, other)]
+        layout, keep = (None, keep) if missed(ways[0]) <= missed(ways[1]) else (moved, other)
+    candidates += fits(fitted, wanted * keep, keep, RIDGES)
+    best = min(candidates, key=missed)
+    layout = layout if np.isfinite(best.ridge) else None
     if np.isfinite(best.ridge):
         scaled = restored(fitted, best)
         # Where little is explained, rows of full variance would miss more than before the fit.

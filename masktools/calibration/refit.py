@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from masktools.calibration.linear import Float64
-from masktools.calibration.moments import Observed, Rows
+from masktools.calibration.moments import Observed, patterns
 from masktools.checks import BoolArray
 
 # Of a row's variance: less of it explained is chance, and not to be scaled up.
@@ -148,22 +147,3 @@ def error(seen: Observed, weight: Float64, bias: Float64, gain: Float64 | float 
     missed = np.concatenate([seen.missed(group, part) for group, part in enumerate(parts)])
     off = bias - best_bias(seen, weight)
     return float((missed + np.square(off)) @ squares) / variance
-
-
-def patterns(kept: BoolArray) -> Iterator[tuple[Rows, NDArray[np.intp]]]:
-    """Yield rows that store the same columns, and these columns; rows that store any at all.
-
-    Examples
-    --------
-    >>> for rows, columns in patterns(np.array([[1, 1], [0, 1], [1, 1]], bool)):
-    ...     print(rows, columns)
-    [1] [1]
-    [0 2] [0 1]
-    """
-    _, inverse = np.unique(np.packbits(kept, axis=1), axis=0, return_inverse=True)
-    inverse = inverse.ravel()
-    order = np.argsort(inverse, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1):
-        columns = np.flatnonzero(kept[rows[0]]) if rows.size else rows
-        if columns.size:
-            yield rows, columns

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from masktools.errors import FormatError
 from masktools.network.fixing import open_sizes
 from masktools.network.graph import Attribute, Graph, Node, Value, where
-from masktools.network.operators import OPERATORS, operator_of
+from masktools.network.operators import OPERATORS, version_of
 from masktools.network.sizes import Size, evaluate, is_name, spelled
 
 FORMAT = "masktools"
@@ -26,7 +26,7 @@ DTYPES = 2
 def to_json(graph: Graph, producer: str, seed: int | None, source: str | None) -> str:
     """Return the metadata of a checkpoint, written in one way."""
     sizes = open_sizes(graph.inputs)
-    versions = [operator_of(node).version for node in graph.nodes]
+    versions = [version_of(node) for node in graph.nodes]
     versions += [DTYPES for v in (*graph.inputs, *graph.outputs) if v.dtype != "float32"]
     return json.dumps(
         {
@@ -108,10 +108,9 @@ def _check_version(graph: Graph, version: int) -> None:
                 f"the file is of version {version}"
             )
     for node in graph.nodes:
-        known = OPERATORS.get(node.op)
-        if known is not None and known.version > version:
+        if node.op in OPERATORS and version_of(node) > version:
             raise FormatError(
-                f"metadata: {where(node)}: the operator came with version {known.version}, "
+                f"metadata: {where(node)}: the operator came with version {version_of(node)}, "
                 f"but the file is of version {version}"
             )
 

@@ -22,6 +22,8 @@ RESIDUALS = ("error", "keep", "drop")
 MIN_ROWS = 4
 # Without a mask, a zero may be chance: a random float32 is exactly 0 once in some ten million.
 DENSE = 0.99
+# Above, what blocks leave out is no reason to refuse: a few rows that died in training, say.
+NEARLY_DENSE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,8 @@ def select(
     layouts : mapping of str to BlockLayout, default None
         Fixes the blocks of the layers that it names.
     masks : mapping of str to array_like of bool, default None
-        The weights that count; all others are zero. None reads the zeros of the weights.
+        The weights that count; all others are zero. None reads the zeros of the weights; a layer
+        of few zeros that no blocks hold stays dense then.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks.
     say : callable
@@ -115,6 +118,9 @@ def select(
             if keep.mean() > DENSE:
                 keep = None
         layout = _layout(layer, keep, (layouts or {}).get(name))
+        if layout is not None and keep is not None and masks is None and layouts is None:
+            nearly = residual == "error" and keep.mean() > NEARLY_DENSE
+            layout = None if nearly and layout.residual(keep).any() else layout
         if keep is None or layout is None:
             stored[name] = Stored(weight)
             continue

@@ -170,6 +170,13 @@ def _activate(assembly: Assembly, at: int, step: s.Activate) -> None:
     _elementwise(assembly, at, "Identity", [x], y, assembly.activation(step.activation))
 
 
+def _matmul(assembly: Assembly, at: int, step: s.MatMul) -> None:
+    y = assembly.view(step.output)
+    a, b = (assembly.view(name) for name in step.inputs)
+    a, b = (view.broadcast((*y.shape[:-2], *view.shape[-2:])) for view in (a, b))
+    assembly.call("matmul", at, a=a, b=b, y=y)
+
+
 def _scale_shift(assembly: Assembly, at: int, step: s.ScaleShift) -> None:
     x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     scale, shift = (
@@ -192,6 +199,11 @@ def _pool(assembly: Assembly, at: int, step: s.Pool) -> None:
 def _mean(assembly: Assembly, at: int, step: s.GlobalAveragePool) -> None:
     x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
     assembly.call("mean", at, x=x, y=y)
+
+
+def _reduce(assembly: Assembly, at: int, step: s.Reduce) -> None:
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    assembly.call("reduce", at, op=step.op, x=x, y=y)
 
 
 def _concat(assembly: Assembly, at: int, step: s.Concat) -> None:
@@ -253,6 +265,17 @@ def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
     assembly.call("softmax", at, x=x, y=y, axis=step.axis, logarithm=step.logarithm)
 
 
+def _normalize(assembly: Assembly, at: int, step: s.Normalize) -> None:
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    scale, shift = (
+        np.empty(0, np.float32) if part is None else np.ascontiguousarray(part, np.float32).ravel()
+        for part in (step.scale, step.shift)
+    )
+    assembly.call(
+        "normalize", at, x=x, y=y, axis=step.axis, epsilon=step.epsilon, scale=scale, shift=shift
+    )
+
+
 def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     assembly.call("fill", at, y=y, value=step.value)
@@ -267,16 +290,19 @@ def _pad(assembly: Assembly, at: int, step: s.Pad) -> None:
 
 
 _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
+    s.MatMul: _matmul,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
     s.Activate: _activate,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,
+    s.Reduce: _reduce,
     s.Concat: _concat,
     s.Slice: _slice,
     s.Gather: _gather,
     s.Reshape: _reshape,
     s.Transpose: _transpose,
     s.Softmax: _softmax,
+    s.Normalize: _normalize,
     s.Pad: _pad,
 }

@@ -18,6 +18,12 @@ SIDE_BY_SIDE = 32
 # Memory, or a constant, with its strides along the axes of the result.
 Operand = tuple[Union[Memory, Table, None], Sequence[int]]  # noqa: UP007 - evaluated at run time
 
+# Rows and columns of y that a block of matmul.cu makes: TILE there.
+PRODUCT_TILE = 32
+
+# ReduceOp in reduce.cu.
+_REDUCTIONS = ("Sum", "Mean", "Max", "Min", "L2")
+
 # PointwiseOp in pointwise.cu.
 COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD, MAX, MIN, PRELU = range(11)
 
@@ -140,6 +146,38 @@ def _arithmetic(step: s.Arithmetic, place: Place) -> Iterator[Launch]:
     yield _pointwise(step, place, op, second, activation=step.activation)
 
 
+# --- products of two values ----------------------------------------------------------------------
+
+
+def _matmul(step: s.MatMul, place: Place) -> Iterator[Launch]:
+    y = place.values[step.output]
+    a, b = (place.values[name] for name in step.inputs)
+    axes = [axis for axis in axes_of(len(y.shape)) if axis < len(y.shape) - 2]
+    strides = ([_broadcast_matrices(x, y)[axis] for axis in axes] for x in (y, a, b))
+    batch = structs.walk([y.shape[axis] for axis in axes], *strides)
+    product = structs.product(
+        rows=y.shape[-2],
+        columns=y.shape[-1],
+        depth=a.shape[-1],
+        a=a.strides[-2:],
+        b=b.strides[-2:],
+        y=y.strides[-2:],
+    )
+    tiles = -(-y.shape[-2] // PRODUCT_TILE) * -(-y.shape[-1] // PRODUCT_TILE)
+    ends = (*(place.first(name) for name in step.inputs), place.first(step.output))
+    grid = (tiles * int(batch["count"][0]),)
+    yield Launch("matmul.cu", f"matmul_{place.suffix}", (*ends, batch, product), grid)
+
+
+def _broadcast_matrices(operand: Layout, y: Layout) -> tuple[int, ...]:
+    """Return an operand's strides along the axes of `y` but the last two, 0 where it repeats."""
+    strides = [
+        0 if size == 1 else step
+        for size, step in zip(operand.shape[:-2], operand.strides[:-2], strict=True)
+    ]
+    return (0,) * (len(y.shape) - 2 - len(strides)) + tuple(strides)
+
+
 # --- windows and reductions ----------------------------------------------------------------------
 
 
@@ -172,6 +210,49 @@ def _mean(step: s.GlobalAveragePool, place: Place) -> Iterator[Launch]:
     yield _reduction("mean", step, place, range(2, len(place.values[step.inputs[0]].shape)))
 
 
+def _reduce(step: s.Reduce, place: Place) -> Iterator[Launch]:
+    x, y = place.values[step.inputs[0]], place.values[step.output]
+    rows, grid, block = _rows(x, y, step.axes)
+    along = structs.walk([x.shape[a] for a in step.axes], [x.strides[a] for a in step.axes])
+    ends = (place.first(step.inputs[0]), place.first(step.output))
+    op = np.int32(_REDUCTIONS.index(step.op))
+    yield Launch("reduce.cu", f"reduce_{place.suffix}", (*ends, rows, along, op), grid, block)
+
+
+def _normalize(step: s.Normalize, place: Place) -> Iterator[Launch]:
+    x, y = place.values[step.inputs[0]], place.values[step.output]
+    axes = range(step.axis, len(x.shape))
+    rows, grid, block = _rows(x, y, axes)
+    order = [axis for axis in axes_of(len(x.shape)) if axis in axes]
+    plain = np.empty(x.shape[step.axis :], np.int8).strides  # of constants in C order
+    along = structs.walk(
+        [x.shape[axis] for axis in order],
+        [y.strides[axis] for axis in order],
+        [x.strides[axis] for axis in order],
+        [plain[axis - step.axis] for axis in order],
+    )
+    constants = (
+        None if part is None else Table(np.ascontiguousarray(part, np.float32))
+        for part in (step.scale, step.shift)
+    )
+    ends = (place.first(step.inputs[0]), place.first(step.output))
+    arguments = (*ends, *constants, rows, along, np.float32(step.epsilon))
+    yield Launch("reduce.cu", f"normalize_{place.suffix}", arguments, grid, block)
+
+
+def _rows(
+    x: Layout, y: Layout, along: Sequence[int]
+) -> tuple[structs.Struct, tuple[int], tuple[int, int]]:
+    """Return the walk over the axes that stay, of y and x, and its grid and block."""
+    axes = [axis for axis in axes_of(len(x.shape)) if axis not in along]
+    sizes = [x.lanes if axis == 0 else x.shape[axis] for axis in axes]
+    strides = ([layout.strides[axis] for axis in axes] for layout in (y, x))
+    rows = structs.walk(sizes, *strides)
+    count = int(rows["count"][0])
+    wide = min(SIDE_BY_SIDE, 1 << (count - 1).bit_length())
+    return rows, blocks(count, wide), (wide, THREADS // wide)
+
+
 def _softmax(step: s.Softmax, place: Place) -> Iterator[Launch]:
     axis = step.axis % len(place.values[step.inputs[0]].shape)
     yield _reduction("log_softmax" if step.logarithm else "softmax", step, place, (axis,))
@@ -179,11 +260,7 @@ def _softmax(step: s.Softmax, place: Place) -> Iterator[Launch]:
 
 def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) -> Launch:
     x, y = place.values[step.inputs[0]], place.values[step.output]
-    axes = [axis for axis in axes_of(len(x.shape)) if axis not in along]
-    sizes = [x.lanes if axis == 0 else x.shape[axis] for axis in axes]
-    rows = structs.walk(
-        sizes, [y.strides[axis] for axis in axes], [x.strides[axis] for axis in axes]
-    )
+    rows, grid, threads = _rows(x, y, along)
     summed = structs.merged(
         [x.shape[axis] for axis in along],
         [x.strides[axis] for axis in along],
@@ -195,16 +272,8 @@ def _reduction(kernel: str, step: s.Step, place: Place, along: Sequence[int]) ->
         x=(first[1][0], second[1][0]),
         y=(first[1][1], second[1][1]),
     )
-    count = int(rows["count"][0])
-    wide = min(SIDE_BY_SIDE, 1 << (count - 1).bit_length())
     ends = (place.first(step.inputs[0]), place.first(step.output))
-    return Launch(
-        "reduce.cu",
-        f"{kernel}_{place.suffix}",
-        (*ends, rows, row),
-        blocks(count, wide),
-        (wide, THREADS // wide),
-    )
+    return Launch("reduce.cu", f"{kernel}_{place.suffix}", (*ends, rows, row), grid, threads)
 
 
 # For each kind of step without weights, the function that makes its launches.
@@ -212,9 +281,12 @@ LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Activate: _activate,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
+    s.MatMul: _matmul,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,
+    s.Reduce: _reduce,
     s.Softmax: _softmax,
+    s.Normalize: _normalize,
     s.Concat: moves.concat,
     s.Slice: moves.slice_,
     s.Gather: moves.gather,

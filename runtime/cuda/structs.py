@@ -44,6 +44,12 @@ _WINDOW = np.dtype(
         ("none", np.float32),
     ]
 )
+_PRODUCT = np.dtype(
+    [
+        *((n, np.int32) for n in ("rows", "columns", "depth")),
+        *((n, np.int32, 2) for n in ("a", "b", "y")),
+    ]
+)
 _ROW = np.dtype([(name, np.int32, 2) for name in ("sizes", "x", "y")])
 _TABLES = np.dtype([("starts", np.int32, MOST_AXES)])
 
@@ -66,6 +72,11 @@ def window(**members: Any) -> Struct:  # noqa: ANN401
 def row(**members: Any) -> Struct:  # noqa: ANN401
     """Return a `Row` of reduce.cu."""
     return _filled(_ROW, members)
+
+
+def product(**members: Any) -> Struct:  # noqa: ANN401
+    """Return a `Product` of matmul.cu."""
+    return _filled(_PRODUCT, members)
 
 
 def activation(given: Activation | None) -> tuple[int, float, float]:

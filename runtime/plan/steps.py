@@ -154,6 +154,11 @@ class Product(Weighted):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MatMul(Step):
+    """The product of two values: matrices in the last two axes, the others broadcast."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ScaleShift(Step):
     """x * scale + shift along axis 1: a BatchNormalization that no layer could take in.
 
@@ -249,6 +254,26 @@ class GlobalAveragePool(Step):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Reduce(Step):
+    """The sum, mean, maximum, minimum or Euclidean norm over axes, kept as size 1.
+
+    Parameters
+    ----------
+    op : str
+    axes : tuple of int
+        In order. A maximum or minimum is NaN where any of its numbers is.
+    """
+
+    op: Literal["Sum", "Mean", "Max", "Min", "L2"]
+    axes: tuple[int, ...]
+
+    @property
+    def operator(self) -> str:
+        """The step's operators, joined by +."""
+        return f"Reduce{self.op}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Concat(Step):
     """Values side by side along `axis`."""
 
@@ -317,6 +342,29 @@ class Softmax(Step):
     def operator(self) -> str:
         """The step's operators, joined by +."""
         return "LogSoftmax" if self.logarithm else "Softmax"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Normalize(Step):
+    """(x - mean) / sqrt(variance + epsilon) * scale + shift, over the axes from `axis` on.
+
+    Parameters
+    ----------
+    axis : int
+    epsilon : float
+    scale, shift : ndarray or None
+        In the shape of these axes.
+    """
+
+    axis: int
+    epsilon: float
+    scale: Array | None = None
+    shift: Array | None = None
+
+    @property
+    def operator(self) -> str:
+        """The step's operators, joined by +."""
+        return "LayerNormalization"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

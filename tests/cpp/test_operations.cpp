@@ -10,7 +10,9 @@
 #include "program/program.h"
 #include "program/threads.h"
 #include "steps/elementwise.h"
+#include "steps/matmul.h"
 #include "steps/movement.h"
+#include "steps/reduce.h"
 #include "steps/reduction.h"
 
 namespace masktools {
@@ -103,6 +105,87 @@ TEST(softmax_and_mean) {
         for (std::int64_t p = 0; p < 6; ++p) sum += input[(n * 70 + c) * 6 + p];
         expect_near(mean[n * 70 + c], sum / 6, 1e-6, "mean");
       }
+    }
+  }
+}
+
+TEST(reductions_over_channels_and_rows) {
+  for (const std::int64_t batch : {1, 20}) {
+    const Index shape{batch, 70, 3, 2}, one{batch, 1, 3, 1};
+    const View x = channels_first(0, shape), y = channels_first(x.elements(), one);
+    const std::int64_t elements = 2 * x.elements();
+    const std::vector<float> input = Random(4).numbers(x.elements());
+    const auto made = [&](Reduction reduction) {
+      return executed(elements, x, y, make_reduce<float>(reduction, x, y, elements), input);
+    };
+    const std::vector<float> sum = made(Reduction::kSum), mean = made(Reduction::kMean),
+                             max = made(Reduction::kMax), min = made(Reduction::kMin),
+                             norm = made(Reduction::kL2);
+    for (std::int64_t n = 0; n < batch; ++n) {
+      for (std::int64_t row = 0; row < 3; ++row) {
+        double total = 0, squares = 0, highest = -1e9, lowest = 1e9;
+        for (std::int64_t c = 0; c < 70; ++c) {
+          for (std::int64_t p = 0; p < 2; ++p) {
+            const double value = input[((n * 70 + c) * 3 + row) * 2 + p];
+            total += value;
+            squares += value * value;
+            highest = std::max(highest, value);
+            lowest = std::min(lowest, value);
+          }
+        }
+        const std::int64_t at = n * 3 + row;
+        expect_near(sum[at], total, 1e-4, "sum");
+        expect_near(mean[at], total / 140, 1e-6, "mean");
+        expect_near(norm[at], std::sqrt(squares), 1e-4, "norm");
+        expect(max[at] == highest && min[at] == lowest, "an extreme differs");
+      }
+    }
+  }
+}
+
+TEST(normalised_rows_with_scale_and_shift) {
+  for (const std::int64_t batch : {1, 20}) {
+    const Index shape{batch, 5, 3, 23};
+    const View x = channels_first(0, shape);
+    const std::vector<float> input = Random(5).numbers(x.elements());
+    const std::vector<float> scale = Random(6).numbers(69), shift = Random(7).numbers(69);
+    const std::vector<float> output =
+        executed(x.elements(), x, x,
+                 make_normalize<float>(x, x, 2, 0.1f, scale, shift, x.elements()), input);
+    for (std::int64_t row = 0; row < batch * 5; ++row) {
+      const float* from = input.data() + row * 69;
+      double mean = 0, variance = 0;
+      for (int k = 0; k < 69; ++k) mean += from[k] / 69.0;
+      for (int k = 0; k < 69; ++k) variance += (from[k] - mean) * (from[k] - mean) / 69;
+      for (int k = 0; k < 69; ++k) {
+        const double wanted = (from[k] - mean) / std::sqrt(variance + 0.1) * scale[k] + shift[k];
+        expect_near(output[row * 69 + k], wanted, 1e-5, "normalised");
+      }
+    }
+  }
+}
+
+TEST(products_of_matrices_of_odd_sizes) {
+  for (const Index& size :
+       {Index{1, 7, 1}, Index{5, 3, 2}, Index{13, 200, 33}, Index{193, 129, 194}}) {
+    const std::int64_t m = size[0], k = size[1], n = size[2];
+    // Both factors in one input: a first, then b.
+    const View whole = contiguous(1, {2 * (m * k + k * n)});
+    View a = contiguous(3, {2, m, k}), b = contiguous(3, {2, k, n}), y = contiguous(3, {2, m, n});
+    b.offset = 2 * m * k;
+    y.offset = b.offset + 2 * k * n;
+    const std::int64_t elements = y.offset + 2 * m * n;
+    const std::vector<float> input = Random(8).numbers(whole.elements());
+    const std::vector<float> output =
+        executed(elements, whole, y, make_matmul<float>(a, b, y, elements), input);
+    for (std::int64_t i = 0; i < 2 * m * n; ++i) {
+      const std::int64_t matrix = i / (m * n), row = i / n % m, column = i % n;
+      double sum = 0;
+      for (std::int64_t j = 0; j < k; ++j) {
+        sum += double{input[(matrix * m + row) * k + j]} *
+               input[b.offset + (matrix * k + j) * n + column];
+      }
+      expect_near(output[i], sum, 1e-4, "product");
     }
   }
 }

@@ -127,7 +127,7 @@ def test_numbers_that_are_none_are_compared():
 def test_a_fault_of_one_axis_of_one_operator_is_found_and_shrunk():
     """In whatever network it shows; what is left is that operator, and little of that."""
     backend, found = Planted(TURNED), 0
-    for seed in range(40):
+    for seed in range(120):
         network = draw(seed)
         failure = Check(network).failure(WAY, backend)
         if failure is None:

@@ -13,7 +13,7 @@ import numpy as np
 from runtime import reference
 from runtime.cpu import native
 from runtime.cpu.kernels.winograd import ROWS, _filter_transform
-from runtime.plan.steps import Activation, Pool
+from runtime.plan.steps import Activation, Normalize, Pool
 
 isa = "interpreter"
 lanes = 16
@@ -121,6 +121,20 @@ class Program:
     def _mean(self, x, y):
         seen = self._seen(x)
         self._seen(y)[...] = seen.mean(tuple(range(2, seen.ndim)), keepdims=True)
+
+    def _reduce(self, op, x, y):
+        axes = tuple(axis for axis, n in enumerate(y[1]) if n == 1)
+        made = reference._REDUCTIONS[op](self._seen(x), axis=axes, keepdims=True)
+        self._seen(y)[...] = made
+
+    def _normalize(self, x, y, axis, epsilon, scale, shift):
+        scale, shift = (c.reshape(x[1][axis:]) if c.size else None for c in (scale, shift))
+        how = {"axis": axis, "epsilon": epsilon, "scale": scale, "shift": shift}
+        step = Normalize(name="", inputs=("x",), output="y", **how)
+        self._seen(y)[...] = reference._normalize(step, y[1], [self._seen(x)])
+
+    def _matmul(self, a, b, y):
+        self._seen(y)[...] = self._seen(a) @ self._seen(b)
 
     def _pool(self, op, x, y, window, pads_after, counted):
         window = {**window, "pads": (*window["pads"], *pads_after)}

@@ -272,8 +272,11 @@ def _error_of_sum(node, shapes, sums):
         shape = shapes[node.inputs[1]]
         filtered = FILTERED if shape[2:] == (3, 3) and min(shape[:2]) >= 16 else 1
         return filtered * (math.sqrt(math.prod(shape[1:])) / 2 if sums else 1)
-    if node.op in ("GlobalAveragePool", "ReduceMean") and sums:
-        return math.sqrt(math.prod(shapes[node.inputs[0]][2:])) / 2
+    if node.op == "MatMul":
+        return math.sqrt(shapes[node.inputs[0]][-1]) / 2 if sums else 1
+    if (node.op == "GlobalAveragePool" or node.op.startswith("Reduce")) and sums:
+        before, after = (math.prod(shapes[name]) for name in (node.inputs[0], node.outputs[0]))
+        return math.sqrt(before // after) / 2
     return 0
 
 

@@ -11,12 +11,16 @@ from random_nodes import (
     concat,
     conv,
     flatten,
+    gather,
     gemm,
     identity,
+    layer_norm,
+    matmul,
     mean,
     pad,
     plain_conv,
     pool,
+    reduction,
     reshape,
     resize,
     slice_,
@@ -103,8 +107,10 @@ def classifier(draft, x):
 
 # How often each is drawn.
 MAKERS = {
-    conv: 14, gemm: 4, batch_norm: 3, activation: 8, softmax: 4, with_constant: 5, with_value: 5,
-    pool: 5, mean: 2, concat: 5, split: 3, slice_: 4, pad: 3, resize: 3, reshape: 3, flatten: 1,
-    squeeze: 3, unsqueeze: 1, transpose: 3, identity: 1, skip: 5, shuffle: 2, gate: 2,
+    conv: 14, gemm: 4, matmul: 3, batch_norm: 3, layer_norm: 3, activation: 8, softmax: 4,
+    with_constant: 7, with_value: 5,
+    pool: 5, mean: 2, reduction: 4, concat: 7, split: 3, slice_: 4, gather: 2, pad: 3, resize: 3,
+    reshape: 3,
+    flatten: 1, squeeze: 3, unsqueeze: 1, transpose: 3, identity: 1, skip: 5, shuffle: 2, gate: 2,
     joined_conv: 12, conv_pool: 4, moved_conv: 6, classifier: 3,
 }  # fmt: skip

@@ -109,7 +109,13 @@ class Draft:
                 return None
             self._products += products
         powers = [self._powers.get(name, 1) for name in inputs]
-        power = 1 if op in TAME or half else sum(powers) if op in ("Mul", "PRelu") else max(powers)
+        power = (
+            1
+            if op in TAME or half
+            else sum(powers)
+            if op in ("Mul", "MatMul", "PRelu")
+            else max(powers)
+        )
         self.nodes.append(node)
         self.values.update(zip(outputs, made, strict=True))
         self._powers.update(dict.fromkeys(outputs, power))
@@ -166,7 +172,7 @@ def draw(seed):
     Network
     """
     draft = Draft(seed)
-    fixed = draft.chance(0.1)
+    fixed = draft.chance(0.15)
     rank = draft.pick((2, 3, 3, 4, 4, 4, 4))
     shape = given_shape(draft, rank)
     for _ in range(draft.pick((1, 1, 1, 2))):

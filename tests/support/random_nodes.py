@@ -6,6 +6,8 @@ made, or None where the operator does not fit the value.
 
 from __future__ import annotations
 
+import math
+
 from masktools.network.operators import ARITHMETIC, COORDINATES, ROUNDINGS
 from runtime.plan.steps import ACTIVATIONS
 
@@ -39,7 +41,7 @@ def window(draft, sizes, kernel=None):
 
 def weight(draft, shape, groups=1):
     """Add a weight of any form, or return one that another layer reads already."""
-    if draft.chance(0.1):
+    if draft.chance(0.3):
         for name, tensor in draft.tensors.items():
             if tensor.kind == "weight" and (tensor.shape, tensor.groups) == (shape, groups):
                 return name
@@ -89,6 +91,24 @@ def gemm(draft, x):
     return draft.node("Gemm", [x, weight(draft, (rows, shape[-1])), *bias(draft, rows)], transB=1)
 
 
+def matmul(draft, x):
+    """A product with another value that fits, or with the value itself, turned."""
+    rank = len(draft.shape(x))
+    if rank < 3 or draft.power(x) > 1:
+        return None
+    fitting = [
+        name
+        for name in draft.values
+        if len(draft.shape(name)) == rank
+        and draft.shape(name)[-2] == draft.shape(x)[-1]
+        and draft.power(name) == 1
+        and all(n == m or 1 in (n, m) for n, m in zip(draft.shape(name)[:-2], draft.shape(x)[:-2]))  # noqa: B905
+    ]
+    perm = (*range(rank - 2), rank - 1, rank - 2)
+    other = draft.pick([None, *fitting]) or draft.node("Transpose", [x], perm=perm)
+    return draft.node("MatMul", [x, other])
+
+
 def batch_norm(draft, x):
     shape = draft.shape(x)
     if len(shape) < 2:
@@ -96,6 +116,19 @@ def batch_norm(draft, x):
     kinds = ("apart", "normal", "normal", "positive")
     constants = [draft.tensor((shape[1],), kind) for kind in kinds]
     return draft.node("BatchNormalization", [x, *constants], epsilon=draft.pick((1e-5, 1e-3)))
+
+
+def layer_norm(draft, x):
+    axis, rank = draft.axis(x), len(draft.shape(x))
+    if axis is None:
+        return None
+    shape = draft.shape(x)[axis:]
+    if rank - axis > 3:
+        return None
+    constants = [
+        draft.tensor(shape, kind) for kind in draft.pick(((), ("apart",), ("apart", "normal")))
+    ]
+    return draft.node("LayerNormalization", [x, *constants], axis=axis, epsilon=1.0)
 
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -210,6 +243,15 @@ def mean(draft, x):
     return draft.node("ReduceMean", [x], axes=axes, keepdims=draft.pick((0, 1)))
 
 
+def reduction(draft, x):
+    op = draft.pick(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"))
+    axes = draft.some_axes(x)
+    count = math.prod(draft.shape(x)[axis] for axis in axes)
+    if not axes or (op in ("ReduceSum", "ReduceL2") and count > 16):
+        return None  # Numbers stay of order one.
+    return draft.node(op, [x], axes=axes, keepdims=draft.pick((0, 1)))
+
+
 # --- moves -------------------------------------------------------------------------------------
 
 
@@ -247,6 +289,8 @@ def split(draft, x):
 def slice_(draft, x):
     shape = draft.shape(x)
     axes = draft.some_axes(x)
+    if not axes:
+        return None
     cuts = []
     for axis in axes:
         size = shape[axis]
@@ -259,6 +303,15 @@ def slice_(draft, x):
         cuts.append(draft.pick(forms[:3] if draft.chance(0.7) else forms))
     starts, ends, steps = zip(*cuts, strict=True)
     return draft.node("Slice", [x], starts=starts, ends=ends, axes=axes, steps=steps)
+
+
+def gather(draft, x):
+    axis = draft.axis(x)
+    if axis is None:
+        return None
+    size = draft.shape(x)[axis]
+    indices = draft.random.integers(0, size, draft.pick((1, 2, size))).tolist()
+    return draft.node("Gather", [x], axis=axis, indices=tuple(indices))
 
 
 def pad(draft, x):
@@ -278,6 +331,8 @@ def resize(draft, x):
     shape = draft.shape(x)
     axes = tuple(range(2, len(shape))) if len(shape) > 2 else ()
     axes = axes if axes and draft.chance(0.7) else draft.some_axes(x)
+    if not axes:
+        return None
     coordinates = draft.pick(COORDINATES)
     attributes = {"axes": axes, "mode": "nearest", "nearest_mode": draft.pick(ROUNDINGS)}
     attributes["coordinate_transformation_mode"] = coordinates
@@ -310,7 +365,7 @@ def reshape(draft, x):
         return None
     if draft.is_open(x):
         shape[0] = draft.pick((0, -1))
-    if -1 not in shape and draft.chance(0.4):
+    if -1 not in shape and len(shape) > first and draft.chance(0.4):
         shape[int(draft.random.integers(first, len(shape)))] = -1
     return draft.node("Reshape", [x], shape=tuple(shape))
 

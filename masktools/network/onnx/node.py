@@ -7,11 +7,35 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from masktools.errors import GraphError
-from masktools.network.graph import where
+from masktools.network.graph import Shape, where
 from masktools.network.onnx.unsupported import operator
 
 if TYPE_CHECKING:
     from onnx import NodeProto
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A tensor of the file whose batch is not its first axis alone.
+
+    Parameters
+    ----------
+    value : str
+        In the normal form: the batch, then all other axes of the tensor. The axis of the batch
+        leaves behind what it has before and after the batch, where that is more than 1.
+    shape : tuple of int
+        In the file.
+    axis : int
+        The axis that the batch is, or is a factor of.
+    before, after : int, default 1
+        The other factors of that axis, in C order.
+    """
+
+    value: str
+    shape: Shape
+    axis: int
+    before: int = 1
+    after: int = 1
 
 
 @dataclass

@@ -14,7 +14,7 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
-from masktools.network.onnx.node import Source
+from masktools.network.onnx.node import Source, Turned
 from masktools.network.onnx.precision import dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
@@ -25,6 +25,9 @@ from masktools.network.sizes import Size
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
+
+# What may read a sequence of tensors.
+SEQUENCES = ("SequenceAt",)
 
 Rewrites: TypeAlias = "Mapping[str, Callable[[Pass, Source], None]]"
 
@@ -55,6 +58,12 @@ class Pass:
     weights : dict of str to list of (str, bool)
         By the weight's name in the graph: of the nodes in the file that read it the first output,
         and whether they have it as (in, out).
+    turned : dict of str to Turned
+        Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
+    constants : dict of str to ndarray
+        All that is known while reading, integers too.
+    said : int or None
+        The batch size that the file itself fixes.
 
     Raises
     ------
@@ -75,14 +84,17 @@ class Pass:
         self._rewrites = rewrites
         self.shapes: dict[str, Shape] = dict(inputs)
         self.weights: dict[str, list[tuple[str, bool]]] = {}
+        self.turned: dict[str, Turned] = {}
+        self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._folding = Folding(weights, opset)
-        self._constants = self._folding.values  # All that is known while reading, integers too.
+        self.constants = self._folding.values
         # The formulas of constants that follow from open sizes.
         self._entries: dict[str, NDArray[Any]] = {}
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
         self._numbers: dict[float, str] = {}  # Of those constants that `number` made.
         self._alias: dict[str, str] = {}
+        self._sequences: dict[str, tuple[str, ...]] = {}  # Of each sequence, the tensors in it.
         self._taken = {name for node in proto.node for name in node.output} | set(inputs)
         self._read_names = {name for node in proto.node for name in node.input}
         self._read_names |= {value.name for value in proto.output}
@@ -101,7 +113,7 @@ class Pass:
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """Return the value of a tensor that does not depend on the inputs, else None."""
-        return self._constants.get(name)
+        return self.constants.get(name)
 
     def constant_input(self, source: Source, index: int, what: str) -> NDArray[Any]:
         """Return an input that must be a constant."""
@@ -121,7 +133,7 @@ class Pass:
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a tensor at this batch size."""
-        constant = self._constants.get(name)
+        constant = self.constants.get(name)
         return self.shapes[name] if constant is None else constant.shape
 
     def is_batch(self, size: int) -> bool:
@@ -132,7 +144,7 @@ class Pass:
 
     def fresh(self, wish: str) -> str:
         """Return a tensor name that nothing has yet: `wish`, if that is free."""
-        name = fresh(wish, self._taken, self._kept, self._constants)
+        name = fresh(wish, self._taken, self._kept, self.constants)
         self._taken.add(name)
         return name
 
@@ -172,7 +184,7 @@ class Pass:
         kept = np.asarray(array, np.float32, order="C")
 
         def is_fit(name: str) -> bool:
-            if name in self._taken and name not in self._constants:
+            if name in self._taken and name not in self.constants:
                 return False
             before = self._kept.get(name)
             return before is None or (may_share(name) and np.array_equal(before, kept))
@@ -206,7 +218,7 @@ class Pass:
             Of the normal form.
         """
         unique = self._fresh_node(name)
-        values = [i if i in self.shapes else self.keep(self._constants[i], i) for i in inputs]
+        values = [i if i in self.shapes else self.keep(self.constants[i], i) for i in inputs]
         known = {
             i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
         }
@@ -220,20 +232,63 @@ class Pass:
         name = self._numbers.get(value)
         if name is None:
             name = self._numbers[value] = self.fresh("number")
-            self._constants[name] = np.array(value, np.float32)
+            self.constants[name] = np.array(value, np.float32)
         return name
 
     def remove(self, source: Source, value: str | None = None) -> None:
-        """Let a node's output be its first input, or another value that was made."""
-        self._alias[source.outputs[0]] = source.inputs[0] if value is None else value
+        """Let a node's output be its first input, or another tensor that is there."""
+        self.rename(source.outputs[0], source.inputs[0] if value is None else value)
+
+    def rename(self, output: str, name: str) -> None:
+        """Let an output of the file be a tensor that is there."""
+        self._alias[output] = name
+
+    def renamed(self, output: str) -> str:
+        """Return the tensor that an output of the file is."""
+        return self._alias.get(output, output)
+
+    def write_out(self, name: str, node: str) -> str:
+        """Return a value that is a tensor as the file has it, wherever its batch is.
+
+        Parameters
+        ----------
+        name : str
+            Of the tensor.
+        node : str
+            The name of the node that reads it.
+        """
+        if name not in self.turned:
+            return name
+        tensor = self.turned[name]
+        apart, rank = tensor.value, len(self.shape(tensor.value))
+        inner = 1 + tensor.axis + (tensor.before > 1)
+        perm = (*range(1, inner), 0, *range(inner, rank))
+        if perm != tuple(range(rank)):
+            apart = self.fresh(f"{name}_turned")
+            self.emit("Transpose", [tensor.value], apart, f"{node}_turn", perm=perm)
+        if tensor.before * tensor.after == 1:
+            return apart
+        joined = self.fresh(f"{name}_joined")
+        self.emit("Reshape", [apart], joined, f"{node}_join", shape=tensor.shape)
+        return joined
+
+    def collect(self, source: Source, tensors: Sequence[str]) -> None:
+        """Let a node's output be a sequence of tensors."""
+        self._sequences[source.outputs[0]] = tuple(tensors)
+
+    def sequence(self, source: Source) -> tuple[str, ...]:
+        """Return the tensors in the sequence that is a node's first input."""
+        if source.inputs[0] not in self._sequences:
+            raise source.refuse(f"input {source.inputs[0]!r} is no sequence")
+        return self._sequences[source.inputs[0]]
 
     def define(self, source: Source, array: NDArray[Any]) -> None:
         """Let a node's output be a constant."""
-        self._constants[source.outputs[0]] = array
+        self.constants[source.outputs[0]] = array
 
     def _all_others(self, nodes: Sequence[NodeProto]) -> str:
         """Return the end of an error: every operator that cannot be read, not only the first."""
-        varying = [*self.shapes, *self._alias]
+        varying = [*self.shapes, *self.turned, *self._alias]
         rest = unsupported(nodes, varying, self._rewrites, FOLDED)
         return f"; operators that cannot be read: {rest}" if rest else ""
 
@@ -241,10 +296,10 @@ class Pass:
 
     def _read(self, proto: NodeProto) -> None:
         source = self._source(proto)
-        values = [self._constants.get(name) for name in source.inputs]
-        if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
+        values = [self.constants.get(name) for name in source.inputs]
+        if source.op in ("Shape", "Size") and values[0] is None:
             # Only the shape is looked at: one zero, repeated, has it at no cost.
-            values = [np.broadcast_to(np.float32(0), self.shapes[source.inputs[0]])]
+            values = [np.broadcast_to(np.float32(0), self._in_file(source.inputs[0]))]
         if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
             self._fold(proto, source, values)
         elif source.op in self._rewrites:
@@ -261,7 +316,8 @@ class Pass:
         source = Source.of(proto, [], [*proto.output[:1], *outputs])
         for given in proto.input:
             found = self._alias.get(given, given)
-            if found and found not in self.shapes and found not in self._constants:
+            known = any(found in names for names in (self.shapes, self.turned, self.constants))
+            if found and not known and not (found in self._sequences and source.op in SEQUENCES):
                 raise source.refuse(f"input {given!r} is made by nothing before it")
             source.inputs.append(found)
         return source
@@ -276,6 +332,10 @@ class Pass:
             if formulas is not None:
                 self._entries[name] = formulas
 
+    def _in_file(self, name: str) -> Shape:
+        """Return the shape that the file has for a tensor."""
+        return self.turned[name].shape if name in self.turned else self.shape(name)
+
     def _followed(
         self,
         proto: NodeProto,
@@ -284,8 +344,8 @@ class Pass:
         made: Sequence[NDArray[Any]],
     ) -> Sequence[NDArray[Any] | None]:
         """Return the formulas of what a node makes, where it follows from open sizes."""
-        if source.op in ("Shape", "Size") and source.inputs[0] in self.shapes:
-            return [of_shape(source, self.shapes[source.inputs[0]])]
+        if source.op in ("Shape", "Size") and source.inputs[0] not in self.constants:
+            return [of_shape(source, self._in_file(source.inputs[0]))]
         entries = [self._entries.get(name) for name in source.inputs]
         if all(entry is None for entry in entries):
             return [None] * len(made)
@@ -299,7 +359,7 @@ class Pass:
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:
-            found = self._alias.get(name, name)
+            found = self.write_out(self._alias.get(name, name), f"Identity_{name}")
             if found not in self.shapes:
                 raise GraphError(f"output {name!r} does not depend on the inputs")
             if found != name:

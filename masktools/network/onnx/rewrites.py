@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import numpy as np
 
+from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.precision import FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
-from masktools.network.onnx.rewrites_windows import (
+from masktools.network.onnx.rewrites_moves import (
+    concat,
+    depth_to_space,
+    expand,
+    gather,
+    sequence_at,
+    sequence_construct,
+    space_to_depth,
+    split_to_sequence,
+    tile,
+)
+from masktools.network.onnx.rewrites_norms import (
     batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+)
+from masktools.network.onnx.rewrites_products import gemm, matmul
+from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
+from masktools.network.onnx.rewrites_windows import (
     conv,
-    gemm,
-    matmul,
     pool,
-    reduce_mean,
     resize,
     upsample,
 )
@@ -57,11 +73,6 @@ def _cast_like(ctx: Pass, source: Source) -> None:
 
 
 # --- moving data --------------------------------------------------------------------------------
-
-
-def _concat(ctx: Pass, source: Source) -> None:
-    axis = axis_of(ctx, source, 1)
-    ctx.emit("Concat", source.inputs, source.outputs[0], source.name, axis=axis)
 
 
 def _split(ctx: Pass, source: Source) -> None:
@@ -153,29 +164,42 @@ def _transpose(ctx: Pass, source: Source) -> None:
     ctx.emit("Transpose", [x], source.outputs[0], source.name, perm=perm)
 
 
-REWRITES: Rewrites = {
+_REWRITES: Rewrites = {
     **ELEMENTWISE,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Concat": _concat,
+    "Concat": concat,
     "Conv": conv,
+    "DepthToSpace": depth_to_space,
     "Dropout": _removed,
+    "Expand": expand,
     "Flatten": _flatten,
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": plain(),
+    "GlobalMaxPool": global_max_pool,
+    "GroupNormalization": group_norm,
     "Identity": _removed,
+    "InstanceNormalization": instance_norm,
+    "LayerNormalization": layer_norm,
     "MatMul": matmul,
     "MaxPool": pool,
     "Pad": _pad,
-    "ReduceMean": reduce_mean,
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), reduction),
     "Reshape": _reshape,
     "Resize": resize,
+    "SequenceAt": sequence_at,
+    "SequenceConstruct": sequence_construct,
     "Slice": _slice,
+    "SpaceToDepth": space_to_depth,
     "Split": _split,
+    "SplitToSequence": split_to_sequence,
     "Squeeze": _squeeze,
+    "Tile": tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Upsample": upsample,
 }
+REWRITES = with_any_batch_axis(_REWRITES)

@@ -54,70 +54,6 @@ def conv(ctx: Pass, source: Source) -> None:
     ctx.emit("Conv", source.inputs[:1], source.outputs[0], source.name, kept, **window, group=group)
 
 
-def gemm(ctx: Pass, source: Source) -> None:
-    """Write Gemm with its weight as (out, in), `alpha` in it, and only a row as bias."""
-    weight = ctx.constant_input(source, 1, "the weight")
-    alpha, beta = source.take("alpha", 1.0), source.take("beta", 1.0)
-    transposed = not source.take("transB", 0)
-    if transposed:
-        weight = weight.T
-    if alpha != 1:
-        weight = np.float32(alpha) * weight
-    x = source.inputs[0]
-    if source.take("transA", 0):
-        turned = ctx.fresh(f"{x}_transposed")
-        ctx.emit("Transpose", [x], turned, f"{source.name}_transpose", perm=(1, 0))
-        x = turned
-    layer = ctx.keep_weight(source, weight, transposed)
-    kept, made, rows = [f"{layer}.weight"], source.outputs[0], len(weight)
-    addend = source.input(2) if beta else ""
-    bias = ctx.constant(addend)
-    if bias is not None:
-        bias, addend = np.float32(beta) * bias, ""
-        if bias.size == 1 or bias.shape[-1] == bias.size == rows:
-            kept.append(ctx.keep(np.broadcast_to(bias.ravel(), (rows,)), f"{layer}.bias"))
-            bias = None
-    product = made if not addend and bias is None else ctx.fresh(f"{made}_product")
-    ctx.emit("Gemm", [x], product, source.name, kept, transB=1)
-    if bias is not None:
-        whole = ctx.keep(bias, f"{source.name}.C")
-        ctx.emit("Add", [product], made, f"{source.name}_add", [whole])
-    elif addend:
-        if beta != 1:
-            factor, plain = ctx.keep(np.array(beta), f"{source.name}.beta"), addend
-            addend = ctx.fresh(f"{made}_addend")
-            ctx.emit("Mul", [plain], addend, f"{source.name}_scale", [factor])
-        ctx.emit("Add", [product, addend], made, f"{source.name}_add")
-
-
-def matmul(ctx: Pass, source: Source) -> None:
-    """Write a product with a constant matrix as Gemm."""
-    weight = ctx.constant_input(source, 1, "the right factor")
-    rank = len(ctx.shape(source.inputs[0]))
-    if weight.ndim != 2 or rank < 2:
-        raise source.refuse(
-            f"factors of {rank} and {weight.ndim} axes: "
-            "only at least two times a matrix is supported"
-        )
-    layer = ctx.keep_weight(source, weight.T, transposed=True)
-    kept = [f"{layer}.weight"]
-    ctx.emit("Gemm", source.inputs[:1], source.outputs[0], source.name, kept, transB=1)
-
-
-def batch_norm(ctx: Pass, source: Source) -> None:
-    """Write BatchNormalization as inference has it."""
-    source.take_only("training_mode", 0, 0)
-    source.take_only("spatial", 1, 1)
-    source.take("momentum")  # Of training alone.
-    source.check_one_output()
-    kept = [
-        ctx.keep(ctx.constant_input(source, index, what), source.inputs[index])
-        for index, what in enumerate(("scale", "B", "mean", "var"), 1)
-    ]
-    epsilon = float(source.take("epsilon", 1e-5))
-    ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, kept, epsilon=epsilon)
-
-
 def pool(ctx: Pass, source: Source) -> None:
     """Write MaxPool or AveragePool with every attribute and explicit pads."""
     source.check_one_output()
@@ -131,22 +67,6 @@ def pool(ctx: Pass, source: Source) -> None:
     if source.op == "AveragePool":
         attributes["count_include_pad"] = source.take("count_include_pad", 0)
     ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **attributes)
-
-
-def reduce_mean(ctx: Pass, source: Source) -> None:
-    """Write the mean over the image, over any other axes refuse it."""
-    rank = len(ctx.shape(source.inputs[0]))
-    axes = ctx.integers(source, "axes", 1) or ()
-    keep, nothing = source.take("keepdims", 1), source.take("noop_with_empty_axes", 0)
-    if not axes and nothing:
-        ctx.remove(source)
-        return
-    axes = tuple(sorted(source.axes(axes, rank))) or tuple(range(rank))
-    if axes != tuple(range(2, rank)) or rank not in (3, 4):
-        raise source.refuse(f"attribute axes={axes}: only the mean over the image is supported")
-    ctx.emit(
-        "ReduceMean", source.inputs[:1], source.outputs[0], source.name, axes=axes, keepdims=keep
-    )
 
 
 def upsample(ctx: Pass, source: Source) -> None:

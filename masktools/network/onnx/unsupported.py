@@ -17,11 +17,6 @@ _INTEGERS = (
     "it computes with integers; quantise in the QDQ form (QuantizeLinear, DequantizeLinear), or "
     "export the network before it was quantised"
 )
-_TABLE = (
-    "with an index that depends on the input it is an embedding of token ids, or picks by values; "
-    "export what comes behind it"
-)
-
 # What to do about operators that networks often have, and that are not read.
 WAYS_AROUND = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
@@ -33,7 +28,6 @@ WAYS_AROUND = {
         ),
         _INTEGERS,
     ),
-    "Gather": _TABLE,
 }  # fmt: skip
 
 
@@ -64,8 +58,10 @@ def unsupported(
     for node in nodes:
         op = operator(node)
         changes = not changing.isdisjoint(node.input)
+        if changes and op in ("Shape", "Size"):
+            continue  # Known while the network is read.
         if op not in (rewritten if changes else folded):
             counts[op] += 1
-        if changes and op not in ("Shape", "Size"):
+        if changes:
             changing.update(node.output)
     return ", ".join(f"{op} ({number})" for op, number in sorted(counts.items()))

@@ -2,6 +2,14 @@
 
 from masktools.network.operators.elementwise import ARITHMETIC
 from masktools.network.operators.movement import COORDINATES, ROUNDINGS
-from masktools.network.operators.table import OPERATORS, check_node, operator_of
+from masktools.network.operators.table import OPERATORS, check_node, operator_of, version_of
 
-__all__ = ["ARITHMETIC", "COORDINATES", "OPERATORS", "ROUNDINGS", "check_node", "operator_of"]
+__all__ = [
+    "ARITHMETIC",
+    "COORDINATES",
+    "OPERATORS",
+    "ROUNDINGS",
+    "check_node",
+    "operator_of",
+    "version_of",
+]

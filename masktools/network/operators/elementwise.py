@@ -207,6 +207,27 @@ def _batch_norm_shape(node: Node, given: list[Shape]) -> list[Shape]:
     return [given[0]]
 
 
+def _layer_norm_shape(node: Node, given: list[Shape]) -> list[Shape]:
+    x, axis = given[0], integer(node, "axis")
+    valid_axes((axis,), x)
+    if any(shape != x[axis:] for shape in given[1:]):
+        raise ValueError(f"expected constants of shape {x[axis:]}")
+    return [x]
+
+
+def _layer_norm_channels(flow: Flow, node: Node) -> list[Labels] | None:
+    return same_channels(flow, node) if integer(node, "axis") > 1 else None
+
+
+def _layer_norm_constant(known: Known, node: Node) -> list[Values] | None:
+    """Return the shift of channels that are zero; the mean of others is rounded."""
+    if integer(node, "axis") < 2:
+        return None
+    shift = known.constants[node.inputs[2]].ravel() if len(node.inputs) > 2 else np.zeros(1)
+    made = float(shift[0]) if (shift == shift[0]).all() else np.nan
+    return [np.where(known.values[node.inputs[0]] == 0, made, np.nan)]
+
+
 def _softmax_shape(node: Node, given: list[Shape]) -> list[Shape]:
     valid_axes((integer(node, "axis"),), given[0])
     return [given[0]]
@@ -242,6 +263,16 @@ ELEMENTWISE: Mapping[str, Operator] = {
         channels=same_channels,
         constant=no_constants,  # folded, or made a product and a sum, before channels are cut
         cut=uncut,
+    ),
+    "LayerNormalization": Operator(
+        (1, 3),
+        attributes={"axis": AXIS, "epsilon": FLOAT},
+        constants=(1, 2),
+        shape=_layer_norm_shape,
+        channels=_layer_norm_channels,
+        constant=_layer_norm_constant,
+        cut=uncut,
+        version=2,
     ),
     "Softmax": _SOFTMAX,
     "LogSoftmax": replace(_SOFTMAX, version=2),

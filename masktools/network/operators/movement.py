@@ -1,4 +1,4 @@
-"""Operators that choose, repeat or order numbers: Concat, Split, Slice, Pad, Transpose, Resize."""
+"""Operators that choose, repeat or order numbers: Concat, Split, Slice, Gather, Pad and others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from masktools import limits
 from masktools.network.graph import Attribute, Node, Shape, integer, ints
 from masktools.network.operators.operator import (
     AXES,
@@ -175,6 +176,44 @@ def _slice_cut(cutting: Cutting, node: Node) -> Mapping[str, Attribute]:
     }
 
 
+# --- Gather -------------------------------------------------------------------------------------
+
+
+def _check_gather(node: Node, shapes: list[Shape | None]) -> str | None:
+    count = len(ints(node, "indices"))
+    if not 0 < count <= limits.INDICES:
+        return f"attribute indices has {count} entries; 1 to {limits.INDICES} are supported"
+    return None
+
+
+def _gather_shape(node: Node, given: list[Shape]) -> list[Shape]:
+    x, axis, indices = given[0], integer(node, "axis"), ints(node, "indices")
+    valid_axes((axis,), x)
+    if max(indices) >= x[axis]:
+        raise ValueError(f"index {max(indices)} of {x[axis]} entries")
+    return [(*x[:axis], len(indices), *x[axis + 1 :])]
+
+
+def _gather_channels(flow: Flow, node: Node) -> list[Labels] | None:
+    if node.attributes["axis"] != 1:
+        return same_channels(flow, node)
+    return [flow.labels[node.inputs[0]][list(ints(node, "indices"))]]
+
+
+def _gather_constant(known: Known, node: Node) -> list[Values]:
+    if node.attributes["axis"] != 1:
+        return same_constants(known, node)
+    return [known.values[node.inputs[0]][list(ints(node, "indices"))]]
+
+
+def _gather_cut(cutting: Cutting, node: Node) -> Mapping[str, Attribute]:
+    if node.attributes["axis"] != 1:
+        return {}
+    kept = cutting.kept[node.inputs[0]]
+    after = np.cumsum(kept) - 1
+    return {"indices": tuple(int(after[i]) for i in ints(node, "indices") if kept[i])}
+
+
 # --- Pad, Transpose, Resize ---------------------------------------------------------------------
 
 
@@ -325,6 +364,16 @@ MOVEMENT: Mapping[str, Operator] = {
         channels=_slice_channels,
         constant=_slice_constant,
         cut=cut_attributes(_slice_cut),
+    ),
+    "Gather": Operator(
+        ONE,
+        attributes={"axis": AXIS, "indices": Kind(int, many=True, least=0)},
+        check=_check_gather,
+        shape=_gather_shape,
+        channels=_gather_channels,
+        constant=_gather_constant,
+        cut=cut_attributes(_gather_cut),
+        version=2,
     ),
     "Pad": Operator(
         ONE,

@@ -95,6 +95,9 @@ class Operator:
         the shapes of its inputs (None unless constant), returns what is wrong or None.
     version : int, default 1
         The first version of the checkpoint that knows the operator.
+    since : callable, default None
+        Returns the first version that knows a node, where that depends on its attributes, which
+        may be of any kind.
     """
 
     inputs: tuple[int, int]
@@ -109,6 +112,7 @@ class Operator:
     outputs: int = 1
     check: Callable[[Node, list[Shape | None]], str | None] | None = None
     version: int = 1
+    since: Callable[[Node], int] | None = None
 
 
 # --- what several families need -----------------------------------------------------------------

@@ -14,13 +14,17 @@ from masktools.network.operators.elementwise import ELEMENTWISE
 from masktools.network.operators.layers import LAYERS
 from masktools.network.operators.movement import MOVEMENT
 from masktools.network.operators.operator import Kind, Operator
+from masktools.network.operators.products import PRODUCTS
+from masktools.network.operators.reductions import REDUCTIONS
 from masktools.network.operators.reshaping import RESHAPING
 from masktools.network.operators.windows import WINDOWS
 
 OPERATORS: Mapping[str, Operator] = {
     **LAYERS,
+    **PRODUCTS,
     **ELEMENTWISE,
     **WINDOWS,
+    **REDUCTIONS,
     **MOVEMENT,
     **RESHAPING,
 }
@@ -37,6 +41,18 @@ def operator_of(node: Node) -> Operator:
     if node.op not in OPERATORS:
         raise GraphError(f"{where(node)}: operator {node.op!r} is not supported")
     return OPERATORS[node.op]
+
+
+def version_of(node: Node) -> int:
+    """Return the first version of the checkpoint that knows a node.
+
+    Raises
+    ------
+    GraphError
+        Naming the node, if its operator is not supported.
+    """
+    operator = operator_of(node)
+    return operator.since(node) if operator.since else operator.version
 
 
 def check_node(node: Node, shapes: list[Shape | None]) -> None:

@@ -1,4 +1,4 @@
-"""Pools and means over the image, and how many windows fit an image."""
+"""Pools, and how many windows fit an image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from masktools import limits
 from masktools.network.graph import Node, Shape, integer, ints
-from masktools.network.operators.operator import AXES, FLAG, ONE, SIZES, Kind, Operator, valid_axes
+from masktools.network.operators.operator import FLAG, ONE, SIZES, Kind, Operator
 from masktools.network.operators.rules import Known, Values, same_channels, same_constants, uncut
 from masktools.network.sizes import Size, least
 
@@ -94,27 +94,13 @@ def _average_constant(known: Known, node: Node) -> list[Values]:
     return [value]
 
 
-# --- means --------------------------------------------------------------------------------------
-
-
-def _check_mean(node: Node, shapes: list[Shape | None]) -> str | None:
-    axes = ints(node, "axes")
-    if axes not in ((2,), (2, 3)):
-        return f"attribute axes={axes!r}, but only the mean over the image is supported"
-    return None
+# --- the mean of an image ------------------------------------------------------------------------
 
 
 def _global_shape(node: Node, given: list[Shape]) -> list[Shape]:
     if len(given[0]) < 3:
         raise ValueError("there is no image")
     return [(*given[0][:2], *(1 for _ in given[0][2:]))]
-
-
-def _mean_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    x, axes = given[0], valid_axes(ints(node, "axes"), given[0])
-    if axes != set(range(2, len(x))):
-        raise ValueError("only the mean over the image is supported")
-    return [(*x[:2], *(1 for _ in axes if node.attributes["keepdims"]))]
 
 
 _POOL = {"kernel_shape": SIZES, **WINDOW, "ceil_mode": FLAG}
@@ -140,14 +126,5 @@ WINDOWS: Mapping[str, Operator] = {
     ),
     "GlobalAveragePool": Operator(
         ONE, shape=_global_shape, channels=same_channels, constant=same_constants, cut=uncut
-    ),
-    "ReduceMean": Operator(
-        ONE,
-        attributes={"axes": AXES, "keepdims": FLAG},
-        check=_check_mean,
-        shape=_mean_shape,
-        channels=same_channels,
-        constant=same_constants,
-        cut=uncut,
     ),
 }

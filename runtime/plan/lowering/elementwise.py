@@ -18,6 +18,7 @@ from runtime.plan.steps import (
     Arithmetic,
     ArithmeticOp,
     Array,
+    Normalize,
     ScaleShift,
     Softmax,
     Step,
@@ -105,6 +106,14 @@ def _softmax(context: Context, node: Node) -> list[Step]:
     return [Softmax(**border(node), axis=integer(node, "axis"), logarithm=logarithm)]
 
 
+def _layer_norm(context: Context, node: Node) -> list[Step]:
+    axis = integer(node, "axis")
+    context.sizes(node, (axis,))
+    scale, shift = (*(context.constant(name) for name in node.inputs[1:]), None, None)[:2]
+    epsilon = real(node, "epsilon")
+    return [Normalize(**border(node), axis=axis, epsilon=epsilon, scale=scale, shift=shift)]
+
+
 ELEMENTWISE: Rows = {
     **dict.fromkeys(ACTIVATIONS, _activate),
     "Swish": _swish,
@@ -112,6 +121,7 @@ ELEMENTWISE: Rows = {
     **dict.fromkeys(get_args(ArithmeticOp), _arithmetic),
     "Identity": lambda context, node: [],
     "BatchNormalization": _batch_norm,
+    "LayerNormalization": _layer_norm,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
 }

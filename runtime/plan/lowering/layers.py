@@ -7,7 +7,7 @@ from typing import Any
 from masktools.network.graph import Node, integer, ints
 from runtime.plan.lowering.context import Context, Rows, border
 from runtime.plan.lowering.windows import in_two_axes, sides, window_steps
-from runtime.plan.steps import Convolution, Product, Step
+from runtime.plan.steps import Convolution, MatMul, Product, Step
 
 
 def _weighted(context: Context, node: Node) -> dict[str, Any]:
@@ -33,4 +33,8 @@ def _product(context: Context, node: Node) -> list[Step]:
     return [Product(**_weighted(context, node))]
 
 
-LAYERS: Rows = {"Conv": _convolution, "Gemm": _product}
+def _matmul(context: Context, node: Node) -> list[Step]:
+    return [MatMul(name=node.name, inputs=node.inputs, output=node.outputs[0])]
+
+
+LAYERS: Rows = {"Conv": _convolution, "Gemm": _product, "MatMul": _matmul}

@@ -59,6 +59,13 @@ def _slice(context: Context, node: Node) -> list[Step]:
     ]
 
 
+def _gather(context: Context, node: Node) -> list[Step]:
+    axis, indices = integer(node, "axis"), ints(node, "indices")
+    context.sizes(node, (axis,))
+    context.pick(node, (len(indices),))
+    return [Gather(**border(node), axes=(axis,), indices=(np.array(indices, np.int32),))]
+
+
 def _pad(context: Context, node: Node) -> list[Step]:
     pads = ints(node, "pads")
     rank = len(pads) // 2
@@ -141,6 +148,7 @@ MOVEMENT: Rows = {
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,
+    "Gather": _gather,
     "Pad": _pad,
     "Transpose": _transpose,
     "Resize": _resize,

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from masktools.network.graph import Node, ints
 from runtime.plan.lowering.context import Context, Rows, border
-from runtime.plan.steps import GlobalAveragePool, Pool, Reshape, Step
+from runtime.plan.steps import Pool, Step
 
 # Strides and dilations that a plan holds at most: every image is smaller.
 LARGEST_STEP = 2**28
@@ -55,20 +55,7 @@ def _pool(context: Context, node: Node) -> list[Step]:
     ]
 
 
-def _mean(context: Context, node: Node) -> list[Step]:
-    if node.op == "GlobalAveragePool" or node.attributes["keepdims"]:
-        return [GlobalAveragePool(**border(node))]
-    shape = context.shapes[node.inputs[0]]
-    mean = context.between(node, shape[:2] + (1,) * (len(shape) - 2))
-    return [
-        GlobalAveragePool(name=node.name, inputs=node.inputs, output=mean),
-        Reshape(name=node.name, inputs=(mean,), output=node.outputs[0]),
-    ]
-
-
 WINDOWS: Rows = {
     "MaxPool": _pool,
     "AveragePool": _pool,
-    "GlobalAveragePool": _mean,
-    "ReduceMean": _mean,
 }

@@ -13,7 +13,7 @@ from builder import SIZE, Builder
 import masktools
 import runtime
 from masktools import BlockLayout
-from masktools.calibration import walk
+from masktools.calibration import network, walk
 from masktools.calibration.affine import with_values
 from masktools.checkpoint import Checkpoint
 from masktools.errors import CalibrationError, GraphError, MaskError
@@ -350,7 +350,9 @@ def test_other_bad_arguments_are_refused():
         calibrate(layouts, x, labels=np.zeros(63, int))
     with pytest.raises(TypeError, match="labels must be whole numbers, got float64"):
         calibrate(layouts, x, labels=np.zeros(64))
-    with pytest.raises(CalibrationError, match="method must be one of refit, statistics, got 'x'"):
+    with pytest.raises(
+        CalibrationError, match="method must be one of refit, values, statistics, got 'x'"
+    ):
         calibrate(layouts, x, method="x")
     with pytest.raises(MaskError, match="residual must be one of drop, keep, got 'x'"):
         calibrate(layouts, x, residual="x")
@@ -370,3 +372,34 @@ def test_values_of_another_network_are_refused():
         with_values(graph, {"plain.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(GraphError, match=r"'point.bias': it has the shape \(3,\), but .* \(16,\)"):
         with_values(graph, {"point.bias": np.zeros(3, np.float32)})
+
+
+def test_chosen_columns_lessen_the_error_and_keep_what_is_stored():
+    graph, x = mixed(), images(160)
+    layouts = halves(graph, ["plain", "grouped", "point", "hidden"])
+    kept, chosen = (
+        masktools.calibrate(graph, layouts, x, run=run, method=m) for m in ("values", "refit")
+    )
+    assert not kept.layouts
+    assert not any(row.replaced for row in kept.report.layers)
+    assert chosen.report.error_after < kept.report.error_after
+    moved = {row.layer for row in chosen.report.layers if row.replaced}
+    assert moved == set(chosen.layouts)
+    assert moved
+    for name, layout in chosen.layouts.items():
+        old = layouts[name]
+        assert [b.rows.tolist() for b in layout.blocks] == [b.rows.tolist() for b in old.blocks]
+        assert [len(b.columns) for b in layout.blocks] == [len(b.columns) for b in old.blocks]
+        assert not chosen.values[f"{name}.weight"][~layout.to_mask()].any()
+    again = masktools.calibrate(graph, layouts, x, run=run)
+    assert again.layouts == chosen.layouts
+    for name, array in chosen.values.items():
+        np.testing.assert_array_equal(again.values[name], array)
+
+
+def test_columns_stay_where_a_choice_would_take_long(monkeypatch):
+    monkeypatch.setattr(network, "MOST", 100)
+    graph = mixed()
+    found = masktools.calibrate(graph, halves(graph, ["plain"]), images(), run=run)
+    assert not found.layouts
+    assert any("too many to choose among" in note for note in found.report.notes)

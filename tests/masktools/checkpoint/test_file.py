@@ -52,6 +52,21 @@ def test_a_file_is_of_the_lowest_version_that_holds_the_network(op, version, tmp
     assert same(read(tmp_path / "net"), network)
 
 
+@pytest.mark.parametrize(("axes", "version"), [((2, 3), 1), ((3,), 2), ((1, 2), 2)])
+def test_a_mean_over_other_axes_than_the_image_is_of_version_2(axes, version, tmp_path):
+    shape = tuple(1 if axis in axes else n for axis, n in enumerate((None, 3, 4, 5)))
+    mean = Node("n", "ReduceMean", ("x",), ("y",), {"axes": axes, "keepdims": 1})
+    network = Checkpoint(Graph((Value("x", (None, 3, 4, 5)),), (Value("y", shape),), (mean,)))
+    write(tmp_path / "net", network)
+    written = (tmp_path / "net").read_bytes()
+    assert f'"version\\":{version}}}'.encode() in written
+    assert same(read(tmp_path / "net"), network)
+    if version == 2:
+        (tmp_path / "net").write_bytes(written.replace(b'"version\\":2', b'"version\\":1'))
+        with pytest.raises(FormatError, match="came with version 2, but the file is of version 1"):
+            read(tmp_path / "net")
+
+
 # --- golden bytes ------------------------------------------------------------------------------
 
 

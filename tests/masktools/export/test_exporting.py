@@ -68,6 +68,23 @@ def test_a_zero_by_chance_leaves_a_layer_dense(module):
     assert not prepare(zoo.to_onnx(module, SIZE))[0].sparse
 
 
+def test_rows_that_died_in_training_leave_a_layer_dense(net, module, tmp_path):
+    with torch.no_grad():
+        weight = module.conv[0].weight
+        weight[3] = 0
+        weight[3, 2, 1, 1] = 1e-3
+    model = zoo.to_onnx(module, SIZE)
+    assert not prepare(model)[0].sparse  # One row of 16: a density of 0.94 gains nothing.
+    found = prepare(model, residual="keep")[0].sparse["conv.0"]
+    assert found.residual.values.size == 1
+    with torch.no_grad():
+        weight[:4] = 0
+        for row in range(4):
+            weight[row, row, 1, 1] = 1e-3
+    with pytest.raises(MaskError, match=r"4 kept weights lie outside.*--residual keep"):
+        prepare(zoo.to_onnx(module, SIZE))
+
+
 def test_weights_that_half_precision_loses_break_no_block(net, module, tmp_path, caplog):
     keep = np.zeros(CONV, bool)
     keep[::2, :4] = keep[1::2, 4:] = True

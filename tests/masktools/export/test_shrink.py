@@ -206,6 +206,17 @@ def test_splits_and_slices_are_cut():
     assert shape(left, "c")[1] == 3
 
 
+def test_channels_in_another_order_are_cut():
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    graph = b.graph(b.conv(b.add("Gather", [y], 5, axis=1, indices=(5, 3, 1, 0, 5)), 4, layer="c"))
+    small, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == 2  # Nobody reads channels 2 and 4.
+    assert shape(left, "c")[1] == 3
+    assert [n.attributes["indices"] for n in small.nodes if n.op == "Gather"] == [(1, 0, 1)]
+
+
 def test_a_layer_whose_weights_two_nodes_share_is_left_alone():
     b = Builder(channels=4)
     y = b.conv("x", 4, layer="a")
@@ -256,6 +267,56 @@ def test_blocks_and_residual_follow(overlap):
     assert left["b"].residual is not None
 
 
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
+def test_reductions_over_the_image_pass_channels_on_and_others_stop_them(op):
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    graph = b.graph(b.conv(b.add(op, [y], 6, 1, axes=(2, 3), keepdims=1), 4, 1, layer="c"))
+    _, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == 4
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    graph = b.graph(b.conv(b.add(op, [y], 1, axes=(1,), keepdims=1), 4, layer="c"))
+    _, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == 6
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_channels_that_are_matrices_or_rows_pass_through_a_product(apart):
+    """(N, C, H, W) by (N, C, W, H): a matrix each. (N, C, HW) by (N, HW, C): a row each."""
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    if apart:
+        product = b.add("MatMul", [y, b.add("Transpose", [y], 6, perm=(0, 1, 3, 2))], 6)
+    else:
+        flat = b.add("Reshape", [y], 6, shape=(0, 6, 36))
+        other = b.act("Relu", b.conv("x", 5, layer="b"))
+        b.constants["b.bias"][2] = -1
+        columns = b.add("Reshape", [other], 5, shape=(0, 5, 36))
+        turned = b.add("Transpose", [columns], 36, perm=(0, 2, 1))
+        product = b.add("MatMul", [flat, turned], 6)
+        product = b.add("Unsqueeze", [product], 6, axes=(3,))
+    graph = b.graph(b.conv(product, 4, 1, layer="c"))
+    dropped = {"a": [0, 3]} if apart else {"a": [0, 3], "b": [2]}
+    _, left = check(graph, stored(graph, dropped))
+    assert shape(left, "a")[0] == shape(left, "c")[1] == 4
+    assert apart or shape(left, "b")[0] == 5  # The product sums over nothing that may go.
+
+
+@pytest.mark.parametrize(("axis", "rows"), [(1, 6), (2, 4), (3, 4)])
+def test_normalisations_of_the_image_pass_channels_on_and_others_stop_them(axis, rows):
+    b = Builder()
+    y = b.act("Relu", b.conv("x", 6, layer="a"))
+    b.constants["a.bias"][[0, 3]] = -1
+    y = b.add("LayerNormalization", [y], 6, axis=axis, epsilon=0.5)
+    graph = b.graph(b.conv(y, 4, layer="c"))
+    _, left = check(graph, stored(graph, {"a": [0, 3]}))
+    assert shape(left, "a")[0] == rows
+
+
 def test_nothing_to_do_changes_nothing():
     b = Builder()
     graph = b.graph(b.conv(b.act("Relu", b.conv("x", 6)), 4))
@@ -296,7 +357,19 @@ def networks(draw):
         elif kind == "concat":
             y = b.concat(x, draw(st.sampled_from(alive)))
         else:
-            others = (average, maximum, scale, pad_and_crop, upsample, shuffle, middle, grouped)
+            others = (
+                average,
+                maximum,
+                scale,
+                reduced,
+                pad_and_crop,
+                upsample,
+                shuffle,
+                middle,
+                gathered,
+                normalised,
+                grouped,
+            )
             y = draw(st.sampled_from(others))(b, x)
         alive.append(y)
     last = b.fc(alive[-1], 3) if draw(st.booleans()) else b.conv(alive[-1], 3)
@@ -327,6 +400,15 @@ def maximum(b, x):
 def scale(b, x):
     op = ("Mul", "Max", "Min", "PRelu")[len(b.nodes) % 4]
     return b.add(op, [x, b.constant(f"c{len(b.nodes)}", b.channels[x], 1, 1)], b.channels[x])
+
+
+def reduced(b, x):
+    """Take from each number what a reduction makes of its row, its channel or all channels."""
+    op = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")[len(b.nodes) % 5]
+    axes = ((3,), (2, 3), (1,), (3, 1))[len(b.nodes) % 4]
+    channels = 1 if 1 in axes else b.channels[x]
+    made = b.add(op, [x], channels, 1, axes=axes, keepdims=1)
+    return b.add("Sub", [x, made], b.channels[x])
 
 
 def pad_and_crop(b, x):
@@ -369,6 +451,21 @@ def middle(b, x):
     if last < 2:
         return x
     return b.add("Slice", [x], last - 1, axes=(1,), starts=(1,), ends=(last,), steps=(1,))
+
+
+def gathered(b, x):
+    """The channels backwards, the first of them twice."""
+    order = (*range(b.channels[x])[::-1], 0)
+    return b.add("Gather", [x], len(order), axis=1, indices=order)
+
+
+def normalised(b, x):
+    """Over the image, or over rows of it with a scale and a shift."""
+    if len(b.nodes) % 2:
+        return b.add("LayerNormalization", [x], b.channels[x], axis=2, epsilon=0.5)
+    number = len(b.nodes)
+    constants = [b.constant(f"{part}{number}", SIZE) for part in ("scale", "shift")]
+    return b.add("LayerNormalization", [x, *constants], b.channels[x], axis=3, epsilon=0.5)
 
 
 def grouped(b, x):

@@ -45,6 +45,11 @@ def network(node: Node, inputs: dict[str, Any], constants: dict[str, Any]) -> Ch
 AS_INPUTS = {
     "Clip": ("min", "max"),
     "ReduceMean": ("axes",),
+    "ReduceSum": ("axes",),
+    "ReduceMax": ("axes",),
+    "ReduceMin": ("axes",),
+    "ReduceL2": ("axes",),
+    "Gather": ("indices",),
     "Split": ("split",),
     "Slice": ("starts", "ends", "axes", "steps"),
     "Pad": ("pads", "value"),
@@ -163,6 +168,49 @@ def test_means(shape):
         assert_one("ReduceMean", normal(*shape), {"axes": axes, "keepdims": keepdims})
 
 
+REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2")
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+@pytest.mark.parametrize("axes", [(1,), (3,), (1, 3), (3, 1), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_reductions(op, axes, keepdims):
+    assert_one(op, normal(2, 3, 5, 4), {"axes": axes, "keepdims": keepdims})
+
+
+def test_an_extreme_is_nan_where_a_number_is():
+    x = normal(2, 3, 5)
+    x[0, 1, 2] = np.nan
+    for op in ("ReduceMax", "ReduceMin"):
+        node = Node("node", op, ("x",), ("y",), {"axes": (2,), "keepdims": 0})
+        y = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend())(x)
+        assert np.argwhere(np.isnan(y)).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(("axes", "shape"), [((2,), (2, 3, 4, 5)), ((2, 3), (2, 3, 4, 5, 6))])
+def test_a_mean_over_a_part_of_the_image_is_no_operator_of_version_1(axes, shape):
+    node = Node("node", "ReduceMean", ("x",), ("y",), {"axes": axes, "keepdims": 1})
+    with pytest.raises(GraphError, match="must be the whole image"):
+        network(node, {"x": normal(*shape)}, {})
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+@pytest.mark.parametrize("value", [0.0, 2.0, -2.0])
+def test_constants_pass_through_reductions(op, value):
+    """What is said to be known is what the network computes."""
+    x = np.full((1, 2, 3, 4), value, np.float32)
+    for axes in [(2, 3), (3,), (1,), (1, 2)]:
+        node = Node("node", op, ("x",), ("y",), {"axes": axes, "keepdims": 1})
+        known = Known({}, {}, {"x": x.shape}, {"x": np.array([value, np.nan])})
+        made = OPERATORS[op].constant(known, node)
+        if 1 in axes:
+            assert made is None
+            continue
+        y = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend())(x)
+        assert np.isnan(made[0][1])
+        assert made[0][0] == y.flat[0] or (op in ("ReduceSum", "ReduceL2") and value)
+
+
 # --- numbers -----------------------------------------------------------------------------------
 
 
@@ -177,6 +225,63 @@ def test_gemm(shape, bias):
         assert_equal(node, {"x": x}, constants)
     got = Model(plan.build(network(node, {"x": x}, constants)), ReferenceBackend())(x)
     np.testing.assert_allclose(got, x @ w.T + (b if bias else 0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("constants", ["scale and shift", "scale"])
+def test_layer_normalization(axis, constants):
+    x = 3 * normal(2, 3, 5, 4) + 2
+    given = {"s": normal(*x.shape[axis:]), "b": normal(*x.shape[axis:])}
+    given = given if "shift" in constants else {"s": given["s"]}
+    assert_one("LayerNormalization", x, {"axis": axis, "epsilon": 1e-2}, **given)
+
+
+def test_layer_normalization_without_constants():
+    x = 3 * normal(2, 3, 5, 4) + 2
+    node = Node("node", "LayerNormalization", ("x",), ("y",), {"axis": 2, "epsilon": 1e-2})
+    y = Model(plan.build(network(node, {"x": x}, {})), ReferenceBackend())(x)
+    deviation = np.sqrt(x.var(axis=(2, 3), keepdims=True) + 1e-2)
+    np.testing.assert_allclose(y, (x - x.mean(axis=(2, 3), keepdims=True)) / deviation, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 1), (1, 5, 4)])
+def test_constants_of_a_normalization_are_as_large_as_what_is_normalised(shape):
+    node = Node("n", "LayerNormalization", ("x", "s"), ("y",), {"axis": 2, "epsilon": 1e-2})
+    with pytest.raises(GraphError, match=r"expected constants of shape \(5, 4\)"):
+        network(node, {"x": normal(2, 3, 5, 4)}, {"s": normal(*shape)})
+
+
+MATRICES = [
+    ((2, 3, 4), (2, 4, 5)),
+    ((2, 3, 4), (1, 4, 5)),
+    ((2, 6, 3, 4), (2, 6, 4, 5)),
+    ((2, 6, 3, 4), (2, 1, 4, 5)),
+    ((2, 1, 3, 4), (6, 4, 5)),
+    ((2, 3, 4), (4, 5)),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), MATRICES)
+def test_matmul(a, b):
+    """Of two values, broadcast as in NumPy; those that lack a batch are fixed."""
+    inputs = {"a": normal(*a), "b": normal(*b)}
+    values = tuple(Value(name, (None if len(x.shape) == len(a) and x.shape[0] == 2 else x.shape[0],
+                                *x.shape[1:])) for name, x in inputs.items())  # fmt: skip
+    node = Node("node", "MatMul", ("a", "b"), ("y",), {})
+    want = inputs["a"] @ inputs["b"]
+    made = Checkpoint(Graph(values, (Value("y", (None, *want.shape[1:])),), (node,)))
+    made.check()
+    got = Model(plan.build(made), ReferenceBackend())(inputs)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(expected(made, inputs)["y"], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((2, 3, 4), (2, 3, 4)), ((2, 3), (3,)), ((2, 3, 4), (3, 4, 5))]
+)
+def test_factors_that_do_not_fit_are_refused(a, b):
+    with pytest.raises(GraphError, match="do not fit"):
+        network(Node("node", "MatMul", ("a", "b"), ("y",)), {"a": normal(*a), "b": normal(*b)}, {})
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 4, 5), (1, 4, 3, 2)])
@@ -429,3 +534,15 @@ def crop_by_hand(x: Any, attributes: dict[str, Any]) -> Any:
 def test_every_operator_of_the_format_is_tested_here():
     source = Path(__file__).read_text(encoding="utf-8")
     assert not [op for op in OPERATORS if f'"{op}"' not in source]
+
+
+@pytest.mark.parametrize(("axis", "indices"), [(1, (2, 0, 2)), (3, (0, 0)), (2, (4,))])
+def test_gather(axis, indices):
+    assert_one("Gather", normal(2, 3, 5, 4), {"axis": axis, "indices": indices})
+
+
+@pytest.mark.parametrize("indices", [(), (0, 3)])
+def test_entries_that_are_not_there_are_not_gathered(indices):
+    node = Node("node", "Gather", ("x",), ("y",), {"axis": 1, "indices": indices})
+    with pytest.raises((GraphError, ValueError)):
+        network(node, {"x": normal(2, 3)}, {}).check()

@@ -370,6 +370,41 @@ def test_means(variant, shape, rank, seed, threads):
     assert_written(out, arena, y, expected, tolerance=80 * EPS)
 
 
+@given(
+    op=st.sampled_from(["Sum", "Mean", "Max", "Min", "L2"]),
+    shape=shapes,
+    seed=seeds,
+    threads=threads,
+    data=st.data(),
+)
+def test_reductions_over_any_axes(variant, op, shape, seed, threads, data):
+    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), unique=True, min_size=1).map(tuple))
+    layouts = Layouts(seed)
+    x = layouts.add(*shape)
+    y = layouts.add(*(1 if axis in axes else n for axis, n in enumerate(shape)))
+    arena = layouts.arena() + np.float32(1)
+    out = executed(module(variant), arena, lambda p: p.reduce(0, op=op, x=x, y=y), threads)
+    wide = x.of(arena).astype(np.float64)
+    expected = reference._REDUCTIONS[op](wide, axis=axes, keepdims=True)
+    roundings = np.abs(wide).sum(axis=axes, keepdims=True).max() if op == "Sum" else 80
+    assert_written(out, arena, y, expected, tolerance=roundings * EPS)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_an_extreme_is_nan_where_a_number_is(variant, op, order):
+    layouts = Layouts(0)
+    x, y = layouts.add(40, 70, order=order), layouts.add(40, 1)
+    arena = layouts.arena()
+    for n, at in enumerate((0, 15, 64, 69)):
+        x.of(arena)[n, at] = np.nan
+    x.of(arena)[5, 3], x.of(arena)[6, 3] = np.inf, -np.inf
+    out = executed(module(variant), arena, lambda p: p.reduce(0, op=op, x=x, y=y))
+    expected = reference._REDUCTIONS[op](x.of(arena), axis=1, keepdims=True)
+    assert np.isnan(expected).sum() == 4
+    assert_written(out, arena, y, expected)
+
+
 @given(shape=shapes, seed=seeds, threads=threads, data=st.data())
 def test_softmax_along_any_axis(variant, shape, seed, threads, data):
     axis = data.draw(st.integers(0, len(shape) - 1))
@@ -404,6 +439,73 @@ def test_softmax_of_a_nan_is_nan_and_of_others_is_not(variant, axis):
     assert np.isfinite(np.delete(out, along, axis=1 - axis)).all()
 
 
+@given(
+    shape=shapes,
+    seed=seeds,
+    threads=threads,
+    constants=st.tuples(st.booleans(), st.booleans()),
+    data=st.data(),
+)
+def test_normalisations(variant, shape, seed, threads, constants, data):
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape)
+    arena = layouts.arena() + np.float32(2)
+    random = np.random.default_rng(seed)
+    count = int(np.prod(shape[axis:]))
+    scale, shift = (
+        random.standard_normal(count if given else 0).astype(np.float32) for given in constants
+    )
+    fields = {"axis": axis, "epsilon": 0.1, "scale": scale, "shift": shift}
+    out = executed(module(variant), arena, lambda p: p.normalize(0, x=x, y=y, **fields), threads)
+    wide, axes = x.of(arena).astype(np.float64), tuple(range(axis, len(shape)))
+    deviation = np.sqrt(wide.var(axis=axes, keepdims=True) + 0.1)
+    expected = (wide - wide.mean(axis=axes, keepdims=True)) / deviation
+    for constant, join in ((scale, np.multiply), (shift, np.add)):
+        expected = join(expected, constant.reshape(shape[axis:])) if constant.size else expected
+    assert_written(out, arena, y, expected, tolerance=200 * EPS)
+
+
+# --- products ----------------------------------------------------------------------------------
+
+sizes = st.sampled_from([1, 2, 5, 12, 13, 33, 130, 200])
+
+
+@given(
+    batch=st.lists(st.integers(1, 3), max_size=2),
+    matrices=st.tuples(sizes, sizes, sizes),
+    seed=seeds,
+    threads=threads,
+    data=st.data(),
+)
+def test_products_of_matrices(variant, batch, matrices, seed, threads, data):
+    m, k, n = matrices
+    layouts = Layouts(seed)
+
+    def factor(*shape):
+        repeated = [size if data.draw(st.booleans()) else 1 for size in batch]
+        view = layouts.add(*repeated, *shape)
+        strides = [
+            0 if size == 1 else s for size, s in zip(repeated, view.strides[:-2], strict=False)
+        ]
+        return View(view.offset, (*batch, *shape), (*strides, *view.strides[-2:]))
+
+    a, b, y = factor(m, k), factor(k, n), layouts.add(*batch, m, n)
+    arena = layouts.arena()
+    out = executed(module(variant), arena, lambda p: p.matmul(0, a=a, b=b, y=y), threads)
+    expected = a.of(arena).astype(np.float64) @ b.of(arena).astype(np.float64)
+    assert_written(out, arena, y, expected, tolerance=8 * (1 + k**0.5) * EPS)
+
+
+def test_what_is_not_finite_reaches_the_numbers_that_read_it(variant):
+    layouts = Layouts(0)
+    a, b, y = layouts.add(3, 7), layouts.add(7, 21), layouts.add(3, 21)
+    arena = layouts.arena()
+    a.of(arena)[1, 6], b.of(arena)[0, 20] = np.inf, np.nan
+    out = executed(module(variant), arena, lambda p: p.matmul(0, a=a, b=b, y=y))
+    assert_written(out, arena, y, a.of(arena) @ b.of(arena), tolerance=1e-5)
+
+
 # --- bfloat16 ----------------------------------------------------------------------------------
 
 
@@ -434,7 +536,22 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
     np.testing.assert_array_equal(rest, kept)
 
 
-@pytest.mark.parametrize("kind", ["copy", "gather", "fill", "pool", "mean", "softmax"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "copy",
+        "gather",
+        "fill",
+        "pool",
+        "mean",
+        "softmax",
+        "matmul",
+        "normalize",
+        "Sum",
+        "Max",
+        "L2",
+    ],
+)
 def test_bfloat16_operations_agree_with_float32(variant, kind):
     def add(p):
         if kind == "copy":
@@ -450,11 +567,20 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
             p.pool(0, op="AveragePool", x=x, y=y, window=taps, **around)
         elif kind == "mean":
             p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides))
+        elif kind == "normalize":
+            scale, none = np.linspace(-1, 1, 72, dtype=np.float32), np.empty(0, np.float32)
+            p.normalize(0, x=x, y=y, axis=2, epsilon=0.1, scale=scale, shift=none)
+        elif kind == "matmul":
+            p.matmul(0, a=x, b=View(x.offset, (5, 7, 8, 9), transposed), y=square)
+        elif kind in ("Sum", "Max", "L2"):
+            p.reduce(0, op=kind, x=x, y=View(y.offset, (5, 1, 9, 1), y.strides))
         else:
             p.softmax(0, x=x, y=y, axis=1, logarithm=False)
 
     layouts = Layouts(4)
     x, y = layouts.add(5, 7, 9, 8), layouts.add(5, 7, 9, 8)
+    transposed = (*x.strides[:2], x.strides[3], x.strides[2])
+    square = layouts.add(5, 7, 9, 9)
     arena = rounded(layouts.arena())
     native = module(variant)
     wide, narrow = executed(native, arena, add), executed(native, arena, add, dtype="bfloat16")

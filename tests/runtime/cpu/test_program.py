@@ -26,6 +26,7 @@ from runtime.cpu.weights.row_groups import Scheme, shape_of
 
 pytestmark = pytest.mark.parametrize("variant", variants())
 
+EMPTY = np.empty(0, np.float32)
 WHOLE = (0, (16,), (1,))
 ROWS = (0, (2, 8), (8, 1))
 TAPS = ("kernel", "strides", "dilations", "pads")
@@ -68,6 +69,7 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
     pool["counted"] = (0,) * 4
     same = {"op": "Identity", "activation": None}
     none = {"axes": [], "indices": [], "fill": 0.0}
+    plain = {"axis": 0, "epsilon": 0.1, "scale": EMPTY, "shift": EMPTY}
     adds = {
         "copy_in": lambda: program.copy_in(0, index=0, y=view),
         "copy_out": lambda: program.copy_out(0, x=view, index=0),
@@ -82,6 +84,13 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
         "pool to": lambda: program.pool(0, x=ROWS, y=view, **pool),
         "mean from": lambda: program.mean(0, x=view, y=ROWS),
         "mean to": lambda: program.mean(0, x=ROWS, y=view),
+        "reduce from": lambda: program.reduce(0, op="Sum", x=view, y=ROWS),
+        "reduce to": lambda: program.reduce(0, op="Sum", x=ROWS, y=view),
+        "matmul from": lambda: program.matmul(0, a=view, b=ROWS, y=ROWS),
+        "matmul by": lambda: program.matmul(0, a=ROWS, b=view, y=ROWS),
+        "matmul to": lambda: program.matmul(0, a=ROWS, b=ROWS, y=view),
+        "normalize from": lambda: program.normalize(0, x=view, y=ROWS, **plain),
+        "normalize to": lambda: program.normalize(0, x=ROWS, y=view, **plain),
         "softmax from": lambda: program.softmax(0, x=view, y=WHOLE, axis=0, logarithm=False),
         "softmax to": lambda: program.softmax(0, x=WHOLE, y=view, axis=0, logarithm=False),
     }
@@ -113,6 +122,20 @@ def test_shapes_must_fit(program):
         program.scale_shift(0, x=ROWS, scale=three, shift=None, y=ROWS, activation=None)
     with pytest.raises(ValueError, match="N, C"):
         program.mean(0, x=WHOLE, y=WHOLE)
+    with pytest.raises(ValueError, match="differ in their axes"):
+        program.reduce(0, op="Sum", x=ROWS, y=WHOLE)
+    with pytest.raises(ValueError, match=r"reduce: shapes \(2, 1\) and \(3, 1\) differ"):
+        program.reduce(0, op="Sum", x=ROWS, y=(0, (3, 1), (1, 1)))
+    with pytest.raises(ValueError, match="one rank, 2 or more"):
+        program.matmul(0, a=WHOLE, b=WHOLE, y=WHOLE)
+    with pytest.raises(ValueError, match=r"matmul: b: shapes \(8, 3\) and \(8, 2\) differ"):
+        program.matmul(0, a=ROWS, b=(0, (8, 2), (2, 1)), y=(0, (2, 3), (3, 1)))
+    with pytest.raises(ValueError, match=r"matmul: a: shapes .* differ"):
+        program.matmul(0, a=ROWS, b=(0, (8, 2), (2, 1)), y=(0, (3, 2), (2, 1)))
+    with pytest.raises(ValueError, match="normalize: impossible axis"):
+        program.normalize(0, x=ROWS, y=ROWS, axis=2, epsilon=0.1, scale=EMPTY, shift=EMPTY)
+    with pytest.raises(ValueError, match="scale and shift: expected 8 numbers"):
+        program.normalize(0, x=ROWS, y=ROWS, axis=1, epsilon=0.1, scale=EMPTY, shift=three)
     with pytest.raises(ValueError, match="impossible axis"):
         program.softmax(0, x=ROWS, y=ROWS, axis=2, logarithm=False)
 
@@ -190,6 +213,7 @@ def test_unknown_names_and_kinds_are_refused(variant, program):
 VIEW = (0, (1, 1, 2, 2), (4, 4, 2, 1))
 LAYER = {"x": image(0, 1, 4, (2, 2), 1, 2, 0), "y": image(4, 1, 4, (2, 2), 1, 2, 0), "skip": None}
 ROW = {"bias": np.empty(0, np.float32), "activation": None, "window": Window((1, 1)).fields}
+SQUARE = (4, (1, 1), (1, 1))
 METHODS = {
     "copy_in": {"index": 0, "y": VIEW},
     "copy_out": {"x": VIEW, "index": 0},
@@ -201,6 +225,9 @@ METHODS = {
     "pool": {"op": "MaxPool", "x": VIEW, "y": VIEW, "window": Window((1, 1)).fields,
              "pads_after": (0, 0), "counted": (0,) * 4},
     "mean": {"x": VIEW, "y": (4, (1, 1, 1, 1), (1, 1, 1, 1))},
+    "reduce": {"op": "Sum", "x": VIEW, "y": VIEW},
+    "matmul": {"a": SQUARE, "b": SQUARE, "y": SQUARE},
+    "normalize": {"x": VIEW, "y": VIEW, "axis": 0, "epsilon": 0.1, "scale": EMPTY, "shift": EMPTY},
     "softmax": {"x": VIEW, "y": VIEW, "axis": 0, "logarithm": False},
     "unfold": {"x": LAYER["x"], "y": LAYER["y"], "origins": np.zeros((1, 3), np.int64),
                "strides": (1, 1), "rows": 2},

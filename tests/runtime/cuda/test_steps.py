@@ -118,6 +118,37 @@ def test_global_averages(cupy, batch, size):
 
 @pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"])
+def test_reductions(cupy, batch, op):
+    x = normal(batch, 3, 5, 4) + 1
+    for axes in [(1,), (3,), (1, 3), (1, 2, 3), (2, 3)]:
+        assert_one(op, {"x": x}, axes=axes, keepdims=batch % 2)
+    assert_one(op, {"x": x}, axes=(0, 2), keepdims=1, fixed=True)
+    assert_one(op, {"x": normal(batch, 2, 300) + 1}, axes=(1, 2), keepdims=0)
+
+
+def test_an_extreme_is_nan_where_a_number_is(cupy):
+    x = normal(3, 5, 300)
+    x[0, 1, 299], x[1, 2, 0], x[2, 0, 7] = np.nan, np.inf, -np.inf
+    for op in ("ReduceMax", "ReduceMin"):
+        assert_equal(one(op, {"x": x}, axes=(2,), keepdims=1), {"x": x})
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_layer_normalisations(cupy, batch, axis):
+    x = 3 * normal(batch, 3, 5, 4) + 1
+    scale, shift = normal(*x.shape[axis:]), normal(*x.shape[axis:])
+    how = {"axis": axis, "epsilon": 1e-3}
+    assert_one("LayerNormalization", {"x": x}, **how)
+    assert_one("LayerNormalization", {"x": x}, {"s": scale}, **how)
+    assert_one("LayerNormalization", {"x": x}, {"s": scale, "b": shift}, **how)
+    assert_one("LayerNormalization", {"x": normal(batch, 2, 300)}, axis=2, epsilon=1e-5)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("axis", [1, 2, 3, -1])
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
 def test_softmax_of_images(cupy, op, batch, axis):
@@ -213,6 +244,35 @@ def test_normalisations(cupy, shape):
     assert_one("BatchNormalization", {"x": normal(*shape)}, parts, epsilon=1e-5)
 
 
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
+def test_products_of_two_values(cupy, batch):
+    assert_one("MatMul", {"a": normal(batch, 5, 7), "b": normal(batch, 7, 4)})
+    assert_one("MatMul", {"a": normal(batch, 2, 33, 40), "b": normal(batch, 2, 40, 34)})
+    assert_one("MatMul", {"a": normal(batch, 3, 4, 5), "b": normal(batch, 1, 5, 2)})
+    assert_one("MatMul", {"a": normal(batch, 3, 4, 5), "b": normal(3, 5, 2)}, fixed=True)
+    assert_one("MatMul", {"a": normal(batch, 7), "b": normal(7, 4)}, fixed=True)
+
+
+def test_an_infinity_reaches_the_numbers_that_read_it(cupy):
+    a, b = normal(3, 5, 7), normal(3, 7, 4)
+    a[0, 1, 6], b[1, 0, 2] = np.inf, np.nan
+    assert_equal(one("MatMul", {"a": a, "b": b}), {"a": a, "b": b})
+
+
+def test_attention_of_turned_values(cupy):
+    """Queries, keys and values as slices of one product, turned: strides of every kind."""
+    b = Builder(channels=4)
+    parts = [b.conv("x", 4, 1) for _ in range(3)]
+    q, k, v = (b.add("Reshape", [p], 4, shape=(0, 2, 2, 36)) for p in parts)
+    q, v = (b.add("Transpose", [p], 4, perm=(0, 1, 3, 2)) for p in (q, v))
+    soft = b.add("Softmax", [b.add("MatMul", [q, k], 2)], 2, axis=3)
+    mixed = b.add("Transpose", [b.add("MatMul", [soft, v], 2)], 2, perm=(0, 1, 3, 2))
+    y = b.conv(b.add("Reshape", [mixed], 4, shape=(0, 4, 6, 6)), 3)
+    for batch in (1, 9):
+        assert_equal(Checkpoint(b.graph(y)), {"x": normal(batch, 4, 6, 6)}, tolerance=2e-5)
+
+
 # --- moves ---------------------------------------------------------------------------------------
 
 
@@ -225,6 +285,14 @@ def test_parts_joined_and_cut(cupy, batch):
     assert_one("Slice", x, axes=(1, 3), starts=(1, 0), ends=(4, 7), steps=(1, 2))
     assert_one("Slice", x, axes=(2,), starts=(4,), ends=(-100,), steps=(-2,))
     assert_one("Split", x, axis=1, split=(1, 2, 3))
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
+def test_entries_chosen_in_any_order(cupy, batch):
+    x = {"x": normal(batch, 5, 4, 3)}
+    assert_one("Gather", x, axis=1, indices=(4, 0, 0, 2))
+    assert_one("Gather", x, axis=3, indices=(2, 2))
 
 
 @pytest.mark.sanitized

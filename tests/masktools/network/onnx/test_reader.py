@@ -153,7 +153,8 @@ def test_node_names_are_made_unique_and_never_empty():
         ([node("Resize", ["x", "", "s"], ["y"], mode="linear")], "attribute mode='linear'"),
         ([node("Conv", ["x", "x"], ["y"])], "the weight, input 1, must be a constant"),
         ([node("Conv", ["x", "w5"], ["y"])], "one or two are supported"),
-        ([node("MatMul", ["x", "x"], ["y"])], "the right factor, input 1, must be a constant"),
+        ([node("MatMul", ["w5", "x"], ["y"])], "the left factor is a constant"),
+        ([node("MatMul", ["x", "w5"], ["y"])], "factors of 4 and 5 axes"),
         ([node("Pad", ["x", "p"], ["y"], mode="wild")], "attribute mode"),
         ([node("Reshape", ["x", "r"], ["y"])], r"\(Reshape\): inputs of shape .* do not fit"),
         (
@@ -163,7 +164,7 @@ def test_node_names_are_made_unique_and_never_empty():
             ],
             r"\(MaxPool\): output 'at' is not supported",
         ),
-        ([node("ReduceMean", ["x"], ["y"], axes=[1])], r"attribute axes=\(1,\).*over the image"),
+        ([node("ReduceMean", ["x"], ["y"], axes=[4])], r"attribute axes=\(4,\).*of 4 axes"),
         ([node("Relu", ["nothing"], ["y"])], "input 'nothing' is made by nothing before it"),
         ([node("ConstantOfShape", ["huge"], ["y"])], "makes a constant of"),
         ([node("RandomNormal", [], ["y"], shape=[2])], "'RandomNormal' on constants"),

@@ -1,0 +1,132 @@
+"""Tensors whose batch is not their first axis, against onnxruntime; the batch stays open."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx_models import ints, model, node, run, weight
+
+from masktools.errors import GraphError
+from masktools.network.onnx.reader import read_onnx
+
+TURN = node("Transpose", ["x"], ["t"], "turn", perm=[1, 0, 2])
+BACK = node("Transpose", ["u"], ["y"], "back", perm=[1, 0, 2])
+
+
+def check(nodes, constants=None, shape=(3, 4), opset=17):
+    """Read a network of any batch and of one, and compare; return the operators."""
+    for batch in (5, "N"):
+        net = model(nodes, constants, [("x", [batch, *shape])], opset=opset)
+        graph = read_onnx(net)
+        assert graph.inputs[0].shape == (None, *shape)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(net.SerializeToString(), options)
+        for samples in (5,) if batch == 5 else (1, 2, 7):
+            x = weight(samples, *shape, seed=1)
+            (wanted,) = session.run(None, {"x": x})
+            np.testing.assert_allclose(run(graph, x), wanted, rtol=1e-5, atol=1e-5)
+    return [n.op for n in graph.nodes]
+
+
+@pytest.mark.parametrize(
+    ("between", "constants"),
+    [
+        ([node("Relu", ["t"], ["u"])], {}),
+        ([node("Softmax", ["t"], ["u"], axis=0)], {}),
+        ([node("Softmax", ["t"], ["u"], axis=-1)], {}),
+        ([node("MatMul", ["t", "w"], ["u"])], {"w": weight(4, 6)}),
+        ([node("Add", ["t", "c"], ["u"])], {"c": weight(3, 1, 4)}),
+        ([node("Sub", ["c", "t"], ["u"])], {"c": weight(4)}),
+        ([node("Mul", ["t", "t"], ["u"])], {}),
+        ([node("Slice", ["t", "a", "b", "z"], ["u"])], {"a": ints(1), "b": ints(9), "z": ints(0)}),
+        ([node("Gather", ["t", "i"], ["u"], axis=0)], {"i": ints(2, 0)}),
+        ([node("Split", ["t", "s"], ["u", "v"], axis=2)], {"s": ints(1, 3)}),
+        ([node("LayerNormalization", ["t", "g"], ["u"])], {"g": weight(4)}),
+        ([node("Identity", ["t"], ["i"]), node("Clip", ["i", "lo"], ["u"])], {"lo": np.float32(0)}),
+    ],
+)
+def test_operators_work_where_the_batch_is_the_second_axis(between, constants):
+    assert "Transpose" not in check([TURN, *between, BACK], constants)
+
+
+def test_queries_keys_and_values_before_the_batch():
+    nodes = [
+        node("Reshape", ["x", "apart"], ["p"]),
+        node("Transpose", ["p"], ["q"], perm=[2, 0, 3, 1, 4]),
+        node("Gather", ["q", "one"], ["y"], axis=0),
+    ]
+    constants = {"apart": ints(0, 5, 3, 2, 2), "one": np.int64(1)}
+    assert check(nodes, constants, (5, 12)).count("Transpose") == 1
+
+
+@pytest.mark.parametrize("inner", [(-1, 3, 2), (10, 3, 2)])
+def test_batch_and_heads_as_one_axis(inner):
+    """The size of the axis stands in the file, or follows."""
+    nodes = [
+        node("Reshape", ["x", "heads"], ["h"], "a"),
+        node("Transpose", ["h"], ["t"], perm=[0, 2, 1]),
+        node("MatMul", ["h", "t"], ["p"]), node("Reshape", ["p", "back"], ["y"], "b"),
+    ]  # fmt: skip
+    constants = {"heads": ints(*inner), "back": ints(-1, 2, 3, 3)}
+    net = model(nodes, constants, [("x", [5, 2, 3, 2])])
+    graph = read_onnx(net)
+    assert graph.inputs[0].shape == (None, 2, 3, 2)
+    x = weight(5, 2, 3, 2)
+    np.testing.assert_allclose(run(graph, x), x @ x.swapaxes(2, 3), rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_and_batch_as_one_axis():
+    nodes = [
+        TURN, node("Reshape", ["t", "rows"], ["r"], "a"), node("Gemm", ["r", "w", "b"], ["g"]),
+        node("Reshape", ["g", "back"], ["u"], "b"), BACK,
+    ]  # fmt: skip
+    constants = {"rows": ints(-1, 4), "back": ints(3, -1, 6), "w": weight(4, 6), "b": weight(6)}
+    assert check(nodes, constants) == ["Gemm"]
+
+
+def test_an_axis_is_put_before_the_batch_and_taken_away():
+    nodes = [
+        node("Unsqueeze", ["x", "first"], ["w"]),
+        node("Transpose", ["w"], ["t"], perm=[3, 1, 2, 0]),
+        node("Squeeze", ["t", "last"], ["s"]),
+        node("Transpose", ["s"], ["y"], "b", perm=[1, 0, 2]),
+    ]  # fmt: skip
+    check(nodes, {"first": ints(0), "last": ints(3)})
+
+
+def test_a_batch_of_one_that_the_file_fixes_is_opened():
+    nodes = [
+        TURN, node("Reshape", ["t", "heads"], ["h"], "a"),
+        node("Transpose", ["h"], ["g"], "c", perm=[1, 0, 2]),
+        node("Reshape", ["g", "apart"], ["y"], "b"),
+    ]  # fmt: skip
+    constants = {"heads": ints(3, 2, 2), "apart": ints(1, 2, 3, 2)}
+    graph = read_onnx(model(nodes, constants, [("x", [1, 3, 4])]))
+    assert graph.inputs[0].shape == (None, 3, 4)
+    x = weight(5, 3, 4)
+    wanted = x.reshape(5, 3, 2, 2).transpose(0, 2, 1, 3)
+    np.testing.assert_array_equal(run(graph, x), wanted)
+
+
+@pytest.mark.parametrize(
+    "between", [node("Softmax", ["t"], ["u"], axis=1), node("Concat", ["t", "t"], ["u"], axis=1)]
+)
+def test_what_mixes_samples_is_refused_or_keeps_its_batch(between):
+    net = model([TURN, between, BACK], {}, [("x", ["N", 3, 4])])
+    with pytest.raises(GraphError, match=r"mixes|batch"):
+        read_onnx(net)
+    net = model([TURN, between, BACK], {}, [("x", [5, 3, 4])])
+    graph = read_onnx(net)
+    assert graph.inputs[0].shape == (5, 3, 4)
+    x = weight(5, 3, 4)
+    (wanted,) = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(run(graph, x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_whose_batch_is_not_in_front_is_written_out():
+    net = model([node("Transpose", ["x"], ["y"], perm=[1, 0, 2])], {}, [("x", [5, 3, 4])])
+    graph = read_onnx(net)
+    x = weight(5, 3, 4)
+    np.testing.assert_array_equal(run(graph, x), x.transpose(1, 0, 2))
