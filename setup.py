@@ -42,6 +42,7 @@ TOGETHER = {
     "steps": (
         "steps/elementwise",
         "steps/gather",
+        "steps/interpolation",
         "steps/movement",
         "steps/pool",
         "steps/reduction",

@@ -355,6 +355,15 @@ def _gather(step: s.Gather, shape: Shape, inputs: list[Array]) -> Array:
     return x
 
 
+def _interpolate(step: s.Interpolate, shape: Shape, inputs: list[Array]) -> Array:
+    x = inputs[0]
+    along = (-1,) + (1,) * (x.ndim - step.axis - 1)
+    out = np.zeros(shape, x.dtype)
+    for indices, weights in zip(step.indices.T, step.weights.T, strict=True):
+        out += np.take(x, indices, axis=step.axis) * weights.astype(x.dtype).reshape(along)
+    return out
+
+
 def _reshape(step: s.Reshape, shape: Shape, inputs: list[Array]) -> Array:
     return inputs[0].reshape(shape)
 
@@ -410,6 +419,7 @@ KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.Concat: _concat,
     s.Slice: _slice,
     s.Gather: _gather,
+    s.Interpolate: _interpolate,
     s.Reshape: _reshape,
     s.Transpose: _transpose,
     s.Softmax: _softmax,

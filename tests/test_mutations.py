@@ -33,6 +33,18 @@ CHAIN: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         | RESIZE,
         (),
     ),
+    (
+        "Resize",
+        {
+            "axes": (2, 3),
+            "sizes": (12, 7),
+            "coordinate_transformation_mode": "align_corners",
+            "mode": "cubic",
+            "cubic_coeff_a": -0.75,
+            "exclude_outside": 1,
+        },
+        (),
+    ),
     ("Pad", {"mode": "reflect", "pads": (0, 0, 1, 1, 0, 0, 1, 1), "value": 0.0}, ()),
     ("Slice", {"starts": (1, -1), "ends": (9, 0), "axes": (2, 3), "steps": (1, -1)}, ()),
     ("AveragePool", {**WINDOW, "kernel_shape": (2, 2), "ceil_mode": 1, "count_include_pad": 1}, ()),

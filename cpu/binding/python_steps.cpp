@@ -4,6 +4,7 @@
 #include "binding/python_program.h"
 #include "steps/elementwise.h"
 #include "steps/gather.h"
+#include "steps/interpolation.h"
 #include "steps/matmul.h"
 #include "steps/movement.h"
 #include "steps/pool.h"
@@ -110,6 +111,23 @@ void gather(PythonProgram& p, std::int64_t step, Fields& fields) {
         [&](auto t) { return make_gather<decltype(t)>(x, y, chosen, fill, p.arena_elements()); });
 }
 
+void interpolate(PythonProgram& p, std::int64_t step, Fields& fields) {
+  const View x = fields.view("x"), y = fields.view("y");
+  const int axis = fields.get<int>("axis");
+  const auto taps = fields.get<std::int64_t>("taps");
+  const py::object given = fields.object("indices"), factors = fields.object("weights");
+  fields.done();
+  Kept made;
+  const Array<std::int32_t> indices = to_array<std::int32_t>(given, "indices", &made);
+  const Array<float> weights = to_array<float>(factors, "weights", &made);
+  const AxisTaps along{axis,
+                       taps,
+                       {indices.data, indices.data + indices.size},
+                       {weights.data, weights.data + weights.size}};
+  p.add(step,
+        [&](auto t) { return make_interpolation<decltype(t)>(x, y, along, p.arena_elements()); });
+}
+
 void copy(PythonProgram& p, std::int64_t step, Fields& fields) {
   const View x = fields.view("x"), y = fields.view("y");
   fields.done();
@@ -204,6 +222,7 @@ void bind_steps(PythonClass* program) {
   add_method<copy>(program, "copy");
   add_method<fill>(program, "fill");
   add_method<gather>(program, "gather");
+  add_method<interpolate>(program, "interpolate");
 }
 
 }  // namespace masktools

@@ -23,7 +23,7 @@ from masktools.conversion.selection import Named, Source, listed, select
 from masktools.errors import MaskError
 from masktools.names import Known, Shape, match, module_path
 from masktools.network.graph import Graph
-from masktools.network.layers import Layer, layers
+from masktools.network.layers import PHASES, Layer, layers
 from masktools.transform.saliency import weigh
 
 logger = logging.getLogger("masktools.conversion")
@@ -276,6 +276,12 @@ def _under_masks_names(found: Mapping[str, Layer], shapes: Mapping[str, Shape]) 
     known = {}
     for name, layer in found.items():
         paths = [path for path in map(module_path, layer.nodes) if path]
+        if name.endswith(PHASES):
+            for called in {name.removesuffix(PHASES), *paths} & shapes.keys():
+                raise MaskError(
+                    f"layer {called!r} is a transposed convolution, which the graph has in another "
+                    f"shape, as {name!r}: convert without graph= (--graph), or leave its mask out"
+                )
         known[name] = Known(layer.shape, tuple(paths))
     met = match(shapes, known)
     if met.unused:

@@ -14,6 +14,7 @@ from masktools.errors import MaskError
 from masktools.layout import BlockLayout
 from masktools.names import Known, is_masked, match, module_path, unmatched
 from masktools.network.layers import Layer, layer_name, names_layer
+from masktools.network.onnx.forms import Phases
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -26,7 +27,9 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 
 
-def known_layers(model: ModelProto, layers: Mapping[str, Layer]) -> dict[str, Known]:
+def known_layers(
+    model: ModelProto, layers: Mapping[str, Layer], forms: Mapping[str, Phases]
+) -> dict[str, Known]:
     """Return the layers of a network with their other names.
 
     Parameters
@@ -34,6 +37,8 @@ def known_layers(model: ModelProto, layers: Mapping[str, Layer]) -> dict[str, Kn
     model : onnx.ModelProto
         That the layers were read from.
     layers : mapping of str to Layer
+    forms : mapping of str to Phases
+        Of those that the file has as transposed convolutions: they are known as it has them.
     """
     nodes = {node.name: node for node in model.graph.node if node.name}
     constants = [tensor.name for tensor in model.graph.initializer]
@@ -49,7 +54,11 @@ def known_layers(model: ModelProto, layers: Mapping[str, Layer]) -> dict[str, Kn
             for other in _names(nodes[node])
             if other != name
         ]
-        known[name] = Known(layer.shape, tuple(dict.fromkeys(also)), name not in parameters)
+        shape, own = layer.shape, name
+        if name in forms:
+            shape, own = forms[name].shape, name.removesuffix(forms[name].mark)
+            also.insert(0, own)
+        known[name] = Known(shape, tuple(dict.fromkeys(also)), own not in parameters)
     return known
 
 

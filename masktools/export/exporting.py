@@ -24,6 +24,7 @@ from masktools.export.calibrated import Inputs, Values, calibrated, check_calibr
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
+from masktools.export.transposed import Forms, spread_layouts, spread_masks, transposed_layers
 from masktools.files import check_ending, check_target
 from masktools.layout import BlockLayout
 from masktools.network.layers import layer_name, names_layer
@@ -175,9 +176,10 @@ def prepare(
     source = None if path is None else _hash(path)
     model = load_onnx(src, input_shapes, say)
     network = _renamed(Network.of(read_onnx(model)), names or {})
-    layouts, masks = _fitted(network, model, layouts, masks, say)
+    forms = transposed_layers(model, names or {})
+    layouts, masks = _fitted(network, model, forms, layouts, masks, say)
     network, layouts = calibrated(network, layouts, residual, values, calibrate, run)
-    stored = _stored(network, layouts, masks, residual, say)
+    stored = _stored(network, forms, layouts, masks, residual, say)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -227,37 +229,42 @@ def from_torch(
     network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)
-    layouts, masks = _fitted(network, model, layouts, masks, logger.warning)
+    forms = transposed_layers(model, {})
+    layouts, masks = _fitted(network, model, forms, layouts, masks, logger.warning)
     network, layouts = calibrated(network, layouts, residual, None, calibrate, run)
-    stored = _stored(network, layouts, masks, residual, logger.warning)
+    stored = _stored(network, forms, layouts, masks, residual, logger.warning)
     write(dst, replace(assemble(network, stored), seed=seed))
 
 
 def _fitted(
     network: Network,
     model: ModelProto,
+    forms: Forms,
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     say: Callable[[str], None],
 ) -> tuple[Mapping[str, BlockLayout] | None, Mapping[str, ArrayLike] | None]:
-    """Return layouts and masks under the names that the network has for their layers."""
+    """Return layouts and masks as the network has their layers, and under its names for them."""
     weights = _weights(network)
-    known = known_layers(model, network.layers)
+    weights |= {name: form.to_file(weights[name]) for name, form in forms.items()}
+    known = known_layers(model, network.layers, forms)
     if masks is not None:
-        masks = fitted("mask", masks, known, weights, say)
+        masks = spread_masks(fitted("mask", masks, known, weights, say), forms)
     if layouts is not None:
-        layouts = fitted("layout", layouts, known, weights, say)
+        layouts = spread_layouts(fitted("layout", layouts, known, weights, say), forms)
     return layouts, masks
 
 
 def _stored(
     network: Network,
+    forms: Forms,
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
     say: Callable[[str], None],
 ) -> dict[str, Stored]:
-    return select(network.layers, _weights(network), layouts, masks, residual, say)
+    places = {name: f.to_layer(np.ones(f.shape, np.bool_)) for name, f in forms.items()}
+    return select(network.layers, _weights(network), layouts, masks, residual, say, places)
 
 
 def _weights(network: Network) -> dict[str, NDArray[Any]]:

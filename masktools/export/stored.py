@@ -81,6 +81,7 @@ def select(
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
     say: Callable[[str], None],
+    places: Mapping[str, BoolArray] | None = None,
 ) -> dict[str, Stored]:
     """Decide which weights of each layer are stored, and in which blocks.
 
@@ -98,6 +99,8 @@ def select(
         What becomes of kept weights outside the blocks.
     say : callable
         Is told of layers in whose blocks zeros are stored.
+    places : mapping of str to ndarray of bool, default None
+        Of layers with zeros that are no weights of the file: where its weights are.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def select(
     stored = {}
     outside: dict[str, tuple[int, float]] = {}
     for name, layer in layers.items():
-        weight = weights[name]
+        weight, own = weights[name], (places or {}).get(name)
         keep = None
         if masks is not None and name in masks:
             keep = _fitting(layer, masks[name])
@@ -115,16 +118,23 @@ def select(
             keep = weight != 0
         elif masks is None and layouts is None and not layer.role:
             keep = weight != 0
-            if keep.mean() > DENSE:
+            if (keep if own is None else keep[own]).mean() > DENSE:
                 keep = None
-        layout = _layout(layer, keep, (layouts or {}).get(name))
+        fixed = (layouts or {}).get(name)
+        if fixed is None and keep is not None and own is not None and np.array_equal(keep, own):
+            keep = None
+        layout = _layout(layer, keep, fixed)
         if layout is not None and keep is not None and masks is None and layouts is None:
-            nearly = residual == "error" and keep.mean() > NEARLY_DENSE
+            left = (keep if own is None else keep[own]).mean()
+            nearly = residual == "error" and left > NEARLY_DENSE
             layout = None if nearly and layout.residual(keep).any() else layout
         if keep is None or layout is None:
-            stored[name] = Stored(weight)
+            blocks = None
+            if own is not None and not own.all():
+                blocks = BlockLayout.from_mask(own, 1, layer.groups, whole=True)
+            stored[name] = Stored(weight, blocks)
             continue
-        filled = 0 if name in (layouts or {}) else layout.fill(keep)
+        filled = layout.fill(keep) if fixed is None else 0
         if filled:
             say(
                 f"layer {name!r}: {filled} weights that are zero lie inside its blocks and are "

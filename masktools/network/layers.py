@@ -14,6 +14,9 @@ from masktools.errors import GraphError, MaskError
 from masktools.network.graph import Graph, Node, Shape, integer, ints
 from masktools.network.shapes import pixels_inside, shapes_of
 
+# The ending of layers that a file has as transposed convolutions: their weight is another tensor.
+PHASES = ".phases"
+
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
 
 

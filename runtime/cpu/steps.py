@@ -260,6 +260,16 @@ def _gather(assembly: Assembly, at: int, step: s.Gather) -> None:
     assembly.call("gather", at, x=x, y=y, axes=list(step.axes), indices=indices, fill=step.fill)
 
 
+def _interpolate(assembly: Assembly, at: int, step: s.Interpolate) -> None:
+    x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
+    x, y = _wide(x, y) if step.axis else (x, y)
+    assembly.call(
+        "interpolate", at, x=x, y=y, axis=step.axis, taps=step.indices.shape[1],
+        indices=np.ascontiguousarray(step.indices.ravel(), np.int32),
+        weights=np.ascontiguousarray(step.weights.ravel(), np.float32),
+    )  # fmt: skip
+
+
 def _softmax(assembly: Assembly, at: int, step: s.Softmax) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     assembly.call("softmax", at, x=x, y=y, axis=step.axis, logarithm=step.logarithm)
@@ -300,6 +310,7 @@ _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
     s.Concat: _concat,
     s.Slice: _slice,
     s.Gather: _gather,
+    s.Interpolate: _interpolate,
     s.Reshape: _reshape,
     s.Transpose: _transpose,
     s.Softmax: _softmax,

@@ -1,4 +1,4 @@
-"""Steps that move numbers and change none, as launches of move.cu."""
+"""Steps that move numbers, or add up a few, as launches of move.cu and interpolate.cu."""
 
 from __future__ import annotations
 
@@ -76,6 +76,31 @@ def gather(step: s.Gather, place: Place) -> Iterator[Launch]:
     """Yield the launch of a Gather."""
     tables = dict(zip(step.axes, step.indices, strict=True))
     yield _between_values(step, place, tables, step.fill)
+
+
+def interpolate(step: s.Interpolate, place: Place) -> Iterator[Launch]:
+    """Yield the launch of an Interpolate, of interpolate.cu."""
+    x, y = (place.values[value] for value in (step.inputs[0], step.output))
+    order = axes_of(len(y.shape))
+    walk = structs.apart(
+        [y.shape[axis] for axis in order],
+        [y.strides[axis] for axis in order],
+        [x.strides[axis] for axis in order],
+    )
+    yield Launch(
+        "interpolate.cu",
+        f"interpolate_{place.suffix}",
+        (
+            place.first(step.inputs[0]),
+            Table(np.ascontiguousarray(step.indices, np.int32)),
+            Table(np.ascontiguousarray(step.weights, np.float32)),
+            place.first(step.output),
+            walk,
+            np.int32(order.index(step.axis)),
+            np.int32(step.indices.shape[1]),
+        ),
+        blocks(int(walk["count"][0])),
+    )
 
 
 def pad(step: s.Pad, place: Place) -> Iterator[Launch]:

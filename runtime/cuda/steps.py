@@ -290,6 +290,7 @@ LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Concat: moves.concat,
     s.Slice: moves.slice_,
     s.Gather: moves.gather,
+    s.Interpolate: moves.interpolate,
     s.Pad: moves.pad,
     s.Transpose: moves.transpose,
     s.Reshape: moves.reshape,

@@ -130,6 +130,18 @@ def move(
     """
     if all(start < 0 for start in tables):
         return walk(sizes, y, x), np.array([((-1,) * MOST_AXES,)], _TABLES)
+    starts = (*tables, *(-1,) * (MOST_AXES - len(tables)))
+    return apart(sizes, y, x), np.array([(starts,)], _TABLES)
+
+
+def apart(sizes: Sequence[int], y: Sequence[int], x: Sequence[int]) -> Struct:
+    """Return the `Walk` of two operands with every axis by itself.
+
+    Parameters
+    ----------
+    sizes, y, x : sequence of int
+        Of the axes of the result; strides of either side.
+    """
     if len(sizes) > MOST_AXES:
         raise PlanError(f"a gather along {len(sizes)} axes; the device walks {MOST_AXES}")
     made = np.zeros(1, _walk_type(2))
@@ -138,8 +150,7 @@ def move(
     made["sizes"][0, : len(sizes)] = sizes
     made["strides"][0, 0, : len(sizes)] = y
     made["strides"][0, 1, : len(sizes)] = x
-    starts = (*tables, *(-1,) * (MOST_AXES - len(tables)))
-    return made, np.array([(starts,)], _TABLES)
+    return made
 
 
 def merged(sizes: Sequence[int], *strides: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:

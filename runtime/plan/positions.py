@@ -102,20 +102,33 @@ def resized_positions(
     >>> resized_positions(("asymmetric", "floor"), 2, 4, 2.0, (0, 1))
     array([0, 0, 1, 1], dtype=int32)
     """
-    # Multiplied before divided: a coordinate that is an integer or a half comes out as one.
-    step = (size, resized) if scale is None else (1, scale)
+    step = step_of(size, resized, scale)
     crop = modes[0] == "tf_crop_and_resize"
-    if step[0] == step[1] and size == resized and not crop:
+    if is_copied(size, resized, scale) and not crop:
         return np.arange(resized, dtype=np.int32)  # Not resized: no mode may shift it.
 
     def piece(i: NDArray[np.int64]) -> NDArray[np.int64]:
         with np.errstate(all="ignore"):  # A region may be given as numbers of any size.
-            at = _coordinates(modes[0], i.astype(np.float64), size, resized, step, region)
+            at = coordinates(modes[0], i.astype(np.float64), size, resized, step, region)
         near = _ROUND[modes[1]](np.nan_to_num(at))
         positions = np.clip(near, 0, size - 1).astype(np.int64)
         return np.where((at >= 0) & (at <= size - 1), positions, -1) if crop else positions
 
     return _by_pieces(resized, piece)
+
+
+def step_of(size: int, resized: int, scale: float | None) -> tuple[float, float]:
+    """Return what an entry of a resized axis moves by in the input: numerator, denominator.
+
+    Multiplied before divided, a coordinate that is an integer or a half comes out as one.
+    """
+    return (size, resized) if scale is None else (1, scale)
+
+
+def is_copied(size: int, resized: int, scale: float | None) -> bool:
+    """Return whether an axis of a Resize is not resized: no mode may shift it."""
+    step = step_of(size, resized, scale)
+    return step[0] == step[1] and size == resized
 
 
 _ROUND: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -126,14 +139,27 @@ _ROUND: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 }
 
 
-def _coordinates(
+def coordinates(
     mode: str,
     i: NDArray[np.float64],
     size: int,
     resized: int,
     step: tuple[float, float],
-    region: tuple[float, float],
+    region: tuple[float, float] = (0.0, 1.0),
 ) -> NDArray[np.float64]:
+    """Return where in an axis the entries `i` of its resized form lie, by ONNX's formulas.
+
+    Parameters
+    ----------
+    mode : str
+    i : ndarray of float64
+    size, resized : int
+        Of the axis, before and after.
+    step : (float, float)
+        What an entry of the output moves by in the input, as numerator and denominator.
+    region : (float, float)
+        Of tf_crop_and_resize alone.
+    """
     middle = (i + 0.5) * step[0] / step[1]
     match mode:
         case "half_pixel":

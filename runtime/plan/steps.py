@@ -314,6 +314,24 @@ class Gather(Step):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Interpolate(Step):
+    """Weighted sums of entries of x along one axis: linear and cubic Resize, an axis each.
+
+    Parameters
+    ----------
+    axis : int
+    indices : ndarray of int32, shape (out, taps)
+        The entries of x that each entry of the output is made of.
+    weights : ndarray of float64, shape (out, taps)
+        What they are multiplied by.
+    """
+
+    axis: int
+    indices: NDArray[np.int32]
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Reshape(Step):
     """The same numbers in another shape, which stands in the plan's shapes."""
 

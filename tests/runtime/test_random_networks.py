@@ -184,6 +184,7 @@ def test_everything_that_a_network_may_be_is_drawn():
         *(("Softmax", "axis", axis) for axis in (1, 2, 3)),
         *(("Resize", "nearest_mode", mode) for mode in ROUNDINGS),
         *(("Resize", "coordinate_transformation_mode", mode) for mode in COORDINATES),
+        *(("Resize", "mode", mode) for mode in ("nearest", "linear", "cubic")),
         *(("Pad", "mode", mode) for mode in ("constant", "reflect", "edge", "wrap")),
         *((op, "ceil_mode", mode) for op in ("MaxPool", "AveragePool") for mode in (0, 1)),
         *(("AveragePool", "count_include_pad", n) for n in (0, 1)),

@@ -113,6 +113,14 @@ class Program:
             taken[(slice(None),) * axis + (index < 0,)] = fill
         self._seen(y)[...] = taken
 
+    def _interpolate(self, x, y, axis, taps, indices, weights):
+        seen = self._seen(x)
+        made = np.zeros(y[1], np.float32)
+        along = (-1,) + (1,) * (seen.ndim - axis - 1)
+        for t in range(taps):
+            made += np.take(seen, indices[t::taps], axis) * weights[t::taps].reshape(along)
+        self._seen(y)[...] = made
+
     def _softmax(self, x, y, axis, logarithm):
         below = self._seen(x) - self._seen(x).max(axis, keepdims=True)
         sums = np.exp(below).sum(axis, keepdims=True)

@@ -44,6 +44,23 @@ class Pyramid(nn.Module):
         return self.last(y), c
 
 
+class Decoder(nn.Module):
+    """Features are interpolated: to the size of others, and by factors."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x):
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.b(a))
+        y = functional.interpolate(b, size=a.shape[2:], mode="bilinear") + a
+        y = functional.interpolate(self.last(y), scale_factor=2.0, mode="bicubic")
+        size = [size + 3 for size in x.shape[2:]]
+        return functional.interpolate(y, size=size, mode="bilinear", align_corners=True)
+
+
 class UNet(nn.Module):
     """What is enlarged is padded to the size of the skip, with which it is joined."""
 
@@ -104,6 +121,7 @@ class Sound(nn.Module):
 MODULES = {
     "plain": (Plain, SIZES[0], BOTH, SIZES),
     "pyramid": (Pyramid, SIZES[0], BOTH, SIZES),
+    "decoder": (Decoder, SIZES[0], BOTH, SIZES),
     "unet": (UNet, SIZES[0], BOTH, SIZES),
     "reader": (
         Reader, (1, 3, 16, 40), {0: "batch", 3: "width"},

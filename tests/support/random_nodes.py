@@ -333,8 +333,15 @@ def resize(draft, x):
     axes = axes if axes and draft.chance(0.7) else draft.some_axes(x)
     if not axes:
         return None
+    attributes = {"axes": axes, "mode": draft.pick(("nearest", "nearest", "linear", "cubic"))}
     coordinates = draft.pick(COORDINATES)
-    attributes = {"axes": axes, "mode": "nearest", "nearest_mode": draft.pick(ROUNDINGS)}
+    if attributes["mode"] == "nearest":
+        attributes["nearest_mode"] = draft.pick(ROUNDINGS)
+    else:
+        coordinates = draft.pick(COORDINATES[:-1])
+    if attributes["mode"] == "cubic":
+        attributes["cubic_coeff_a"] = draft.pick((-0.75, -0.5))
+        attributes["exclude_outside"] = draft.pick((0, 1))
     attributes["coordinate_transformation_mode"] = coordinates
     crop = coordinates == "tf_crop_and_resize"
     if crop or draft.chance(0.4):

@@ -109,9 +109,9 @@ def with_masks(model: ModelProto, masks: Mapping[str, NDArray[np.bool_]]) -> Mod
     nodes = {node.output[0]: node for node in masked.graph.node if node.output}
     products = []
     for layer, mask in masks.items():
-        for output, transposed in weights[f"{layer}.weight"]:
+        for output, form in weights[f"{layer}.weight"]:
             name = f"{output}.mask"
-            value = (mask.T if transposed else mask).astype(np.float32)
+            value = form.to_file(mask).astype(np.float32)
             masked.graph.initializer.append(numpy_helper.from_array(value, name))
             node = nodes[output]
             products.append(helper.make_node("Mul", [node.input[1], name], [f"{name}ed"]))

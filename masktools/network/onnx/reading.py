@@ -14,6 +14,7 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
+from masktools.network.onnx.forms import SAME, Form
 from masktools.network.onnx.node import Source, Turned
 from masktools.network.onnx.precision import dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
@@ -55,9 +56,9 @@ class Pass:
         In the normal form, with the shapes of this batch size.
     shapes : dict of str to tuple of int
         Of every tensor that depends on the inputs.
-    weights : dict of str to list of (str, bool)
+    weights : dict of str to list of (str, Form)
         By the weight's name in the graph: of the nodes in the file that read it the first output,
-        and whether they have it as (in, out).
+        and how they have it.
     turned : dict of str to Turned
         Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
     constants : dict of str to ndarray
@@ -83,7 +84,7 @@ class Pass:
         self.opset = opset
         self._rewrites = rewrites
         self.shapes: dict[str, Shape] = dict(inputs)
-        self.weights: dict[str, list[tuple[str, bool]]] = {}
+        self.weights: dict[str, list[tuple[str, Form]]] = {}
         self.turned: dict[str, Turned] = {}
         self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
@@ -157,7 +158,7 @@ class Pass:
         """Store a constant in float32 for the nodes to read, and return its name."""
         return self._store(array, wish, lambda name: name not in self.weights)
 
-    def keep_weight(self, source: Source, array: NDArray[Any], transposed: bool = False) -> str:
+    def keep_weight(self, source: Source, array: NDArray[Any], form: Form = SAME) -> str:
         """Store the weight of a layer, (out, in / groups, ...), and return the layer's name.
 
         Parameters
@@ -165,13 +166,13 @@ class Pass:
         source : Source
             Reads it as its second input.
         array : ndarray
-        transposed : bool, default False
-            The file has the weight as (in, out).
+        form : Form, default SAME
+            How the file has the weight.
         """
         read = source.inputs[1]
-        wish = layer_name(self._folding.origin(read), source.given)
+        wish = layer_name(self._folding.origin(read), source.given) + form.mark
         name = self._store(array, wish, lambda name: name in self.weights, ".weight")
-        self.weights.setdefault(name, []).append((source.outputs[0], transposed))
+        self.weights.setdefault(name, []).append((source.outputs[0], form))
         return name.removesuffix(".weight")
 
     def _store(

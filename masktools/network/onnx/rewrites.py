@@ -32,11 +32,11 @@ from masktools.network.onnx.rewrites_norms import (
 )
 from masktools.network.onnx.rewrites_products import gemm, matmul
 from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
+from masktools.network.onnx.rewrites_resizing import resize, upsample
+from masktools.network.onnx.rewrites_transposed import conv_transpose
 from masktools.network.onnx.rewrites_windows import (
     conv,
     pool,
-    resize,
-    upsample,
 )
 from masktools.network.sizes import Size
 
@@ -172,6 +172,7 @@ _REWRITES: Rewrites = {
     "CastLike": _cast_like,
     "Concat": concat,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
     "Dropout": _removed,
     "Expand": expand,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from masktools.network.onnx.forms import SAME, TRANSPOSED
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
 
@@ -31,7 +32,7 @@ def gemm(ctx: Pass, source: Source) -> None:
     weight = weight if turned else weight.T
     if alpha != 1:
         weight = np.float32(alpha) * weight
-    layer = ctx.keep_weight(source, weight, not turned)
+    layer = ctx.keep_weight(source, weight, SAME if turned else TRANSPOSED)
     kept, made, rows = [f"{layer}.weight"], source.outputs[0], len(weight)
     addend = source.input(2) if beta else ""
     bias = ctx.constant(addend)
@@ -86,7 +87,7 @@ def matmul(ctx: Pass, source: Source) -> None:
             "only at least two times a matrix is supported"
         )
     vector = weight.ndim == 1
-    layer = ctx.keep_weight(source, np.atleast_2d(weight.T), transposed=not vector)
+    layer = ctx.keep_weight(source, np.atleast_2d(weight.T), SAME if vector else TRANSPOSED)
     product = ctx.fresh(f"{made}_product") if vector else made
     kept = [f"{layer}.weight"]
     ctx.emit("Gemm", source.inputs[:1], product, source.name, kept, transB=1)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
-from masktools.network.sizes import largest, same
+from masktools.network.sizes import largest
 
 
 def _window(
@@ -67,70 +63,3 @@ def pool(ctx: Pass, source: Source) -> None:
     if source.op == "AveragePool":
         attributes["count_include_pad"] = source.take("count_include_pad", 0)
     ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **attributes)
-
-
-def upsample(ctx: Pass, source: Source) -> None:
-    """Write Upsample, or the Resize of operator set 10, as a Resize of today."""
-    source.attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    if "scales" in source.attributes:
-        scales = tuple(map(float, source.take("scales")))
-    else:
-        scales = tuple(ctx.constant_input(source, 1, "scales").astype(float).tolist())
-    if source.op == "Resize" and min(scales) < 1:
-        raise source.refuse(f"scales {scales} below 1 are not supported in operator set 10")
-    _emit_resize(ctx, source, tuple(range(len(scales))), scales, None)
-
-
-def resize(ctx: Pass, source: Source) -> None:
-    """Write Resize to the nearest pixel with the axes that it changes."""
-    if ctx.opset < 11:
-        upsample(ctx, source)
-        return
-    rank = len(ctx.shape(source.inputs[0]))
-    axes = source.axes(tuple(source.take("axes", range(rank))), rank)
-    source.take_only("keep_aspect_ratio_policy", "stretch", "stretch")
-    for name in ("cubic_coeff_a", "exclude_outside", "antialias"):
-        source.take(name)  # Of the other modes alone.
-    scales = ctx.constant_input(source, 2, "scales") if source.input(2) else np.empty(0)
-    sizes = None
-    if not scales.size:
-        sizes = ctx.integers(source, "sizes", 3) or ()
-    _emit_resize(ctx, source, axes, tuple(scales.astype(float).tolist()), sizes)
-
-
-def _emit_resize(
-    ctx: Pass,
-    source: Source,
-    axes: tuple[int, ...],
-    scales: tuple[float, ...],
-    sizes: tuple[int, ...] | None,
-) -> None:
-    source.take_only("mode", "nearest", "nearest")
-    x = source.inputs[0]
-    attributes: dict[str, Any] = {
-        "mode": "nearest",
-        "coordinate_transformation_mode": source.take(
-            "coordinate_transformation_mode", "half_pixel"
-        ),
-        "nearest_mode": source.take("nearest_mode", "round_prefer_floor"),
-    }
-    outside = float(source.take("extrapolation_value", 0.0))
-    kept = [
-        i
-        for i, axis in enumerate(axes)
-        if (scales[i] != 1 if sizes is None else not same(sizes[i], ctx.shape(x)[axis]))
-    ]
-    if attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
-        roi = ctx.constant_input(source, 1, "roi").astype(float).ravel()
-        kept = [i for i in range(len(axes)) if i in kept or (roi[i], roi[i + len(axes)]) != (0, 1)]
-        attributes["roi"] = tuple(float(roi[i]) for i in [*kept, *(k + len(axes) for k in kept)])
-        attributes["extrapolation_value"] = outside
-    if not kept:
-        ctx.remove(source)
-        return
-    attributes["axes"] = tuple(axes[i] for i in kept)
-    if sizes is None:
-        attributes["scales"] = tuple(scales[i] for i in kept)
-    else:
-        attributes["sizes"] = tuple(sizes[i] for i in kept)
-    ctx.emit("Resize", [x], source.outputs[0], source.name, **attributes)

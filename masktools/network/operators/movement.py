@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -35,17 +33,6 @@ from masktools.network.operators.rules import (
     uncut,
 )
 from masktools.network.sizes import Size, is_signed, largest, least
-
-COORDINATES = (
-    "half_pixel",
-    "half_pixel_symmetric",
-    "pytorch_half_pixel",
-    "align_corners",
-    "asymmetric",
-    "tf_half_pixel_for_nn",
-    "tf_crop_and_resize",
-)
-ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 # --- Concat and Split ---------------------------------------------------------------------------
 
@@ -214,7 +201,7 @@ def _gather_cut(cutting: Cutting, node: Node) -> Mapping[str, Attribute]:
     return {"indices": tuple(int(after[i]) for i in ints(node, "indices") if kept[i])}
 
 
-# --- Pad, Transpose, Resize ---------------------------------------------------------------------
+# --- Pad, Transpose -----------------------------------------------------------------------------
 
 
 def _check_pad(node: Node, shapes: list[Shape | None]) -> str | None:
@@ -265,72 +252,6 @@ def _transpose_channels(flow: Flow, node: Node) -> list[Labels] | None:
     return same_channels(flow, node) if ints(node, "perm")[:2] == (0, 1) else None
 
 
-def _check_resize(node: Node, shapes: list[Shape | None]) -> str | None:
-    given = [name for name in ("scales", "sizes") if name in node.attributes]
-    if len(given) != 1:
-        return "attributes scales and sizes: exactly one must be given"
-    axes = ints(node, "axes")
-    target = node.attributes[given[0]]
-    if (
-        not isinstance(target, tuple)
-        or len(target) != len(axes)
-        or not all(0 < float(n) < 2**31 for n in target)
-    ):
-        return f"attribute {given[0]}={target!r} must hold a positive number for each of {axes}"
-    crop = node.attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
-    for name in ("roi", "extrapolation_value"):
-        if (name in node.attributes) != crop:
-            return f"attribute {name} goes with tf_crop_and_resize, and only with it"
-    if crop and given != ["sizes"]:
-        return "attribute sizes goes with tf_crop_and_resize, not scales"
-    roi = node.attributes.get("roi", ())
-    if crop and (not isinstance(roi, tuple) or len(roi) != 2 * len(axes)):
-        return f"attribute roi={roi!r} must have {2 * len(axes)} entries"
-    return check_axes(node, shapes)
-
-
-def _resize_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    shape: list[Any] = list(given[0])
-    axes = ints(node, "axes")
-    valid_axes(axes, given[0])
-    scales = node.attributes.get("scales")
-    for i, axis in enumerate(axes):
-        if isinstance(scales, tuple):
-            shape[axis] = _scaled(shape[axis], float(scales[i]))
-        else:
-            shape[axis] = ints(node, "sizes")[i]
-    return [tuple(shape)]
-
-
-def _scaled(size: int, scale: float) -> int:
-    """Return the size of an axis times its scale, rounded down, computed in float32."""
-    scaled = int(np.floor(np.float32(size) * np.float32(scale)))
-    times = Fraction(float(np.float32(scale)))
-    # Below that such a product is exact for every size of an image.
-    if not isinstance(size, Size) or max(times.numerator, times.denominator) > 2**10:
-        return scaled
-    return size * times.numerator // times.denominator
-
-
-def _resize_channels(flow: Flow, node: Node) -> list[Labels] | None:
-    return None if 1 in ints(node, "axes") else same_channels(flow, node)
-
-
-def _resize_constant(known: Known, node: Node) -> list[Values] | None:
-    crop = node.attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
-    return None if crop else same_constants(known, node)
-
-
-_RESIZE = {
-    "axes": AXES,
-    "scales": Kind(float, many=True, optional=True),
-    "sizes": Kind(int, many=True, least=1, optional=True),
-    "mode": Kind(str, among=("nearest",)),
-    "coordinate_transformation_mode": Kind(str, among=COORDINATES),
-    "nearest_mode": Kind(str, among=ROUNDINGS),
-    "roi": Kind(float, many=True, optional=True),
-    "extrapolation_value": Kind(float, optional=True),
-}
 _PAD = {
     "mode": Kind(str, among=("constant", "reflect", "edge", "wrap")),
     "pads": INTS,
@@ -391,15 +312,6 @@ MOVEMENT: Mapping[str, Operator] = {
         shape=_transpose_shape,
         channels=_transpose_channels,
         constant=no_constants,
-        cut=uncut,
-    ),
-    "Resize": Operator(
-        ONE,
-        attributes=_RESIZE,
-        check=_check_resize,
-        shape=_resize_shape,
-        channels=_resize_channels,
-        constant=_resize_constant,
         cut=uncut,
     ),
 }

@@ -17,6 +17,7 @@ from masktools.network.operators.operator import Kind, Operator
 from masktools.network.operators.products import PRODUCTS
 from masktools.network.operators.reductions import REDUCTIONS
 from masktools.network.operators.reshaping import RESHAPING
+from masktools.network.operators.resizing import RESIZING
 from masktools.network.operators.windows import WINDOWS
 
 OPERATORS: Mapping[str, Operator] = {
@@ -27,6 +28,7 @@ OPERATORS: Mapping[str, Operator] = {
     **REDUCTIONS,
     **MOVEMENT,
     **RESHAPING,
+    **RESIZING,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from masktools.network.graph import Node, integer, ints, real
 from masktools.network.operators.movement import slices
 from runtime.plan.lowering.context import Context, Rows, border
-from runtime.plan.positions import is_whole, padded_positions, resized_positions
+from runtime.plan.positions import padded_positions
 from runtime.plan.steps import Concat, Gather, Pad, Slice, Step, Transpose
 
 
@@ -111,32 +111,6 @@ def _constant_pad(
     return [pad, crop]
 
 
-def _resize(context: Context, node: Node) -> list[Step]:
-    axes = ints(node, "axes")
-    ins, outs = context.sizes(node, axes), context.shapes[node.outputs[0]]
-    scales = cast("tuple[float, ...] | None", node.attributes.get("scales"))
-    roi = cast("tuple[float, ...]", node.attributes.get("roi", (0.0, 1.0) * len(axes)))
-    modes = (
-        str(node.attributes["coordinate_transformation_mode"]),
-        str(node.attributes["nearest_mode"]),
-    )
-    context.pick(node, tuple(cast("int", outs[axis]) for axis in axes))
-    indices = tuple(
-        resized_positions(
-            modes,
-            ins[axis],
-            cast("int", outs[axis]),
-            None if scales is None else scales[i],
-            (roi[i], roi[i + len(axes)]),
-        )
-        for i, axis in enumerate(axes)
-    )
-    if all(is_whole(at, ins[a]) for at, a in zip(indices, axes, strict=True)):
-        return []
-    fill = real(node, "extrapolation_value", 0.0)
-    return [Gather(**border(node), axes=axes, indices=indices, fill=fill)]
-
-
 def _transpose(context: Context, node: Node) -> list[Step]:
     perm = ints(node, "perm")
     if perm == tuple(range(len(perm))):
@@ -151,5 +125,4 @@ MOVEMENT: Rows = {
     "Gather": _gather,
     "Pad": _pad,
     "Transpose": _transpose,
-    "Resize": _resize,
 }

@@ -9,11 +9,20 @@ from runtime.plan.lowering.layers import LAYERS
 from runtime.plan.lowering.movement import MOVEMENT
 from runtime.plan.lowering.reductions import REDUCTIONS
 from runtime.plan.lowering.reshaping import RESHAPING
+from runtime.plan.lowering.resizing import RESIZING
 from runtime.plan.lowering.windows import WINDOWS
 from runtime.plan.steps import Step
 
 # For each operator, the function that turns a node of it into steps.
-LOWERING: Rows = {**LAYERS, **ELEMENTWISE, **WINDOWS, **REDUCTIONS, **MOVEMENT, **RESHAPING}
+LOWERING: Rows = {
+    **LAYERS,
+    **ELEMENTWISE,
+    **WINDOWS,
+    **REDUCTIONS,
+    **MOVEMENT,
+    **RESHAPING,
+    **RESIZING,
+}
 
 
 def lower(context: Context, node: Node) -> list[Step]:

@@ -197,6 +197,10 @@ HOSTILE = {
         node(op="Softplus", inputs=["x"], attributes={}),
         r"node 'fc' \(Softplus\): the operator came with version 2, but the file is of version 1",
     ),
+    "newer attribute": (
+        node(op="Resize", inputs=["x"], attributes={"mode": "linear"}),
+        r"node 'fc' \(Resize\): the operator came with version 2, but the file is of version 1",
+    ),
     "version true": (lambda t, h: h.update(version=True), "version True"),
     "another format": (lambda t, h: h.update(format="onnx"), "format is not 'masktools'"),
     "unknown key": (lambda t, h: h.update(extra=1), "metadata must have the keys"),

@@ -17,6 +17,7 @@ from masktools.network.graph import Graph, Node, Value
 from masktools.network.operators import COORDINATES, OPERATORS, ROUNDINGS
 from masktools.network.operators.rules import Known
 from masktools.network.shapes import infer_shapes
+from runtime.errors import PlanError
 from runtime.model import Model
 from runtime.plan import plan
 from runtime.reference import ReferenceBackend
@@ -457,6 +458,7 @@ def test_reshaping(op, attributes):
     assert_one(op, normal(*shape), attributes)
 
 
+CUBIC: dict[str, Any] = {"mode": "cubic", "cubic_coeff_a": -0.75, "exclude_outside": 0}
 SIZES = [(5, 3), (4, 8), (3, 7), (7, 4), (2, 5), (6, 1), (3, 3)]
 
 
@@ -480,6 +482,69 @@ def test_resize(coordinates, rounding):
     for scales in [(2.0, 3.0), (0.625, 0.625), (1.5, 0.5), (1.0, 2.0)]:
         assert_resized(normal(1, 2, 5, 7), {"axes": (2, 3), "scales": scales, **modes})
     assert_resized(normal(2, 3, 5), {"axes": (2,), "scales": (2.0,), **modes})
+
+
+@pytest.mark.parametrize("coordinates", COORDINATES[:-1])
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {"mode": "linear"},
+        {"mode": "cubic", "cubic_coeff_a": -0.75, "exclude_outside": 0},
+        {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
+    ],
+)
+def test_resize_by_interpolation(coordinates, modes):
+    modes = {**modes, "coordinate_transformation_mode": coordinates}
+    for (h, h2), (w, w2) in itertools.pairwise(SIZES):
+        attributes = {"axes": (2, 3), "sizes": (h2, w2), **modes}
+        assert_one("Resize", normal(2, 3, h, w), attributes)
+    for scales in [(2.0, 3.0), (0.625, 0.625), (1.5, 0.5), (1.0, 2.0)]:
+        assert_one("Resize", normal(1, 2, 5, 7), {"axes": (2, 3), "scales": scales, **modes})
+
+
+@pytest.mark.parametrize("modes", [{"mode": "linear"}, CUBIC, {**CUBIC, "exclude_outside": 1}])
+@pytest.mark.parametrize("axes", [(2,), (1,), (3, 1), (2, 4)])
+def test_interpolation_along_any_axes(modes, axes):
+    """Of any rank, as onnx's evaluator has it."""
+    attributes = {
+        **modes,
+        "coordinate_transformation_mode": "half_pixel",
+        "axes": axes,
+        "scales": (1.5, 0.6)[: len(axes)],
+    }
+    x = normal(2, 3, 5, 6, 4)[(..., *(0,) * (4 - max(axes)))]
+    checkpoint = network(Node("node", "Resize", ("x",), ("y",), attributes), {"x": x}, {})
+    want = onnx.reference.ReferenceEvaluator(to_onnx(checkpoint)).run(None, {"x": x})[0]
+    got = Model(plan.build(checkpoint), ReferenceBackend())(x)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"mode": "linear", "nearest_mode": "floor"}, "nearest_mode goes with mode nearest"),
+        ({"mode": "nearest"}, "nearest_mode goes with mode nearest"),
+        ({"mode": "cubic", "exclude_outside": 0}, "cubic_coeff_a goes with mode cubic"),
+        ({**CUBIC, "mode": "linear"}, "cubic_coeff_a goes with mode cubic"),
+        ({"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"},
+         "mode linear with tf_crop_and_resize is not supported"),
+        ({"mode": "lanczos"}, "one of nearest, linear, cubic"),
+    ],
+)  # fmt: skip
+def test_attributes_of_one_mode_stand_with_it_alone(attributes, message):
+    given = {"axes": (2,), "scales": (2.0,), "coordinate_transformation_mode": "half_pixel"}
+    node = Node("node", "Resize", ("x",), ("y",), given | attributes)
+    checkpoint = network(node, {"x": normal(1, 2, 3)}, {})
+    with pytest.raises(GraphError, match=message):
+        checkpoint.check()
+
+
+def test_weights_that_cannot_be_divided_by_their_sum_are_refused():
+    attributes = {"axes": (2,), "sizes": (2,), "coordinate_transformation_mode": "asymmetric"}
+    modes = {"mode": "cubic", "cubic_coeff_a": 4.0, "exclude_outside": 1}  # of an axis of size 1
+    node = Node("node", "Resize", ("x",), ("y",), {**attributes, **modes})
+    with pytest.raises(PlanError, match=r"'node' \(Resize\): attribute cubic_coeff_a=4.0: .* to 0"):
+        plan.build(network(node, {"x": normal(1, 2, 1)}, {}))
 
 
 def assert_resized(x: Any, attributes: dict[str, Any]) -> None:

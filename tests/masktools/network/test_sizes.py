@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from masktools.errors import GraphError
 from masktools.network.graph import Value
-from masktools.network.operators.movement import _length, _scaled
+from masktools.network.operators.movement import _length
+from masktools.network.operators.resizing import _scaled
 from masktools.network.sizes import (
     LONGEST,
     Size,

@@ -95,6 +95,44 @@ def test_gathers_along_any_axes(variant, shape, seed, threads, data):
     assert_written(out, arena, y, expected)
 
 
+@given(shape=shapes, seed=seeds, threads=threads, data=st.data())
+def test_interpolates_along_any_axis(variant, shape, seed, threads, data):
+    random = np.random.default_rng(seed)
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    size, taps = data.draw(st.sampled_from([1, 4, 19, 130])), data.draw(st.integers(1, 5))
+    indices = random.integers(0, shape[axis], (size, taps)).astype(np.int32)
+    weights = random.standard_normal((size, taps)).astype(np.float32)
+    layouts = Layouts(seed)
+    x, y = layouts.add(*shape), layouts.add(*shape[:axis], size, *shape[axis + 1 :])
+    arena = layouts.arena()
+    fields = {"axis": axis, "taps": taps, "indices": indices.ravel(), "weights": weights.ravel()}
+    out = executed(module(variant), arena, lambda p: p.interpolate(0, x=x, y=y, **fields), threads)
+    taken = np.moveaxis(np.take(x.of(arena).astype(np.float64), indices, axis), axis + 1, -1)
+    factors = weights.reshape(size, *(1,) * (len(shape) - axis - 1), taps)
+    most = (np.abs(taken) * np.abs(factors)).sum(-1)
+    exact = (taken * factors).sum(-1)
+    assert (np.abs(y.of(out) - exact) <= 8 * EPS * most).all()
+    rest = out.copy()
+    y.of(rest)[...] = y.of(arena)
+    np.testing.assert_array_equal(rest, arena)
+
+
+def test_interpolation_passes_on_what_is_not_finite(variant):
+    layouts = Layouts(0)
+    x, y = layouts.add(2, 3, 4), layouts.add(2, 3, 2)
+    arena = layouts.arena()
+    x.of(arena)[0, 0, 1], x.of(arena)[1, 2, 3] = np.nan, np.inf
+    fields = {
+        "axis": 2,
+        "taps": 2,
+        "indices": np.array([0, 1, 2, 3], np.int32),
+        "weights": np.array([0.5, 0.5, 0.25, 0.75], np.float32),
+    }
+    out = y.of(executed(module(variant), arena, lambda p: p.interpolate(0, x=x, y=y, **fields)))
+    assert np.argwhere(np.isnan(out)).tolist() == [[0, 0, 0]]
+    assert np.argwhere(np.isinf(out)).tolist() == [[1, 2, 1]]
+
+
 # --- element by element ------------------------------------------------------------------------
 
 
@@ -541,6 +579,7 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
     [
         "copy",
         "gather",
+        "interpolate",
         "fill",
         "pool",
         "mean",
@@ -559,6 +598,10 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
         elif kind == "gather":
             backwards = np.arange(6, -1, -1, dtype=np.int32)
             p.gather(0, x=x, y=y, axes=[1], indices=[backwards], fill=0.0)
+        elif kind == "interpolate":
+            halves = {"taps": 2, "weights": np.full(14, 0.5, np.float32)}
+            twice = np.array([0, *np.repeat(np.arange(6), 2), 6], np.int32)
+            p.interpolate(0, x=x, y=y, axis=1, indices=twice, **halves)
         elif kind == "fill":
             p.fill(0, y=y, value=0.5)
         elif kind == "pool":

@@ -70,6 +70,8 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
     same = {"op": "Identity", "activation": None}
     none = {"axes": [], "indices": [], "fill": 0.0}
     plain = {"axis": 0, "epsilon": 0.1, "scale": EMPTY, "shift": EMPTY}
+    taps = {"axis": 0, "taps": 1, "indices": np.arange(16, dtype=np.int32)}
+    taps["weights"] = np.ones(16, np.float32)
     adds = {
         "copy_in": lambda: program.copy_in(0, index=0, y=view),
         "copy_out": lambda: program.copy_out(0, x=view, index=0),
@@ -77,6 +79,8 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
         "copy to": lambda: program.copy(0, x=WHOLE, y=view),
         "fill": lambda: program.fill(0, y=view, value=0.0),
         "gather from": lambda: program.gather(0, x=view, y=WHOLE, **none),
+        "interpolate from": lambda: program.interpolate(0, x=view, y=WHOLE, **taps),
+        "interpolate to": lambda: program.interpolate(0, x=WHOLE, y=view, **taps),
         "gather to": lambda: program.gather(0, x=WHOLE, y=view, **none),
         "operand": lambda: program.elementwise(0, operands=[view], y=WHOLE, **same),
         "result": lambda: program.elementwise(0, operands=[WHOLE], y=view, **same),
@@ -106,6 +110,30 @@ def test_results_must_be_distinct_elements(program):
     program.fill(0, y=(0, (3, 4), (4, 1)), value=0.0)
     program.fill(0, y=(0, (4, 2), (1, 4)), value=0.0)
     program.fill(0, y=(15, (2, 8), (-8, -1)), value=0.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"axis": 2}, "impossible axis"),
+        ({"axis": 0}, "differ along another axis"),
+        ({"indices": [0, 8]}, "outside x"),
+        ({"indices": [0, -1]}, "outside x"),
+        ({"indices": [0]}, "as many taps and weights"),
+        ({"weights": [1]}, "as many taps and weights"),
+        ({"taps": 2}, "as many taps and weights"),
+        ({"taps": 0}, "as many taps and weights"),
+        ({"x": WHOLE}, "differ in rank"),
+    ],
+)
+def test_interpolation_checks_every_tap(program, changed, message):
+    y = (0, (2, 2), (8, 1))
+    fields = {"x": ROWS, "y": y, "axis": 1, "taps": 1, "indices": [0, 1], "weights": [1, 1]}
+    fields |= changed
+    fields["indices"] = np.array(fields["indices"], np.int32)
+    fields["weights"] = np.array(fields["weights"], np.float32)
+    with pytest.raises(ValueError, match=message):
+        program.interpolate(0, **fields)
 
 
 def test_shapes_must_fit(program):
@@ -220,6 +248,8 @@ METHODS = {
     "copy": {"x": VIEW, "y": VIEW},
     "fill": {"y": VIEW, "value": 0.0},
     "gather": {"x": VIEW, "y": VIEW, "axes": [], "indices": [], "fill": 0.0},
+    "interpolate": {"x": VIEW, "y": VIEW, "axis": 0, "taps": 1, "indices": np.zeros(1, np.int32),
+                    "weights": np.ones(1, np.float32)},
     "elementwise": {"op": "Identity", "operands": [VIEW], "y": VIEW, "activation": None},
     "scale_shift": {"x": VIEW, "scale": None, "shift": None, "y": VIEW, "activation": None},
     "pool": {"op": "MaxPool", "x": VIEW, "y": VIEW, "window": Window((1, 1)).fields,

@@ -313,6 +313,32 @@ def test_resize_reads_the_nearest_and_fills_what_is_outside(cupy):
 
 @pytest.mark.sanitized
 @pytest.mark.parametrize("batch", BATCHES)
+def test_resize_by_interpolation(cupy, batch):
+    linear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    cubic = {**linear, "mode": "cubic", "cubic_coeff_a": -0.75, "exclude_outside": 1}
+    x = {"x": normal(batch, 2, 3, 4)}
+    assert_one("Resize", x, axes=(2, 3), scales=(2.0, 1.5), **linear)
+    assert_one("Resize", x, axes=(3, 1), sizes=(7, 3), **cubic)
+    assert_one("Resize", {"x": normal(batch, 3, 5)}, axes=(2,), scales=(0.6,), **linear)
+
+
+def test_interpolation_in_half_and_of_what_is_not_finite(cupy):
+    x = normal(9, 2, 3, 4)
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    network = one("Resize", {"x": x}, axes=(2, 3), scales=(2.0, 1.5), **attributes)
+    assert_equal(network, {"x": x}, "float16")
+    x[0, 0, 1, 1], x[8, 1, 2, 3] = np.nan, np.inf
+    assert_equal(network, {"x": x})
+
+
+@pytest.mark.sanitized
+def test_the_first_axis_is_interpolated_where_it_is_no_batch(cupy):
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    assert_one("Resize", {"x": normal(9, 4, 2)}, axes=(0,), sizes=(5,), fixed=True, **attributes)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
 def test_axes_are_turned_and_regrouped(cupy, batch):
     x = {"x": normal(batch, 6, 4, 5)}
     for perm in [(0, 2, 3, 1), (0, 1, 3, 2), (0, 3, 2, 1)]:

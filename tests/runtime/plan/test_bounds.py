@@ -69,11 +69,24 @@ def picked(op, size):
 @pytest.mark.parametrize("op", ["Resize", "Pad"])
 def test_positions_are_bounded_before_they_are_listed(op, monkeypatch):
     monkeypatch.setattr(limits, "PICKED", 2**20)
-    for at in ("resized", "padded"):
-        monkeypatch.setattr(f"runtime.plan.lowering.movement.{at}_positions", None)
+    for at in ("resizing.resized", "movement.padded"):
+        monkeypatch.setattr(f"runtime.plan.lowering.{at}_positions", None)
     size = 2**21
     network = checkpoint([picked(op, size)], (1, size // 2), {"y": (1, size)})
     refused(network, rf"node 'y' \({op}\): it picks \({size},\) entries")
+
+
+@pytest.mark.parametrize(("mode", "taps"), [("linear", 2), ("cubic", 4)])
+def test_taps_are_bounded_before_they_are_listed(mode, taps, monkeypatch):
+    monkeypatch.setattr(limits, "PICKED", 2**20)
+    monkeypatch.setattr("runtime.plan.lowering.resizing.resized_taps", None)
+    size = 2**18
+    attributes = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
+    if mode == "cubic":
+        attributes |= {"cubic_coeff_a": -0.75, "exclude_outside": 0}
+    resize = node("Resize", "y", "x", axes=(2,), sizes=(size,), **attributes)
+    network = checkpoint([resize], (1, size // 2), {"y": (1, size)})
+    refused(network, rf"node 'y' \(Resize\): it picks \({3 * taps * size},\) entries")
 
 
 def test_positions_of_a_slice_backwards_are_bounded(monkeypatch):

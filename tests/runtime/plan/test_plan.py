@@ -17,7 +17,7 @@ from masktools.network.graph import Graph, Node, Value
 from masktools.network.shapes import infer_shapes
 from runtime.errors import PlanError
 from runtime.plan import cost, plan
-from runtime.plan.steps import Gather, Pool, Reshape, ScaleShift, Slice
+from runtime.plan.steps import Gather, Interpolate, Pool, Reshape, ScaleShift, Slice
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (None, 4, 6, 6)
@@ -199,6 +199,26 @@ def test_split_becomes_slices():
         ((0,), (1,)),
         ((1,), (4,)),
     ]
+
+
+LINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes"), [((8, 8), [3, 2]), ((2, 8), [2, 3]), ((8, 2), [3, 2]), ((6, 8), [3])]
+)
+def test_interpolation_is_a_step_for_each_axis_that_shrinks_most_first(sizes, axes):
+    made = build(
+        node("Resize", "y", "x", axes=(2, 3), sizes=sizes, **LINEAR),
+        outputs={"y": (None, 4, *sizes)},
+    )
+    assert all(isinstance(step, Interpolate) for step in made.steps)
+    assert [step.axis for step in made.steps if isinstance(step, Interpolate)] == axes
+
+
+def test_interpolation_that_keeps_every_size_is_no_step():
+    resize = node("Resize", "y", "x", axes=(2, 3), scales=(1.0, 1.0), **LINEAR)
+    assert build(resize, outputs={"y": (None, 4, 6, 6)}).steps == ()
 
 
 def test_slicing_backwards_becomes_a_gather():

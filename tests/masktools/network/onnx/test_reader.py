@@ -150,7 +150,23 @@ def test_node_names_are_made_unique_and_never_empty():
             [node("BatchNormalization", ["x", "v", "v", "v", "v"], ["y"], training_mode=1)],
             r"attribute training_mode=1",
         ),
-        ([node("Resize", ["x", "", "s"], ["y"], mode="linear")], "attribute mode='linear'"),
+        ([node("Resize", ["x", "", "s"], ["y"], mode="lanczos")], "attribute mode='lanczos'"),
+        (
+            [node("Resize", ["x", "", "s"], ["y"], mode="linear", antialias=1)],
+            r"\(Resize\): attribute antialias=1",
+        ),
+        (
+            [
+                node(
+                    "Resize",
+                    ["x", "", "s"],
+                    ["y"],
+                    mode="cubic",
+                    coordinate_transformation_mode="tf_crop_and_resize",
+                )
+            ],
+            "'tf_crop_and_resize' with mode='cubic' is not supported, only with mode='nearest'",
+        ),
         ([node("Conv", ["x", "x"], ["y"])], "the weight, input 1, must be a constant"),
         ([node("Conv", ["x", "w5"], ["y"])], "one or two are supported"),
         ([node("MatMul", ["w5", "x"], ["y"])], "the left factor is a constant"),
