@@ -187,17 +187,18 @@ class Model:
         ----------
         x : ndarray of float32, shape (N, C, H, W); or a mapping of input names to such
             Any batch N where the network leaves it open, and any other size that it leaves open.
-            Not changed.
+            An input of another type (see `inputs`) is taken in that type too. Not changed.
 
         Returns
         -------
         ndarray of float32; or dict of str to ndarray where the network has several outputs
-            Of the kind that was given: a NumPy array for a NumPy array.
+            Of the kind that was given: a NumPy array for a NumPy array. Of float16 or float64
+            where the network gives that (see `outputs`).
 
         Raises
         ------
         TypeError
-            If `x` is no array, or not of float32.
+            If `x` is no array, or neither of float32 nor of the input's type.
         InputError
             If a name, the rank or a size differs from what the network takes, or it does not
             work at an open size: naming the node and the shapes.
@@ -244,14 +245,19 @@ class Model:
     def _run(self, inputs: Mapping[str, Array], seconds: list[float] | None) -> dict[str, Array]:
         executable = self._executable({name: tuple(a.shape) for name, a in inputs.items()})
         on_host = all(isinstance(a, np.ndarray) for a in inputs.values())
-        uploaded = {name: self.backend.upload(a) for name, a in inputs.items()}
+        with np.errstate(over="ignore"):  # What is too large for a type becomes infinite in it.
+            uploaded = {
+                name: self.backend.upload(a.astype(np.float32, copy=False))
+                for name, a in inputs.items()
+            }
         outputs = executable.run(uploaded, seconds)
-        return {
-            value.name: (
-                self.backend.download(outputs[value.name]) if on_host else outputs[value.name]
-            ).astype(value.dtype, copy=False)
-            for value in self.outputs
-        }
+        with np.errstate(over="ignore"):
+            return {
+                value.name: (
+                    self.backend.download(outputs[value.name]) if on_host else outputs[value.name]
+                ).astype(value.dtype, copy=False)
+                for value in self.outputs
+            }
 
     def _executable(self, shapes: Mapping[str, Shape]) -> Executable:
         key = tuple(shapes[value.name] for value in self.inputs)
@@ -291,8 +297,9 @@ def _check_input(value: Value, array: Array) -> None:
         hint = "; call .detach().cpu().numpy() on it" if torch else ""
         kind = type(array).__name__
         raise TypeError(f"input {value.name!r}: expected an array, got {kind}{hint}")
-    if array.dtype != np.dtype(value.dtype):
-        raise TypeError(f"input {value.name!r}: expected {value.dtype}, got {array.dtype}")
+    if array.dtype not in (np.dtype(value.dtype), np.float32):
+        also = "" if value.dtype == "float32" else " or float32"
+        raise TypeError(f"input {value.name!r}: expected {value.dtype}{also}, got {array.dtype}")
     fits = len(array.shape) == len(value.shape) and all(
         n is None or isinstance(n, Size) or n == m
         for n, m in zip(value.shape, array.shape, strict=True)

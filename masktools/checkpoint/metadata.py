@@ -19,12 +19,15 @@ VERSION = 2  # the newest; files are written in the oldest that can hold them
 
 # The first version that knows open sizes besides the batch.
 OPEN_SIZES = 2
+# ... and inputs and outputs of other types than float32.
+DTYPES = 2
 
 
 def to_json(graph: Graph, producer: str, seed: int | None, source: str | None) -> str:
     """Return the metadata of a checkpoint, written in one way."""
     sizes = open_sizes(graph.inputs)
     versions = [version_of(node) for node in graph.nodes]
+    versions += [DTYPES for v in (*graph.inputs, *graph.outputs) if v.dtype != "float32"]
     return json.dumps(
         {
             "format": FORMAT,
@@ -92,13 +95,19 @@ def from_json(metadata: Mapping[str, str]) -> dict[str, Any]:
         raise FormatError(
             f"metadata: the inputs must have the open sizes {', '.join(sizes)}, and no formulas"
         )
-    _check_version(header["graph"].nodes, version)
+    _check_version(header["graph"], version)
     return header
 
 
-def _check_version(nodes: Collection[Node], version: int) -> None:
-    """Refuse operators that are newer than the version that a file says it has."""
-    for node in nodes:
+def _check_version(graph: Graph, version: int) -> None:
+    """Refuse operators and types that are newer than the version of their file."""
+    for value in (*graph.inputs, *graph.outputs):
+        if value.dtype != "float32" and version < DTYPES:
+            raise FormatError(
+                f"metadata: {value.name!r}: dtype {value.dtype!r} came with version {DTYPES}, but "
+                f"the file is of version {version}"
+            )
+    for node in graph.nodes:
         if node.op in OPERATORS and version_of(node) > version:
             raise FormatError(
                 f"metadata: {where(node)}: the operator came with version {version_of(node)}, "

@@ -31,7 +31,9 @@ BATCHES = (1, 3)
 FULL_BATCH = 16
 FULL_NUMBERS = 1 << 20
 # What is called in between is this many times larger, to be seen wherever it is left over.
-LOUDER = 8.0
+LOUDER = 8
+# Random integers are less than this; LOUDER times as large, they fit into 8 bits.
+SMALL = 15
 # How much less than half of the examples open sizes are besides.
 ODDER = (0, 19)
 
@@ -285,13 +287,18 @@ def _at(value: Value, sizes: Mapping[str, int]) -> Value:
 def _case(inputs: tuple[Value, ...], source: _Source, open_batch: bool, batch: int) -> _Case:
     rng = np.random.default_rng(batch)
     given, louder = (
-        {
-            v.name: rng.standard_normal([n or batch for n in v.shape], np.float32) * scale
-            for v in inputs
-        }
-        for scale in (np.float32(1), np.float32(LOUDER))
+        {v.name: _numbers(rng, v, batch) * scale for v in inputs} for scale in (1, LOUDER)
     )
     return _Case(batch, given, source(given, open_batch), louder)
+
+
+def _numbers(rng: np.random.Generator, value: Value, batch: int) -> NDArray[Any]:
+    """Return random numbers for an input, in its type; of integers small ones, which any holds."""
+    shape = [n or batch for n in value.shape]
+    kind = np.dtype(value.dtype)
+    if kind.kind == "f":
+        return rng.standard_normal(shape, np.float32).astype(kind)
+    return rng.integers(0, SMALL, shape).astype(kind)
 
 
 def _batches(inputs: tuple[Value, ...]) -> tuple[int, ...]:
@@ -309,13 +316,15 @@ def _verified(name: str, model: Model, cases: Mapping[str, _Case]) -> Verified:
     except Exception as error:
         raise _failed(name, "cannot run the checkpoint", error) from error
     differences: dict[str, float] = {}
+    # Numbers of float16 that lie next to each other are this far apart.
+    tolerance = TOLERANCE + 2**-10 * any(value.dtype == "float16" for value in model.outputs)
     for batch, case in cases.items():
         for outputs, when in ((first[batch], ""), (again[batch], ", after other data")):
             difference = _difference(outputs, case.expected, f"backend {name!r}, batch {batch}")
-            if not difference <= TOLERANCE:
+            if not difference <= tolerance:
                 raise GraphError(
                     f"the checkpoint computes something else on backend {name!r}, batch {batch}"
-                    f"{when}: max|Δ| / max|y| = {difference:.2e}, more than {TOLERANCE:.0e}; "
+                    f"{when}: max|Δ| / max|y| = {difference:.2e}, more than {tolerance:.0e}; "
                     "nothing was written"
                 )
             differences[batch] = max(differences.get(batch, 0.0), difference)
@@ -343,7 +352,7 @@ def _difference(found: list[NDArray[Any]], expected: list[NDArray[Any]], where: 
             )
         scale = float(np.abs(theirs).max(initial=0.0))
         with np.errstate(all="ignore"):
-            distance = float(np.abs(ours - theirs).max(initial=0.0))
+            distance = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
         # Not max(): it would pass over NaN.
         largest = float(np.maximum(largest, distance / scale if scale else distance))
     return largest

@@ -174,7 +174,7 @@ def prepare(
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
-    model = load_onnx(src, input_shapes)
+    model = load_onnx(src, input_shapes, say)
     network = _renamed(Network.of(read_onnx(model)), names or {})
     forms = transposed_layers(model, names or {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, say)
@@ -217,7 +217,7 @@ def from_torch(
     Through `torch.export` and PyTorch's own writer of ONNX, which needs onnxscript: both keep
     the names of parameters. The file is not run, as in `from_onnx`.
     """
-    from masktools.network.onnx.reader import read_onnx
+    from masktools.network.onnx.reader import load_onnx, read_onnx
 
     check_wishes(layouts, masks, residual)
     check_calibration(layouts, None, calibrate, run)
@@ -225,7 +225,7 @@ def from_torch(
     check_target(Path(dst))
     check_ending(Path(dst), *CHECKPOINT)
     tied = _tied(module)
-    model = _to_onnx(module, example_input)
+    model = load_onnx(_to_onnx(module, example_input), say=logger.warning)
     network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = _untied(layouts, tied), _untied(masks, tied)

@@ -9,6 +9,10 @@ from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Shape, Value, where
 from masktools.network.operators import check_node, operator_of
 
+# What outputs may be given in, and inputs taken in; between them everything is float32.
+FLOATS = ("float32", "float16", "float64")
+DTYPES = (*FLOATS, "uint8", "int8", "uint16", "int16", "int32", "int64")
+
 
 def check_graph(graph: Graph, sparse: Mapping[str, Shape] | None = None) -> None:
     """Raise `GraphError` unless the graph is in the normal form of docs/format.md.
@@ -86,7 +90,7 @@ def _check_border(graph: Graph) -> set[str]:
 
 
 def _check_value(word: str, value: Value) -> None:
-    if value.dtype != "float32":
+    if value.dtype not in (FLOATS if word == "output" else DTYPES):
         raise GraphError(f"{word} {value.name!r}: dtype {value.dtype!r} is not supported")
     sizes = value.shape[1:] if value.shape[:1] == (None,) else value.shape
     if not value.shape or any(n is None or not 1 <= n < 2**31 for n in sizes):

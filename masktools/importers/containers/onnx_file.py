@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from masktools.errors import FormatError
+from masktools.errors import FormatError, GraphError
 from masktools.importers.contents import Array, Unreadable, check_room, count
+from masktools.network.onnx.cost import check_functions
+from masktools.network.onnx.folding import Folding
+from masktools.network.onnx.node import Source
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+# Operators whose second input may be the weight of a layer.
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class OnnxNode:
 
 @dataclass(frozen=True)
 class OnnxWeights:
-    """Constants by name, whose constant a copy or a cast is, and the nodes in the file's order."""
+    """Constants by name, what the computed ones were made of, and the nodes in the file's order."""
 
     constants: dict[str, Array | SparseTensor | Unreadable]
     origins: dict[str, str]
@@ -50,7 +60,7 @@ def read_onnx(path: Path) -> OnnxWeights:
         raise FormatError(
             f"{path}: reading ONNX needs onnx: pip install 'masktools[onnx]'"
         ) from error
-    model = onnx.load(path, load_external_data=False)
+    model = _written_out(path, onnx.load(path, load_external_data=False))
     graph = model.graph
     if not graph.node and not graph.initializer and not graph.sparse_initializer:
         raise FormatError(f"{path}: neither a known container nor an ONNX model with nodes")
@@ -69,12 +79,66 @@ def read_onnx(path: Path) -> OnnxWeights:
     # protobuf hands bytes over where a name is no UTF-8.
     if not all(isinstance(name, str) for node in nodes for name in (node.name, *node.inputs)):
         raise FormatError(f"{path}: a node's name is no text")
-    origins: dict[str, str] = {}
-    for node in graph.node:  # Half-precision weights stand behind a Cast, shared ones a copy.
-        if node.op_type in ("Cast", "Identity") and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-            origins[node.output[0]] = origins.get(node.input[0], node.input[0])
+    origins = _computed(model, constants)
     return OnnxWeights(constants, origins, nodes)
+
+
+def _written_out(path: Path, model: ModelProto) -> ModelProto:
+    """Return the model with its local functions written out, as the reader of networks has it."""
+    from onnx.inliner import inline_local_functions
+
+    if not model.functions:
+        return model
+    try:
+        check_functions(model)
+        written: ModelProto = inline_local_functions(model)
+    except (GraphError, ValueError, RuntimeError) as error:
+        raise FormatError(f"{path}: {error}") from error
+    return written
+
+
+def _computed(
+    model: ModelProto, constants: dict[str, Array | SparseTensor | Unreadable]
+) -> dict[str, str]:
+    """Add the weights that nodes compute of constants; return what each was made of, by name.
+
+    What the reader of networks can compute is computed here by the same rules.
+    """
+    held = {
+        name: value.values if isinstance(value, SparseTensor) else value
+        for name, value in constants.items()
+        if not isinstance(value, Unreadable)
+    }
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    folding = Folding(held, opset)
+    for proto in _towards_weights(model.graph.node):
+        known = [constants.get(name) for name in proto.input if name]
+        if any(value is None for value in known) or not constants.keys().isdisjoint(proto.output):
+            continue  # It depends on the network's inputs, or its value lies in the node.
+        closed = next((value for value in known if isinstance(value, Unreadable)), None)
+        try:
+            if closed is None:
+                source = Source.of(proto, proto.input, proto.output)
+                folding.fold(proto, source, [folding.values.get(name) for name in proto.input])
+        except (GraphError, ValueError) as error:  # What is no text is no attribute.
+            closed = Unreadable(str(error))
+        sparse = isinstance(next(iter(known), None), SparseTensor)
+        copied = sparse and proto.op_type in ("Cast", "Identity")
+        for name in filter(None, proto.output):
+            made = known[0] if copied else folding.values.get(name)
+            constants[name] = closed or made  # type: ignore[assignment]
+    return {name: folding.origin(name) for name in constants}
+
+
+def _towards_weights(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Return the nodes that layers' weights may follow from, in the file's order."""
+    wanted = {node.input[1] for node in nodes if node.op_type in WEIGHTED and len(node.input) > 1}
+    found = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]
 
 
 def _node(node: Any) -> OnnxNode:  # noqa: ANN401 - protobuf messages are untyped

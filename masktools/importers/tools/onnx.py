@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from masktools.importers.containers.onnx_file import OnnxNode, OnnxWeights, SparseTensor
+from collections.abc import Mapping
+
+import numpy as np
+
+from masktools.importers.containers.onnx_file import WEIGHTED, OnnxNode, OnnxWeights, SparseTensor
 from masktools.importers.contents import Array, Contents, Unreadable, check_room
 from masktools.importers.tool import Found, Names, Tool, by_zeros
+from masktools.network.graph import numbered
 from masktools.network.layers import layer_name
-
-_OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
 def _read(contents: Contents, _: Names) -> Found:
@@ -17,23 +20,26 @@ def _read(contents: Contents, _: Names) -> Found:
     notes: list[str] = []
     by_node = []
     for node in file.nodes:
-        if node.op not in _OPERATORS or len(node.inputs) < 2:
+        if node.op not in WEIGHTED or len(node.inputs) < 2:
             continue
+        if node.inputs[0] in file.constants:
+            continue  # A product of constants is a part of some weight.
         constant = file.constants.get(node.inputs[1])
-        parameter = file.origins.get(node.inputs[1], node.inputs[1])
-        layer = layer_name(parameter, node.name)
-        if isinstance(constant, SparseTensor):
-            weights[layer], listed[layer] = (
-                _turn(node, constant.values),
-                _turn(node, constant.listed),
-            )
-        elif constant is None or isinstance(constant, Unreadable):
+        if constant is None or isinstance(constant, Unreadable):
             # Activations multiplied by activations are no layer; computed weights would be.
-            if node.op != "MatMul":
-                notes.append(f"node {node.name!r} was left out: its weight is no plain constant")
+            if node.op != "MatMul" or constant is not None:
+                why = f": {constant.reason}" if constant else ""
+                notes.append(
+                    f"node {node.name!r} was left out: its weight is no plain constant{why}"
+                )
             continue
-        else:
-            weights[layer] = _turn(node, constant)
+        parameter = file.origins.get(node.inputs[1], node.inputs[1])
+        whole = constant.values if isinstance(constant, SparseTensor) else constant
+        weight = _turn(node, whole)
+        layer = _free(weights, layer_name(parameter, node.name), weight)
+        weights[layer] = weight
+        if isinstance(constant, SparseTensor):
+            listed[layer] = _turn(node, constant.listed)
         if layer == node.name:
             by_node.append(layer)
     if by_node:
@@ -45,6 +51,15 @@ def _read(contents: Contents, _: Names) -> Found:
     masks = {layer: listed.get(layer, weight != 0) for layer, weight in weights.items()}
     notes.append("kept are the positions that sparse initializers list, and nonzeros elsewhere")
     return Found(masks, weights, notes=notes)
+
+
+def _free(weights: Mapping[str, Array], wish: str, weight: Array) -> str:
+    """Return the name that the reader of networks gives a layer: equal weights share one."""
+    return next(
+        name
+        for name in numbered(wish)
+        if name not in weights or np.array_equal(weights[name], weight)
+    )
 
 
 def _turn(node: OnnxNode, weight: Array) -> Array:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masktools.errors import GraphError
 from masktools.network.graph import Shape, where
+from masktools.network.onnx.unsupported import operator
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,28 @@ class Source:
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, proto: NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> Source:
+        """Return a node of a file, with its attributes as plain values.
+
+        Parameters
+        ----------
+        proto : NodeProto
+        inputs, outputs : sequence of str
+        """
+        from onnx import helper
+
+        name = proto.name or next((name for name in proto.output if name), "")
+        source = cls(name, operator(proto), proto.name, [*inputs], [*outputs])
+        for attribute in proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            if isinstance(value, list):
+                value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+            source.attributes[attribute.name] = (
+                value.decode() if isinstance(value, bytes) else value
+            )
+        return source
 
     @property
     def where(self) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from masktools import limits
 from masktools.errors import FormatError, GraphError
 from masktools.network.graph import Graph, Node, fresh, where
+from masktools.network.onnx.precision import FLOATS, casts_alone, dtype_of
 from masktools.network.onnx.reading import Pass
 from masktools.network.onnx.rewrites import REWRITES
 from masktools.network.sizes import Size, is_name, spelled
@@ -234,17 +235,10 @@ def _inputs(
         if value.name in weights:
             continue
         tensor = value.type.tensor_type
-        if tensor.elem_type != TensorProto.FLOAT:
-            kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-            todo = "export the network in float32"
-            if "int" in kind:
-                todo = (
-                    "whole numbers, such as token ids, lead into an embedding, which cannot be "
-                    "run: export what comes behind it"
-                )
-            raise GraphError(
-                f"input {value.name!r}: dtype {kind}, but only float32 is supported; {todo}"
-            )
+        if dtype_of(value) is None or not (
+            tensor.elem_type in FLOATS or casts_alone(graph, value.name)
+        ):
+            raise GraphError(_refused(value.name, TensorProto.DataType.Name(tensor.elem_type)))
         dims = tensor.shape.dim
         if not dims:
             raise GraphError(f"input {value.name!r}: shape () has no batch, or is not said")
@@ -254,6 +248,16 @@ def _inputs(
                 sizes[axis] = _name(dims[axis].dim_param, f"{value.name}_{axis}", names)
         inputs[value.name] = tuple(sizes)
     return inputs
+
+
+def _refused(name: str, kind: str) -> str:
+    todo = "export the network in float32"
+    if "INT" in kind:
+        todo = (
+            "whole numbers are read only where a Cast to float alone reads them; others, such as "
+            "token ids, lead into an embedding, which cannot be run: export what comes behind it"
+        )
+    return f"input {name!r}: dtype {kind.lower()}, but only float32 is supported; {todo}"
 
 
 def _name(said: str, otherwise: str, names: dict[str, str]) -> str:

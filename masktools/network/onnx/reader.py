@@ -19,6 +19,8 @@ from masktools.network.input_shapes import InputShapes, given_sizes
 from masktools.network.normal_form import check_graph
 from masktools.network.onnx.cost import check_external, check_functions
 from masktools.network.onnx.open_sizes import BATCHES, Reading, check_open, difference, following
+from masktools.network.onnx.precision import Say, in_float32
+from masktools.network.onnx.quantised import dequantised
 from masktools.network.onnx.reading import Pass
 
 if TYPE_CHECKING:
@@ -132,9 +134,11 @@ def read_pass(model: ModelProto) -> Pass:
 
 
 def load_onnx(
-    src: str | os.PathLike[str] | ModelProto, input_shapes: InputShapes | None = None
+    src: str | os.PathLike[str] | ModelProto,
+    input_shapes: InputShapes | None = None,
+    say: Say | None = None,
 ) -> ModelProto:
-    """Return the model of a file, its local functions written out.
+    """Return the model of a file in float32, its local functions written out.
 
     Parameters
     ----------
@@ -143,13 +147,16 @@ def load_onnx(
     input_shapes : mapping of str to sequence of int, or one such sequence, default None
         Sizes that the file leaves open, by input or of the only one: an entry for each axis. None,
         -1, ``"?"`` or a name leaves an axis as the file has it.
+    say : callable, default None
+        Is told, in a sentence each, how numbers of other types are read.
 
     Raises
     ------
     FormatError
         If it is no regular file, no ONNX file, or claims more than files of its size may hold.
     GraphError
-        If its local functions, written out, are more than `masktools.limits` allows, or
+        If its local functions, written out, are more than `masktools.limits` allows, if it
+        computes with integers, or
         `input_shapes` names no input of it, has another number of axes, or contradicts the file.
     OSError
         If it cannot be opened.
@@ -176,6 +183,7 @@ def load_onnx(
             raise FormatError(f"{src}: not an ONNX file: it holds no network")
     check_functions(model)
     model = inline_local_functions(model) if model.functions else model
+    model = dequantised(in_float32(model, say), say)
     return model if input_shapes is None else _with_input_shapes(model, input_shapes)
 
 

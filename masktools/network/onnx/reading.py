@@ -11,29 +11,22 @@ from numpy.typing import NDArray
 
 from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
-from masktools.network.layers import layer_name, names_layer
-from masktools.network.onnx.cost import Folding
+from masktools.network.layers import layer_name
+from masktools.network.onnx.folding import Folding
+from masktools.network.onnx.folding_cost import FOLDED
 from masktools.network.onnx.forms import SAME, Form
 from masktools.network.onnx.node import Source, Turned
+from masktools.network.onnx.precision import dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
-from masktools.network.onnx.unsupported import operator, unsupported
+from masktools.network.onnx.transposes import without_transposes
+from masktools.network.onnx.unsupported import WAYS_AROUND, unsupported
 from masktools.network.shapes import output_shapes
 from masktools.network.sizes import Size
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, NodeProto
 
-# What a network may compute of its constants and shapes while it is read.
-_FOLDED = """
-    Abs Add And Cast CastLike Ceil Celu Clip Concat Constant ConstantOfShape Cos DequantizeLinear
-    Div Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements Gelu Greater GreaterOrEqual
-    HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log LogSoftmax Max Min Mish Mod Mul
-    Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd
-    ReduceSum Relu Reshape Round Selu Shape Sigmoid Sign Sin Size Slice Softmax Softplus Softsign
-    Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Where
-"""
-FOLDED = frozenset(_FOLDED.split())
 # What may read a sequence of tensors.
 SEQUENCES = ("SequenceAt",)
 
@@ -93,22 +86,22 @@ class Pass:
         self.shapes: dict[str, Shape] = dict(inputs)
         self.weights: dict[str, list[tuple[str, Form]]] = {}
         self.turned: dict[str, Turned] = {}
-        self.constants = dict(weights)
         self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
+        self._folding = Folding(weights, opset)
+        self.constants = self._folding.values
         # The formulas of constants that follow from open sizes.
         self._entries: dict[str, NDArray[Any]] = {}
-        self._folding = Folding(weights)
         self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
         self._numbers: dict[float, str] = {}  # Of those constants that `number` made.
         self._alias: dict[str, str] = {}
         self._sequences: dict[str, tuple[str, ...]] = {}  # Of each sequence, the tensors in it.
-        self._origin: dict[str, str] = {}
         self._taken = {name for node in proto.node for name in node.output} | set(inputs)
         self._read_names = {name for node in proto.node for name in node.input}
         self._read_names |= {value.name for value in proto.output}
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
+        self._dtypes = {v.name: dtype_of(v) or "float32" for v in (*proto.input, *proto.output)}
         place = 0
         try:
             for place, node in enumerate(proto.node):  # noqa: B007 - for the error
@@ -156,6 +149,11 @@ class Pass:
         self._taken.add(name)
         return name
 
+    def _fresh_node(self, wish: str) -> str:
+        name = fresh(wish, self._node_names)
+        self._node_names.add(name)
+        return name
+
     def keep(self, array: NDArray[Any], wish: str) -> str:
         """Store a constant in float32 for the nodes to read, and return its name."""
         return self._store(array, wish, lambda name: name not in self.weights)
@@ -172,7 +170,7 @@ class Pass:
             How the file has the weight.
         """
         read = source.inputs[1]
-        wish = layer_name(self._origin.get(read, read), source.given) + form.mark
+        wish = layer_name(self._folding.origin(read), source.given) + form.mark
         name = self._store(array, wish, lambda name: name in self.weights, ".weight")
         self.weights.setdefault(name, []).append((source.outputs[0], form))
         return name.removesuffix(".weight")
@@ -220,8 +218,7 @@ class Pass:
         **attributes
             Of the normal form.
         """
-        unique = fresh(name, self._node_names)
-        self._node_names.add(unique)
+        unique = self._fresh_node(name)
         values = [i if i in self.shapes else self.keep(self.constants[i], i) for i in inputs]
         known = {
             i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
@@ -310,54 +307,31 @@ class Pass:
             self._rewrites[source.op](self, source)
             source.finish()
         else:
-            raise GraphError(f"{source.where}: operator {source.op!r} is not supported")
+            way = WAYS_AROUND.get(source.op, "")
+            raise source.refuse(f"operator {source.op!r} is not supported{way and f': {way}'}")
 
     def _source(self, proto: NodeProto) -> Source:
-        from onnx import helper
-
-        op = operator(proto)
-        name = proto.name or next((name for name in proto.output if name), "")
         # Optional outputs that nothing reads, as Dropout's mask, are as good as left out.
-        outputs = [o if op == "Split" or o in self._read_names else "" for o in proto.output[1:]]
-        source = Source(name, op, proto.name, [], [*proto.output[:1], *outputs])
+        split = proto.op_type == "Split"
+        outputs = [o if split or o in self._read_names else "" for o in proto.output[1:]]
+        source = Source.of(proto, [], [*proto.output[:1], *outputs])
         for given in proto.input:
             found = self._alias.get(given, given)
             known = any(found in names for names in (self.shapes, self.turned, self.constants))
-            if found and not known and not (found in self._sequences and op in SEQUENCES):
+            if found and not known and not (found in self._sequences and source.op in SEQUENCES):
                 raise source.refuse(f"input {given!r} is made by nothing before it")
             source.inputs.append(found)
-        for attribute in proto.attribute:
-            value = helper.get_attribute_value(attribute)
-            if isinstance(value, list):
-                value = tuple(v.decode() if isinstance(v, bytes) else v for v in value)
-            source.attributes[attribute.name] = (
-                value.decode() if isinstance(value, bytes) else value
-            )
         return source
 
     def _fold(
         self, proto: NodeProto, source: Source, values: Sequence[NDArray[Any] | None]
     ) -> None:
         """Evaluate a node whose inputs are known."""
-        if source.op not in FOLDED:
-            raise source.refuse(f"operator {source.op!r} on constants is not supported")
-        self._folding.check(source, values)
-        feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
-        try:
-            made = _run(proto, self.opset, feeds)
-        except Exception as error:
-            raise source.refuse(f"its constants cannot be computed: {error}") from error
-        # A weight keeps its name through what is done to it: a mask, a norm, a transposition.
-        origins = {self._origin.get(name, name): feeds[name].size for name in feeds}
-        origin = max(origins, key=lambda name: (names_layer(name), origins[name]), default="")
-        made = [np.asarray(value) for value in made]
+        made = self._folding.fold(proto, source, values)
         entries = self._followed(proto, source, values, made)
-        for name, value, formulas in zip(filter(None, proto.output), made, entries, strict=True):
-            self.constants[name] = value
+        for name, formulas in zip(filter(None, proto.output), entries, strict=True):
             if formulas is not None:
                 self._entries[name] = formulas
-            if origin and source.op not in ("Shape", "Size"):
-                self._origin[name] = origin
 
     def _in_file(self, name: str) -> Shape:
         """Return the shape that the file has for a tensor."""
@@ -379,7 +353,8 @@ class Pass:
 
         def again(places: Mapping[int, NDArray[Any]]) -> Sequence[NDArray[Any]]:
             feeds = {n: v for n, v in zip(proto.input, values, strict=True) if v is not None}
-            return _run(proto, self.opset, feeds | {proto.input[at]: v for at, v in places.items()})
+            changed = {proto.input[at]: v for at, v in places.items()}
+            return self._folding.evaluate(proto, feeds | changed)
 
         return follow(source, values, entries, made, again)
 
@@ -391,34 +366,18 @@ class Pass:
             if found != name:
                 self.emit("Identity", [found], name, f"Identity_{name}")
         nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        nodes = without_transposes(
+            nodes, self.shapes, self._kept, outputs, self.fresh, self._fresh_node
+        )
+        nodes = _without_copies(nodes, {*outputs, *inputs})
         nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
-            tuple(Value(name, shape) for name, shape in inputs.items()),
-            tuple(Value(name, self.shapes[name]) for name in outputs),
+            tuple(Value(name, shape, self._dtypes[name]) for name, shape in inputs.items()),
+            tuple(Value(name, self.shapes[name], self._dtypes[name]) for name in outputs),
             tuple(nodes),
             {name: array for name, array in self._kept.items() if name in read},
         )
-
-
-def _run(proto: NodeProto, opset: int, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-    from onnx.reference import ReferenceEvaluator
-
-    # A node alone would be taken for one of the newest operator set.
-    made: Sequence[NDArray[Any]] = ReferenceEvaluator(_alone(proto, opset)).run(None, dict(feeds))
-    return made
-
-
-def _alone(proto: NodeProto, opset: int) -> ModelProto:
-    """Return the model that is one node, of an operator set."""
-    from onnx import TensorProto, helper
-
-    inputs, outputs = (
-        [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in names if n]
-        for names in (proto.input, proto.output)
-    )
-    graph = helper.make_graph([proto], "alone", inputs, outputs)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
 def _live(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
+from masktools.network.onnx.precision import FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
 from masktools.network.onnx.rewrites_moves import (
@@ -53,7 +54,9 @@ def _removed(ctx: Pass, source: Source) -> None:
 
 
 def _cast(ctx: Pass, source: Source) -> None:
-    source.take_only("to", 1, 1)  # TensorProto.FLOAT, which every value already is.
+    to = source.take("to", FLOAT)
+    if to not in FLOATS:  # Every value is float32 already.
+        raise source.refuse(f"attribute to={to!r} is not supported, only types of float")
     source.take("saturate")
     ctx.remove(source)
 
@@ -63,7 +66,7 @@ def _cast_like(ctx: Pass, source: Source) -> None:
     value, like = (ctx.constant(name) for name in source.inputs)
     if value is not None:
         ctx.define(source, value.astype(np.float32))
-    elif like is None or like.dtype == np.float32:
+    elif like is None or like.dtype.kind == "f":
         ctx.remove(source)
     else:
         raise source.refuse(f"a value cannot become {like.dtype}, only float32")

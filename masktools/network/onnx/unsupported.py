@@ -9,6 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+_RECURRENT = (
+    "it keeps a state from step to step, which cannot be run here; export the layers before and "
+    "behind it, each as a network of its own"
+)
+_INTEGERS = (
+    "it computes with integers; quantise in the QDQ form (QuantizeLinear, DequantizeLinear), or "
+    "export the network before it was quantised"
+)
+# What to do about operators that networks often have, and that are not read.
+WAYS_AROUND = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
+    **dict.fromkeys(
+        (
+            "ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
+            "QLinearMatMul", "com.microsoft.QGemm", "com.microsoft.QLinearAdd",
+            "com.microsoft.QLinearConcat", "com.microsoft.QLinearGlobalAveragePool",
+        ),
+        _INTEGERS,
+    ),
+}  # fmt: skip
+
 
 def operator(proto: NodeProto) -> str:
     """Return a node's operator, with its domain where that is not ONNX's own."""

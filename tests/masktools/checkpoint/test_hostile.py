@@ -172,8 +172,16 @@ HOSTILE = {
     "no inputs": (lambda t, h: h["graph"].update(inputs=[]), "constant 'x' is missing"),
     "no outputs": (lambda t, h: h["graph"].update(outputs=[]), "the graph has no output"),
     "integers flow": (
-        lambda t, h: h["graph"]["inputs"][0].update(dtype="int64"),
-        "input 'x': dtype 'int64'",
+        lambda t, h: (h.update(version=2), h["graph"]["outputs"][0].update(dtype="int64")),
+        "output '.*': dtype 'int64'",
+    ),
+    "no numbers flow": (
+        lambda t, h: (h.update(version=2), h["graph"]["inputs"][0].update(dtype="object")),
+        "input 'x': dtype 'object'",
+    ),
+    "half precision in version 1": (
+        lambda t, h: h["graph"]["inputs"][0].update(dtype="float16"),
+        "'x': dtype 'float16' came with version 2",
     ),
     "open channels": (lambda t, h: h["graph"]["inputs"][0].update(shape=[None, None]), "shape"),
     "shape of zero": (lambda t, h: h["graph"]["inputs"][0].update(shape=[0, 4]), "shape"),

@@ -112,6 +112,19 @@ COLUMN, ROW = np.ones((1 << 14, 1), np.float32), np.ones((1, 1 << 14), np.float3
         ("Range", [np.float32(0), np.float32(1e9), np.float32(1)], {}),
         ("Range", [np.float64(0), np.float64(1e300), np.float64(1)], {}),
         ("Pad", [ROW, ints(1 << 20, 0, 0, 0)], {}),
+        ("MatMul", [COLUMN, ROW], {}),
+        (
+            "MatMul",
+            [np.ones((4096, 0), np.float32).repeat(8, 0), np.ones((0, 1 << 14), np.float32)],
+            {},
+        ),
+        ("Gemm", [COLUMN, COLUMN], {"transB": 1}),
+        ("Einsum", [COLUMN[:, 0], ROW[0]], {"equation": "i,j->ij"}),
+        ("Einsum", [COLUMN[:, 0], ROW[0]], {"equation": "...i,...j->...ij"}),
+        ("OneHot", [np.zeros(1 << 14, np.int64), ints(1 << 14), np.float32([0, 1])], {}),
+        ("GatherND", [ROW, np.zeros((1 << 14, 1), np.int64)], {}),
+        ("ReduceSum", [np.ones((0, 1 << 14, 1 << 14), np.float32), ints(0)], {}),
+        ("DequantizeLinear", [COLUMN[None].astype(np.int8), ROW[0, 1:]], {"axis": 0}),
     ],
 )
 def test_constants_are_bounded_before_they_are_made(op, constants, attributes):

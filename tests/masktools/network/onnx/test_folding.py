@@ -89,6 +89,41 @@ def test_a_weight_may_pass_through_an_activation(op, attributes):
     np.testing.assert_allclose(run(graph, x), run(read_onnx(alone), w).T, 1e-5, 1e-6)
 
 
+def test_a_standardised_weight_is_folded():
+    """timm's ScaledStdConv2d takes the batch normalisation of its weight, as one of training."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            rows = self.weight.reshape(1, self.out_channels, -1)
+            flat = nn.functional.batch_norm(rows, None, None, training=True, eps=1e-6)
+            return self._conv_forward(x, flat.reshape_as(self.weight), self.bias)
+
+    module, x = Standardised(3, 8, 3), torch.randn(2, 3, 6, 6)
+    net = torch_onnx(
+        module, x, do_constant_folding=False, training=torch.onnx.TrainingMode.TRAINING
+    )
+    assert any(n.op_type == "BatchNormalization" for n in net.graph.node)
+    graph = read_onnx(net)
+    assert [n.op for n in graph.nodes] == ["Conv"]
+    assert "weight" in next(iter(graph.constants))
+    np.testing.assert_allclose(run(graph, x.numpy()), module(x).detach().numpy(), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("op", ["RandomUniformLike", "NonZero", "MaxPool", "Det"])
+def test_what_has_no_known_cost_is_refused_by_name(op):
+    nodes = [node(op, ["c"], ["d"]), node("Mul", ["x", "d"], ["y"])]
+    with pytest.raises(GraphError, match=rf"node 'my_{op}' .*operator '{op}' on constants"):
+        read_onnx(model(nodes, {"c": weight(1, 3, 6, 6)}))
+
+
+def test_dropout_of_constants_may_not_be_in_training():
+    nodes = [node("Dropout", ["c", "r", "t"], ["d"]), node("Mul", ["x", "d"], ["y"])]
+    constants = {"c": weight(6), "r": np.float32(0.5), "t": np.array(False)}
+    assert read_onnx(model(nodes, constants)).nodes[0].op == "Mul"
+    with pytest.raises(GraphError, match="training_mode must be false"):
+        read_onnx(model(nodes, constants | {"t": np.array(True)}))
+
+
 def test_shape_arithmetic_is_folded():
     class View(nn.Module):
         def forward(self, x):
