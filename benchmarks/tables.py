@@ -295,21 +295,6 @@ def calibration_effort() -> list[str]:
     return markdown(("how", "right", "seconds"), rows)
 
 
-def calibration_cost() -> list[str]:
-    """Return time and memory of calibrating large networks."""
-    rows = [
-        [
-            NETWORKS[row["network"]],
-            str(row["layers"]),
-            f"{row['seconds']:.0f} s",
-            f"{row['processor_seconds']:.0f} s",
-            f"{row['peak_bytes'] / 1e9:.1f} GB",
-        ]
-        for row in records("calibrate-cost")
-    ]
-    return markdown(("network", "layers", "time", "processor time", "peak memory"), rows)
-
-
 def percent(share: float) -> str:
     """Return a share as a percentage with one decimal."""
     return f"{share:.1%}"
@@ -326,7 +311,6 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "calibration": calibration,
     "calibration-networks": calibration_networks,
     "calibration-effort": calibration_effort,
-    "calibration-cost": calibration_cost,
 }
 
 

@@ -40,7 +40,8 @@ def in_float32(model: ModelProto, say: Say | None = None) -> ModelProto:
     -----
     Inputs and outputs of float16 and float64 keep their type: a Cast stands between. NumPy has no
     bfloat16, so these become float32. Of float64 only networks that take or give it are changed:
-    others compute sizes in it.
+    others compute sizes in it. Weights that are only stored in half precision, and cast to float32
+    before anything reads them, change nothing.
     """
     import onnx
 
@@ -94,8 +95,16 @@ def _ends(graph: GraphProto) -> Iterator[ValueInfoProto]:
 
 
 def _inner(graph: GraphProto) -> Iterator[int]:
-    """Yield the types that tensors and nodes say."""
-    yield from (tensor.data_type for tensor in _tensors(graph))
+    """Yield the types that nodes compute in, and those of tensors that are not only cast."""
+    computed = {
+        name
+        for node in graph.node
+        if node.op_type != "Shape" and not (node.op_type == "Cast" and _target(node) == FLOAT)
+        for name in node.input
+    }
+    weights = {tensor.name for tensor in graph.initializer}
+    yield from (t.data_type for t in graph.initializer if t.name in computed)
+    yield from (t.data_type for t in _tensors(graph) if t.name not in weights)
     yield from (a.i for node in graph.node for a in node.attribute if a.name in _KINDS)
 
 

@@ -16,6 +16,7 @@ import masktools
 import runtime
 from masktools.cli.export import export
 from masktools.errors import GraphError
+from masktools.network.onnx.precision import FLOAT, in_float32
 from masktools.network.onnx.reader import load_onnx, read_onnx
 
 KINDS = {
@@ -151,3 +152,20 @@ def test_masks_of_half_precision_are_verified(tmp_path):
         residual="keep",
     )
     assert report["verification"]
+
+
+def test_weights_that_are_only_stored_in_half_precision_are_no_matter():
+    weight = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float16), "half")
+    nodes = [
+        helper.make_node("Cast", ["half"], ["weight"], to=FLOAT),
+        helper.make_node("Shape", ["half"], ["unread"]),
+        helper.make_node("Conv", ["x", "weight"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, FLOAT, ("N", c, 4, 4)) for n, c in (("x", 3), ("y", 4))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    said = []
+    assert in_float32(model, said.append) is model
+    assert not said
