@@ -257,47 +257,11 @@ def calibration() -> list[str]:
     for height, density in dict.fromkeys((row["height"], row["density"]) for row in found):
         by = {r["saliency"]: r for r in found if (r["height"], r["density"]) == (height, density)}
         first = by["magnitude"]
-        shares = [first["as_converted"], *(first[m] for m in ("statistics", "values", "refit"))]
-        shares += [by[saliency]["refit"] for saliency in ("input", "error")]
-        rows.append([str(height), f"{density:g}", *map(percent, shares)])
-    columns = ("height", "density", "as converted", "statistics", "values", "refit")
+        shares = [first["as_converted"], first["statistics"]]
+        shares += [by[saliency]["refit"] for saliency in ("magnitude", "input", "error")]
+        rows.append([str(height), f"{density:g}", *(f"{share:.1%}" for share in shares)])
+    columns = ("height", "density", "as converted", "statistics", "refit")
     return markdown((*columns, "refit, `input`", "refit, `error`"), rows)
-
-
-def calibration_networks() -> list[str]:
-    """Return how many test images are right after calibration, for each other ticket."""
-    rows = []
-    for path in sorted(RESULTS.glob("calibrate-*_round*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        name = path.stem.removeprefix("calibrate-")
-        for row in record["records"]:
-            if row["saliency"] == "magnitude":
-                shares = [record["ticket"], row["as_converted"]]
-                shares += [row[method] for method in ("statistics", "values", "refit")]
-                rows.append(
-                    [name, str(row["height"]), f"{row['density']:g}", *map(percent, shares)]
-                )
-    columns = ("ticket", "height", "density", "itself", "as converted")
-    return markdown((*columns, "statistics", "values", "refit"), rows)
-
-
-def calibration_effort() -> list[str]:
-    """Return how many test images are right, by inputs of calibration and epochs of retraining."""
-    record = json.loads((RESULTS / "calibrate.json").read_text(encoding="utf-8"))
-    rows = [
-        [f"calibrated, {row['images']} images", percent(row["refit"]), f"{row['seconds']:.1f}"]
-        for row in record["curve"]
-    ]
-    rows += [
-        [f"retrained, {row['epochs']} epochs", percent(row["retrained"]), f"{row['seconds']:.1f}"]
-        for row in record["retraining"]
-    ]
-    return markdown(("how", "right", "seconds"), rows)
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage with one decimal."""
-    return f"{share:.1%}"
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
@@ -309,8 +273,6 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "partition-times": partition_times,
     "export-accuracy": export_accuracy,
     "calibration": calibration,
-    "calibration-networks": calibration_networks,
-    "calibration-effort": calibration_effort,
 }
 
 

@@ -91,9 +91,9 @@ __device__ __forceinline__ void reduce(const T* x, T* y, const Walk<2>& rows, co
   const T* from = x + at[1];
   float made;
   if (op == LARGEST) {
-    made = joined<Larger, false>(shared, from, along, -INFINITY);
+    made = joined<Larger, false>(shared, from, along, -__int_as_float(0x7f800000));
   } else if (op == SMALLEST) {
-    made = joined<Smaller, false>(shared, from, along, INFINITY);
+    made = joined<Smaller, false>(shared, from, along, __int_as_float(0x7f800000));
   } else if (op == NORM) {
     made = sqrtf(joined<Add, true>(shared, from, along, 0.0f));
   } else {

@@ -363,6 +363,12 @@ T shuffle(T value, unsigned lane, int place) {
                         : emulator::device().current->lane,                  \
                     __LINE__)
 
+inline float __int_as_float(int bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 template <class T>
 T __ldg(const T* memory) {
   emulator::check(memory, sizeof(T), "a read");
