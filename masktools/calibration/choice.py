@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,7 +47,7 @@ def choose_columns(
     layout : BlockLayout
         See `choosable`. Each of its blocks keeps its rows, and its number of columns.
     ridge : float
-        Above 0; as `masktools.calibration.refit.fits`.
+        Above 0; as `masktools.calibration.least_squares.fits`.
 
     Returns
     -------
@@ -80,6 +79,8 @@ def choose_columns(
     >>> choose_columns(seen, wanted, np.ones(1), layout, 1e-3).blocks[0].columns.tolist()
     [0, 2]
     """
+    from loky import cpu_count
+
     height = layout.rows // layout.groups
 
     def chosen(block: DenseBlock) -> DenseBlock:
@@ -91,7 +92,8 @@ def choose_columns(
         common = (seen.common(group, rows) + damping * wanted[block.rows].T) * gain[block.rows]
         return DenseBlock(block.rows, _best(seen, group, common, damping, len(block.columns)))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Blocks do not know of each other: the same columns, however many are chosen at once.
+    with ThreadPoolExecutor(cpu_count()) as pool:
         return BlockLayout(layout.shape, pool.map(chosen, layout.blocks), layout.groups)
 
 

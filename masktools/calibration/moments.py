@@ -326,9 +326,10 @@ class Few:
 
     def _inputs(self, group: int) -> Float64:
         """Return the centred columns of a group, (positions, columns); not to be changed."""
-        if self._last is None or self._last[0] != group:
-            self._last = group, _centred(self._x, group)
-        return self._last[1]
+        last = self._last  # Another thread may replace it at any moment.
+        if last is None or last[0] != group:
+            last = self._last = group, _centred(self._x, group)
+        return last[1]
 
 
 def _centred(parts: list[FloatArray], group: int) -> Float64:

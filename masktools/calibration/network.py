@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from masktools.calibration.affine import Place, places
 from masktools.calibration.choice import MOST, choosable, multiplications
 from masktools.calibration.measure import Distance, distances
-from masktools.calibration.passes import Fitted, refit
+from masktools.calibration.refit import Fitted, refit
 from masktools.calibration.report import Calibration, CalibrationReport, LayerCalibration
 from masktools.calibration.samples import Samples, samples, sized
 from masktools.calibration.statistics import match_statistics
@@ -215,6 +215,8 @@ def _notes(
     for name, layout in free.items():
         if multiplications(layout) > MOST:
             yield f"layer {name!r}: its columns stayed, there are too many to choose among"
+    if any(one.layout is not None for one in fitted.values()):
+        yield "columns were chosen anew: what a conversion reports as retained is of those before"
     for name, one in fitted.items():
         if not one.varies:
             yield (

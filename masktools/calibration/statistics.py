@@ -1,4 +1,4 @@
-"""One pass over a network, layer after layer: means and variances matched to the source's."""
+"""Match the means and variances of each layer's outputs to the source's, layer after layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from masktools.calibration.affine import Place
 from masktools.calibration.linear import Float64
 from masktools.calibration.patches import by_position
 from masktools.calibration.samples import Samples
-from masktools.calibration.walk import Run, Step, Walk
+from masktools.calibration.walk import Run, Step, side_by_side
 from masktools.network.graph import Graph
 
 Array = NDArray[Any]
@@ -32,33 +32,26 @@ def match_statistics(
     Parameters
     ----------
     graph, start, places, samples, run, step
-        As `masktools.calibration.passes.refit`; `places` of the layers to match.
+        As `masktools.calibration.refit.refit`; `places` of the layers to match.
 
     Returns
     -------
     dict of str to ndarray
         All constants of the matched network.
     """
-    at = {node.name: number for number, node in enumerate(graph.nodes)}
-    with (
-        Walk(graph, samples, samples.fitted, run) as source,
-        Walk(graph, samples, samples.fitted, run) as network,
+    constants = dict(start)
+    for layer, place, source, network in side_by_side(
+        graph, start, places, samples, samples.fitted, run
     ):
-        network.constants = dict(start)
-        for layer, place in places.items():
-            made = place.output
-            source.advance(at[place.node.name] + 1, also=(made,))
-            network.advance(at[place.node.name])
-            want_mean, want = _spread(by_position(y, place.node) for y in source.values(made))
-            have_mean, have = _spread(
-                by_position(y, place.node) for y in network.outputs(place.node)
-            )
-            # A row that does not vary has no spread to stretch.
-            alive = (have > _least(have_mean)) & (want > _least(want_mean))
-            scale = np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive))
-            network.constants.update(place.matched(network.constants, scale, have_mean, want_mean))
-            step(layer)
-        return network.constants
+        want_mean, want = _spread(by_position(y, place.node) for y in source.values(place.output))
+        have_mean, have = _spread(by_position(y, place.node) for y in network.outputs(place.node))
+        # A row that does not vary has no spread to stretch.
+        alive = (have > _least(have_mean)) & (want > _least(want_mean))
+        scale = np.sqrt(np.divide(want, have, out=np.ones_like(want), where=alive))
+        network.constants.update(place.matched(network.constants, scale, have_mean, want_mean))
+        constants = network.constants
+        step(layer)
+    return constants
 
 
 def _least(mean: Float64) -> Float64:

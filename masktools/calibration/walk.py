@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktools.calibration.affine import Place
 from masktools.calibration.samples import Samples
 from masktools.checkpoint import Checkpoint
 from masktools.network.graph import Graph, Node, Value
@@ -122,6 +123,47 @@ class Walk:
         )
         constants = {name: array for name, array in self.constants.items() if name in read}
         return tapped(Graph(border, (), tuple(nodes), constants), wanted)
+
+
+def side_by_side(
+    graph: Graph,
+    start: Mapping[str, Array],
+    places: Mapping[str, Place],
+    samples: Samples,
+    pieces: Sequence[NDArray[np.intp]],
+    run: Run,
+) -> Iterator[tuple[str, Place, Walk, Walk]]:
+    """Walk through the source network and the converted one, and halt at each layer.
+
+    Parameters
+    ----------
+    graph : Graph
+        The source.
+    start : mapping of str to ndarray
+        The constants of the converted network. Not changed.
+    places : mapping of str to Place
+        Of the layers to halt at, in the order of execution.
+    samples, pieces, run
+        See `Walk`.
+
+    Yields
+    ------
+    str
+        The layer.
+    Place
+    Walk
+        Through the source: it keeps what the layer made.
+    Walk
+        Through the converted network: it keeps what the layer is going to read. Changes of its
+        constants count from here on.
+    """
+    at = {node.name: number for number, node in enumerate(graph.nodes)}
+    with Walk(graph, samples, pieces, run) as source, Walk(graph, samples, pieces, run) as network:
+        network.constants = dict(start)
+        for layer, place in places.items():
+            source.advance(at[place.node.name] + 1, also=(place.output,))
+            network.advance(at[place.node.name])
+            yield layer, place, source, network
 
 
 def tapped(graph: Graph, names: Sequence[str]) -> Graph:

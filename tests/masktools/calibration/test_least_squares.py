@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from masktools.calibration.least_squares import best_bias, error, fits, restored
 from masktools.calibration.linear import solve
 from masktools.calibration.moments import Few, Gram, observed
-from masktools.calibration.refit import best_bias, error, fits, restored
 
 KINDS = pytest.mark.parametrize("kind", [Gram, Few])
 
