@@ -1,85 +1,20 @@
-"""Whole networks fitted to their sources: every kind of layer, and what cannot be fitted."""
+"""Whole networks fitted to their sources: every kind of layer."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import zoo
-from builder import SIZE, Builder
+from calibration_networks import halves, images, mixed, outputs, run
 
 import masktools
-import runtime
 from masktools import BlockLayout
-from masktools.calibration import network, walk
-from masktools.calibration.affine import with_values
+from masktools.calibration import walk
 from masktools.checkpoint import Checkpoint
-from masktools.errors import CalibrationError, GraphError, MaskError
-from masktools.network.graph import Graph, Node, Value
-from masktools.network.layers import layers
-
-run = partial(runtime.prepare, backend="cpu")
-
-
-def images(samples=64, channels=3, seed=0):
-    """Return images whose channels and neighbours are alike, as those of real images are."""
-    rng = np.random.default_rng(seed)
-    rough = rng.standard_normal((samples, channels, SIZE + 2, SIZE + 2))
-    smooth = sum(np.roll(rough, (a, b), (2, 3)) for a in range(3) for b in range(3))
-    mixed = np.einsum("ncyx,cd->ndyx", smooth, rng.standard_normal((channels, channels)))
-    return (mixed[:, :, 1:-1, 1:-1] / 3).astype(np.float32)
-
-
-def halves(graph, names=None, seed=0):
-    """Return layouts that keep half of each layer's columns, in groups of up to four rows."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name, layer in layers(graph).items():
-        if names is not None and name not in names:
-            continue
-        height = min(4, layer.shape[0] // layer.groups)
-        width = int(np.prod(layer.shape[1:]))
-        mask = np.zeros((layer.shape[0], width), bool)
-        for row in range(0, len(mask), height):
-            mask[row : row + height, rng.permutation(width)[: max(1, width // 2)]] = True
-        found[name] = BlockLayout.from_mask(mask.reshape(layer.shape), groups=layer.groups)
-    return found
-
-
-def outputs(graph, values, x):
-    """Return what the network makes with other values."""
-    made = run(Checkpoint(with_values(graph, values)))(x)
-    return made if isinstance(made, dict) else {"y": made}
-
-
-def mixed(norm=True):
-    """Return a network of every kind of layer: plain, depthwise, grouped, 1 x 1, matrix."""
-    b = Builder()
-    x = b.act("Relu", b.conv("x", 8, layer="first"))
-    x = (
-        normed(b, b.conv(x, 12, layer="plain", bias=False))
-        if norm
-        else b.conv(x, 12, layer="plain")
-    )
-    x = b.act("Relu", x)
-    x = b.act("Relu", b.depthwise(x, layer="deep"))
-    x = b.act("Relu", b.conv(x, 16, groups=4, layer="grouped"))
-    skip = b.conv(x, 16, 1, layer="point", bias=False)
-    x = b.act("Relu", b.add_skip(x, skip))
-    x = b.act("Relu", b.fc(x, 24, layer="hidden"))
-    b.size[x] = 1
-    y = b.fc(x, 5, layer="last")
-    return b.graph(y)
-
-
-def normed(b, x):
-    rows = b.channels[x]
-    names = [b.constant(f"{x}.{part}", rows) for part in ("scale", "shift", "mean", "var")]
-    b.constants[names[0]] = np.abs(b.constants[names[0]]) + np.float32(0.5)
-    b.constants[names[3]] = np.abs(b.constants[names[3]]) + np.float32(20)
-    return b.add("BatchNormalization", [x, *names], rows, epsilon=1e-5)
+from masktools.errors import CalibrationError
+from masktools.network.graph import Value
 
 
 @pytest.mark.parametrize("method", ["refit", "statistics"])
@@ -272,108 +207,6 @@ def test_a_checkpoint_is_a_source_too():
     assert by_graph.report == by_checkpoint.report
 
 
-def test_a_layer_whose_output_is_always_zero_is_named_and_left():
-    graph = mixed()
-    constants = dict(graph.constants)
-    for name in ("grouped.weight", "grouped.bias"):
-        constants[name] = np.zeros_like(constants[name])
-    graph = replace(graph, constants=constants)
-    layouts = halves(graph, ["plain", "grouped", "point"])
-    found = masktools.calibrate(graph, layouts, images(), run=run)
-    dead = {"grouped", "point"}  # The second reads nothing but zeros.
-    assert {note.split("'")[1] for note in found.report.notes if "same for" in note} == dead
-    assert not found.values["grouped.weight"].any()
-    assert {row.layer for row in found.report.layers if row.ridge is None} == dead
-
-
-def test_too_few_samples_for_the_columns_are_told_how_many_would_do():
-    graph = mixed()
-    found = masktools.calibrate(graph, halves(graph, ["hidden"]), images(40), run=run)
-    (note,) = (note for note in found.report.notes if "positions" in note)
-    assert note.startswith("layer 'hidden': 35 positions for 288 columns; 330 samples would do")
-    assert np.isfinite(found.values["hidden.weight"]).all()
-
-
-def shared():
-    nodes = (
-        Node("a", "Gemm", ("x", "w.weight"), ("h",), {"transB": 1}),
-        Node("r", "Relu", ("h",), ("g",)),
-        Node("b", "Gemm", ("g", "w.weight"), ("k",), {"transB": 1}),
-        Node("c", "Gemm", ("k", "c.weight"), ("y",), {"transB": 1}),
-    )
-    rng = np.random.default_rng(0)
-    constants = {
-        n: rng.standard_normal((4, 4)).astype(np.float32) for n in ("w.weight", "c.weight")
-    }
-    return Graph((Value("x", (None, 4)),), (Value("y", (None, 4)),), nodes, constants)
-
-
-def test_a_weight_that_several_nodes_read_is_left_and_named():
-    graph = shared()
-    layouts = halves(graph)
-    x = np.random.default_rng(1).standard_normal((64, 4)).astype(np.float32)
-    found = masktools.calibrate(graph, layouts, x, run=run)
-    kept = graph.constants["w.weight"] * layouts["w"].to_mask()
-    np.testing.assert_array_equal(found.values["w.weight"], kept)
-    assert found.report.notes[0].startswith("layer 'w': several nodes read its weight")
-    with pytest.raises(MaskError, match="no layer to calibrate"):
-        masktools.calibrate(graph, {"w": layouts["w"]}, x, run=run)
-
-
-BAD = {
-    "shape": (np.zeros((64, 3, 5, 6), np.float32), r"input 'x': expected shape \(N, 3, 6, 6\)"),
-    "few": (images(31), r"31 samples are too few to calibrate on: at least 32 are needed"),
-    "same": (np.repeat(images(1), 40, 0), r"all 40 samples are the same"),
-    "name": ({"image": images()}, r"expected inputs named \['x'\], got \['image'\]"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_inputs_that_do_not_fit_are_refused(case):
-    graph = mixed()
-    given, message = BAD[case]
-    with pytest.raises(CalibrationError, match=message):
-        masktools.calibrate(graph, halves(graph, ["plain"]), given, run=run)
-
-
-def test_other_bad_arguments_are_refused():
-    graph = mixed()
-    layouts, x = halves(graph, ["plain"]), images()
-    calibrate = partial(masktools.calibrate, graph, run=run)
-    broken = x.copy()
-    broken[9, 1, 2, 3] = np.nan
-    with pytest.raises(CalibrationError, match="input 'x': sample 9 holds a number that is not"):
-        calibrate(layouts, broken)
-    with pytest.raises(TypeError, match="input 'x': expected float32, got uint8"):
-        calibrate(layouts, x.astype(np.uint8))
-    with pytest.raises(CalibrationError, match=r"a label for each of 64 samples, got \(63,\)"):
-        calibrate(layouts, x, labels=np.zeros(63, int))
-    with pytest.raises(TypeError, match="labels must be whole numbers, got float64"):
-        calibrate(layouts, x, labels=np.zeros(64))
-    with pytest.raises(
-        CalibrationError, match="method must be one of refit, values, statistics, got 'x'"
-    ):
-        calibrate(layouts, x, method="x")
-    with pytest.raises(MaskError, match="residual must be one of drop, keep, got 'x'"):
-        calibrate(layouts, x, residual="x")
-    with pytest.raises(MaskError, match="the network has no layer 'lost'; it has first, plain"):
-        calibrate({"lost": layouts["plain"]}, x)
-    with pytest.raises(MaskError, match="layer 'first': expected a layout of shape"):
-        calibrate({"first": layouts["plain"]}, x)
-    with pytest.raises(TypeError, match="layer 'plain': expected a BlockLayout, got ndarray"):
-        calibrate({"plain": layouts["plain"].to_mask()}, x)
-
-
-def test_values_of_another_network_are_refused():
-    graph = mixed()
-    with pytest.raises(GraphError, match=r"value .lost.weight.: the network has no such"):
-        with_values(graph, {"lost.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(GraphError, match=r"'plain.weight': it has the shape \(2, 2\), but"):
-        with_values(graph, {"plain.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(GraphError, match=r"'point.bias': it has the shape \(3,\), but .* \(16,\)"):
-        with_values(graph, {"point.bias": np.zeros(3, np.float32)})
-
-
 def test_chosen_columns_lessen_the_error_and_keep_what_is_stored():
     graph, x = mixed(), images(160)
     layouts = halves(graph, ["plain", "grouped", "point", "hidden"])
@@ -395,11 +228,3 @@ def test_chosen_columns_lessen_the_error_and_keep_what_is_stored():
     assert again.layouts == chosen.layouts
     for name, array in chosen.values.items():
         np.testing.assert_array_equal(again.values[name], array)
-
-
-def test_columns_stay_where_a_choice_would_take_long(monkeypatch):
-    monkeypatch.setattr(network, "MOST", 100)
-    graph = mixed()
-    found = masktools.calibrate(graph, halves(graph, ["plain"]), images(), run=run)
-    assert not found.layouts
-    assert any("too many to choose among" in note for note in found.report.notes)
