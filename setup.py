@@ -45,8 +45,8 @@ TOGETHER = {
         "steps/interpolation",
         "steps/movement",
         "steps/pool",
-        "steps/reduction",
     ),
+    "sums": ("steps/matmul", "steps/reduce", "steps/reduction"),
 }
 
 # The CPU backend is one source; its kernels are compiled once for each of these.

@@ -60,6 +60,8 @@ def check_target(path: Path, inputs: Iterable[Path | None] = ()) -> None:
     check_apart(path, inputs)
     if path.is_dir():
         raise FormatError(f"{path}: it is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise FormatError(f"{path}: it is no regular file, and would be replaced; name another")
     if not path.parent.is_dir():
         raise FormatError(f"{path}: there is no folder {path.parent}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+from draws import start_anew
 from hypothesis import settings
 
 from runtime.cpu.poison import POISON
@@ -14,3 +16,9 @@ settings.load_profile("masktools")
 
 # What the CPU backend's memory holds before it is written is NaN: a step that reads it is seen.
 os.environ.setdefault(POISON, "1")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Let each test draw the same numbers, in whatever order and on whatever worker tests run."""
+    start_anew()

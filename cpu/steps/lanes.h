@@ -6,6 +6,7 @@
 
 #include "program/view.h"
 #include "simd/vector.h"
+#include "steps/floats.h"
 
 namespace masktools {
 
@@ -66,27 +67,26 @@ inline bool one_by_one(std::int64_t lanes, std::int64_t lane_stride, std::int64_
 
 // --- folding: sums and extremes -----------------------------------------------------------------
 
-// to[i] = join(to[i], map(from[i * stride], i))
+// to[i] = join(to[i], map(from[i * stride], i)) for i < n, at most kBlock.
 template <class Fold, class T, class Map>
 void fold_row(const T* from, std::int64_t stride, float* to, std::int64_t n, const Map& map) {
-  if (stride == 1) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = Fold::join(to[i], map(float(from[i]), i));
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) to[i] = Fold::join(to[i], map(float(from[i * stride]), i));
-  }
+  float buffer[kBlock];
+  const float* x = as_floats(from, stride, n, buffer);
+  for (std::int64_t i = 0; i < n; ++i) to[i] = Fold::join(to[i], map(x[i], i));
 }
 
 // made[i] = what lane i takes, folded: elements from[at + i * lane_stride] for each place of
-// `along` (its view `view`), through map(element, lane). Many parts are kept and then joined, which
-// keeps the rounding errors of sums small.
-template <class Fold, int kViews, class T, class Map>
-void fold_lanes(const Nest<kViews>& along, int view, const T* from, std::int64_t lane_stride,
-                std::int64_t lanes, float* made, const Map& map) {
-  const std::int64_t n = along.inner(), stride = along.inner_stride(view);
+// `along`, through map(element, lane). Many parts are kept and then joined, which keeps the
+// rounding errors of sums small.
+template <class Fold, class T, class Map>
+__attribute__((noinline)) void fold_lanes(const Nest<1>& along, const T* from,
+                                          std::int64_t lane_stride, std::int64_t lanes, float* made,
+                                          const Map& map) {
+  const std::int64_t n = along.inner(), stride = along.inner_stride(0);
   const bool single = one_by_one(lanes, lane_stride, n, stride);
   std::fill_n(made, lanes, Fold::kFirst);
-  for_each_row<1>(along, 0, along.outer(), [&](const std::array<std::int64_t, kViews>& at) {
-    const T* row = from + at[view];
+  for_each_row<1>(along, 0, along.outer(), [&](const std::array<std::int64_t, 1>& at) {
+    const T* row = from + at[0];
     for (std::int64_t lane = 0; single && lane < lanes; ++lane) {
       float parts[kBlock];
       std::fill_n(parts, kBlock, Fold::kFirst);

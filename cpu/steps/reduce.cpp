@@ -67,17 +67,17 @@ class Reduce final : public Operation {
     const std::int64_t stride = lanes_.stride(1);
     switch (reduction_) {
       case Reduction::kSum:
-        return fold_lanes<Sum>(along_, 0, x, stride, lanes, made, same);
+        return fold_lanes<Sum>(along_, x, stride, lanes, made, same);
       case Reduction::kMean:
-        fold_lanes<Sum>(along_, 0, x, stride, lanes, made, same);
+        fold_lanes<Sum>(along_, x, stride, lanes, made, same);
         for (std::int64_t i = 0; i < lanes; ++i) made[i] /= static_cast<float>(elements_);
         return;
       case Reduction::kMax:
-        return fold_lanes<Highest>(along_, 0, x, stride, lanes, made, same);
+        return fold_lanes<Highest>(along_, x, stride, lanes, made, same);
       case Reduction::kMin:
-        return fold_lanes<Lowest>(along_, 0, x, stride, lanes, made, same);
+        return fold_lanes<Lowest>(along_, x, stride, lanes, made, same);
       case Reduction::kL2:
-        fold_lanes<Sum>(along_, 0, x, stride, lanes, made, squared);
+        fold_lanes<Sum>(along_, x, stride, lanes, made, squared);
         for (std::int64_t i = 0; i < lanes; ++i) made[i] = std::sqrt(made[i]);
     }
   }
@@ -96,6 +96,7 @@ class Normalize final : public Operation {
       : epsilon_(epsilon),
         scale_(std::move(scale)),
         shift_(std::move(shift)),
+        x_along_({inner(x, axis)}),
         along_({inner(y, axis), inner(x, axis), constant(y, axis, scale_.size()),
                 constant(y, axis, shift_.size())}),
         lanes_({outer(y, axis), outer(x, axis)}, along_.outer() * along_.inner()),
@@ -112,9 +113,9 @@ class Normalize final : public Operation {
     lanes_.for_each(item, [&](const std::array<std::int64_t, 2>& at, std::int64_t lanes) {
       const T* x = arena + at[1];
       float mean[kBlock], factor[kBlock];
-      fold_lanes<Sum>(along_, 1, x, lanes_.stride(1), lanes, mean, same);
+      fold_lanes<Sum>(x_along_, x, lanes_.stride(1), lanes, mean, same);
       for (std::int64_t i = 0; i < lanes; ++i) mean[i] /= static_cast<float>(elements_);
-      fold_lanes<Sum>(along_, 1, x, lanes_.stride(1), lanes, factor,
+      fold_lanes<Sum>(x_along_, x, lanes_.stride(1), lanes, factor,
                       [&](float value, std::int64_t lane) {
                         return (value - mean[lane]) * (value - mean[lane]);
                       });
@@ -176,6 +177,7 @@ class Normalize final : public Operation {
 
   const float epsilon_;
   std::vector<float> scale_, shift_;
+  const Nest<1> x_along_;
   const Nest<4> along_;  // y, x, scale, shift
   const Lanes<2> lanes_;
   const std::int64_t elements_;

@@ -10,14 +10,12 @@
 namespace masktools {
 namespace {
 
-// to[i] += from[i * stride]
+// to[i] += from[i * stride] for i < n, at most kBlock.
 template <class T>
 void add_row(const T* from, std::int64_t stride, float* to, std::int64_t n) {
-  if (stride == 1) {
-    for (std::int64_t i = 0; i < n; ++i) to[i] += static_cast<float>(from[i]);
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) to[i] += static_cast<float>(from[i * stride]);
-  }
+  float buffer[kBlock];
+  const float* x = as_floats(from, stride, n, buffer);
+  for (std::int64_t i = 0; i < n; ++i) to[i] += x[i];
 }
 
 // The sum of n elements, in kBlock lanes.
@@ -177,9 +175,8 @@ class Softmax final : public Operation {
     // In float until the end: y may hold fewer bits. The powers are made twice, which costs less
     // than to keep them.
     const auto below = [&](std::int64_t k, float* values) {
-      for (std::int64_t i = 0; i < lanes; ++i) {
-        values[i] = static_cast<float>(x[k * x_stride_ + i * x_lane]) - highest[i];
-      }
+      const float* from = as_floats(x + k * x_stride_, x_lane, lanes, values);
+      for (std::int64_t i = 0; i < lanes; ++i) values[i] = from[i] - highest[i];
     };
     float values[kBlock];
     for (std::int64_t k = 0; k < size_; ++k) {
@@ -204,9 +201,8 @@ class Softmax final : public Operation {
       highest = maximum(highest, static_cast<float>(x[k * x_stride_]));
     }
     const auto below = [&](std::int64_t k, std::int64_t count, float* values) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        values[i] = static_cast<float>(x[(k + i) * x_stride_]) - highest;
-      }
+      const float* from = as_floats(x + k * x_stride_, x_stride_, count, values);
+      for (std::int64_t i = 0; i < count; ++i) values[i] = from[i] - highest;
     };
     float values[kBlock], sum = 0;
     for (std::int64_t k = 0; k < size_; k += kBlock) {

@@ -216,7 +216,7 @@ def _notes(
         if multiplications(layout) > MOST:
             yield f"layer {name!r}: its columns stayed, there are too many to choose among"
     if any(one.layout is not None for one in fitted.values()):
-        yield "columns were chosen anew: what a conversion reports as retained is of those before"
+        yield "columns were chosen anew; what a conversion retains was reported before"
     for name, one in fitted.items():
         if not one.varies:
             yield (

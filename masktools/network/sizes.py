@@ -337,9 +337,9 @@ def _extreme(op: str, a: int, b: int) -> int:
 
 def _lowest(terms: Terms) -> float:
     """Return a number that a formula is never below; minus infinity where none is easily told."""
-    total = 0.0
+    total: float = 0  # An integer as long as it may be: factors may be larger than any float.
     for product, factor in terms:
-        parts = [1.0 if isinstance(part, str) else _lowest_quotient(part) for part in product]
+        parts = [1 if isinstance(part, str) else _lowest_quotient(part) for part in product]
         if product and (factor < 0 or min(parts) < 0):
             return float("-inf")
         total += factor * prod(parts)

@@ -137,6 +137,16 @@ def test_nothing_is_read_from_a_pipe(pipe, reader):
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device")
+def test_nothing_is_written_over_a_pipe_or_a_device(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, Path("/dev/null")):
+        with pytest.raises(FormatError, match="is no regular file, and would be replaced"):
+            check_target(place)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device")
 def test_nothing_is_read_from_a_device_or_a_folder(tmp_path):
     with pytest.raises(FormatError, match="/dev/zero: it is no regular file"):
         load_masks("/dev/zero")

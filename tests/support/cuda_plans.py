@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from builder import Builder
+from draws import RANDOM
 
 from masktools.checkpoint import Checkpoint
 from runtime.plan import plan as plans
-
-RANDOM = np.random.default_rng(0)
 
 
 def normal(*shape):

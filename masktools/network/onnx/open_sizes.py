@@ -31,8 +31,9 @@ BATCHES = (7, 11)
 # Examples of open sizes, tried until the network works: the first of them, and how much larger the
 # next is. Networks that halve images seven times take these; sound needs more.
 EXAMPLES = ((256, 128), (256, 0), (1024, 0), (2**14, 0))
-# How much larger the sizes are that the first are compared with; those of the last need not work.
-FURTHER = (128, 77)
+# How much larger the sizes are that the first are compared with, and how much more each next one:
+# what two sizes differ by changes too. Those of the last need not work.
+FURTHER = ((128, 256), (77, 77))
 HINT = "give the sizes by --input-shape (input_shapes=)"
 
 
@@ -113,12 +114,14 @@ def check_open(reading: Reading, sizes: Sizes, first: Pass) -> None:
     sizes, first
         As `Reading.first` returns them.
     """
-    for more in FURTHER if reading.names else ():
-        larger = {name: size + more for name, size in sizes.items()}
+    alike = len(set(sizes.values())) == 1  # It may be that the network works with these alone.
+    for more, step in FURTHER if reading.names else ():
+        steps = (more + (0 if alike else number * step) for number in range(len(sizes)))
+        larger = {name: size + by for (name, size), by in zip(sizes.items(), steps, strict=True)}
         try:
             second = reading.at(BATCHES[0], larger)
         except GraphError as error:
-            if more == FURTHER[-1]:
+            if (more, step) == FURTHER[-1]:
                 continue  # Many networks take no odd sizes.
             raise GraphError(
                 f"the file leaves sizes open, but the network works only at some, such as "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from draws import RANDOM
 from onnx_models import torch_onnx
 from torch import nn
 
@@ -14,7 +15,6 @@ from masktools.checkpoint import read
 from masktools.export import from_onnx, from_torch
 from masktools.network.onnx.reader import read_onnx
 
-RANDOM = np.random.default_rng(0)
 SHAPE = (2, 3, 6, 5)
 WINDOWS = [
     {"kernel_size": 2, "stride": 2},

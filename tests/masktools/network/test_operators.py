@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draws import RANDOM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,8 +26,6 @@ from runtime.reference import ReferenceBackend
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-RANDOM = np.random.default_rng(0)
 
 
 def normal(*shape: int) -> Any:

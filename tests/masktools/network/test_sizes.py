@@ -132,6 +132,11 @@ def test_a_formula_has_limits():
         evaluate("1//(h - 3)", {"h": 3})
 
 
+def test_factors_may_be_larger_than_any_float():
+    height = Size.open("height", 8)
+    assert spelled([largest(10**400 * height, height)]) == [f"{10**400}*height"]
+
+
 def test_names_of_open_sizes():
     assert all(map(is_name, ("height", "s_2", "H")))
     assert not any(map(is_name, ("", "2h", "a b", "max", "N", "if", "é", "h.2")))

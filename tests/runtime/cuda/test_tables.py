@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from draws import RANDOM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from masktools.layout import BlockLayout, DenseBlock
 from runtime.cuda.pieces import pieces
 from runtime.cuda.tables import FIRST_PARTIAL, NO_ROW, Tables, pack, rounded_to_tf32
 
-RANDOM = np.random.default_rng(0)
 HEIGHTS = (1, 2, 4)
 
 

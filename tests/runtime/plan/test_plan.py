@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draws import RANDOM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from runtime.errors import PlanError
 from runtime.plan import cost, plan
 from runtime.plan.steps import Gather, Interpolate, Pool, Reshape, ScaleShift, Slice
 
-RANDOM = np.random.default_rng(0)
 SHAPE = (None, 4, 6, 6)
 
 

@@ -91,6 +91,18 @@ REFUSED = {
         {},
         r"node 'mean' \(Div\): constant 'f' depends on the sizes of the input",
     ),
+    "what two sizes differ by, lost on its way": (
+        [
+            node("Shape", ["x"], ["h"], "rows", start=2, end=3),
+            node("Shape", ["x"], ["w"], "columns", start=3, end=4),
+            node("Sub", ["h", "w"], ["wider"]),
+            node("Abs", ["wider"], ["more"]),
+            node("Concat", ["before", "more"], ["pads"], axis=0),
+            node("Pad", ["x", "pads"], ["y"], name="square"),
+        ],
+        {"before": ints(0, 0, 0, 0, 0, 0, 0)},
+        r"node 'square' \(Pad\) depends on the sizes of the input",
+    ),
     "scales that follow from sizes": (
         [
             node("Shape", ["x"], ["s"]),
