@@ -100,6 +100,10 @@ def test_the_error_is_the_one_that_is_measured(kind):
     made = np.einsum("gpc,grc->gpr", x, weight.reshape(2, 6, 12)) + bias.reshape(2, 1, 6)
     direct = np.square(made - y).mean(axis=1).sum() / y.var(axis=1).sum()
     assert error(seen(kind, x, y), weight, bias) == pytest.approx(direct, rel=1e-4)
+    gain = rng.uniform(0.1, 9, 12)
+    scaled, wanted = (part * gain.reshape(2, 1, 6) for part in (made, y))
+    direct = np.square(scaled - wanted).mean(axis=1).sum() / wanted.var(axis=1).sum()
+    assert error(seen(kind, x, y), weight, bias, gain) == pytest.approx(direct, rel=1e-4)
 
 
 def test_a_large_mean_takes_no_digits_from_the_fit():

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zoo
-from calibration_networks import halves, images, mixed, outputs, run
+from builder import SIZE, Builder
+from calibration_networks import halves, images, mixed, normed, outputs, run
 
 import masktools
 from masktools import BlockLayout
@@ -228,3 +229,25 @@ def test_chosen_columns_lessen_the_error_and_keep_what_is_stored():
     assert again.layouts == chosen.layouts
     for name, array in chosen.values.items():
         np.testing.assert_array_equal(again.values[name], array)
+
+
+@pytest.mark.parametrize(("norm", "column"), [(False, 1), (True, 0)])
+def test_columns_are_chosen_for_what_the_normalisation_makes_of_the_rows(norm, column):
+    b = Builder()
+    x = b.conv("x", 2, 1, layer="both", bias=False)
+    weight = np.float32([[1, 0.1, 0.1], [0.1, 100, 0.1]])
+    b.constants["both.weight"] = weight.reshape(2, 3, 1, 1)
+    if norm:
+        x = normed(b, x)
+        # What the second row makes is a hundred times as large before it, a tenth behind it.
+        b.constants[f"{b.nodes[-1].inputs[3]}"][:] = 0
+        b.constants[f"{b.nodes[-1].inputs[4]}"][:] = [1, 1e6]
+        b.constants[f"{b.nodes[-1].inputs[1]}"][:] = 1
+    graph = b.graph(x)
+    noise = np.random.default_rng(0).standard_normal((64, 3, SIZE, SIZE)).astype(np.float32)
+    for start in (0, 1, 2):
+        mask = np.zeros((2, 3, 1, 1), bool)
+        mask[:, start] = True
+        found = masktools.calibrate(graph, {"both": BlockLayout.from_mask(mask)}, noise, run=run)
+        chosen = found.layouts.get("both", BlockLayout.from_mask(mask))
+        assert [block.columns.tolist() for block in chosen.blocks] == [[column]]
