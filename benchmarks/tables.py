@@ -29,6 +29,14 @@ NETWORKS = {
     "mobilenet-v1": "MobileNet-v1",
 }
 LARGEST_BATCH = {"vgg16": 64, "resnet18-cifar": 64, "resnet50": 8, "mobilenet-v1": 8}
+# What is calibrated, by the name of its record.
+CALIBRATED = {
+    "calibrate": "digits ticket",
+    "calibrate-resnet18_round06": "ResNet-18 ticket, round 6",
+    "calibrate-resnet18_round12": "ResNet-18 ticket, round 12",
+    "calibrate-mobilenet_round05": "MobileNet ticket",
+    "calibrate-digitsnet_round00": "dense network, no ticket",
+}
 # Structures of a table of networks, with the density of its weights where there is one to choose.
 STRUCTURES = (
     ("dense", None),
@@ -250,18 +258,73 @@ def export_accuracy() -> list[str]:
     return markdown(columns, rows)
 
 
+def loaded(name: str) -> dict[str, Any]:
+    """Return a record whole."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def share(row: Row | None, method: str) -> str:
+    """Return what share of the test images is right by one method; nothing where not measured."""
+    return f"{row[method]:.1%}" if row else ""
+
+
 def calibration() -> list[str]:
-    """Return how many test images are right after calibration, by height and stored density."""
+    """Return how many test images are right after calibration, by network, height and density."""
     rows = []
-    found = records("calibrate")
-    for height, density in dict.fromkeys((row["height"], row["density"]) for row in found):
-        by = {r["saliency"]: r for r in found if (r["height"], r["density"]) == (height, density)}
-        first = by["magnitude"]
-        shares = [first["as_converted"], first["statistics"]]
-        shares += [by[saliency]["refit"] for saliency in ("magnitude", "input", "error")]
-        rows.append([str(height), f"{density:g}", *(f"{share:.1%}" for share in shares)])
-    columns = ("height", "density", "as converted", "statistics", "refit")
-    return markdown((*columns, "refit, `input`", "refit, `error`"), rows)
+    for name, network in CALIBRATED.items():
+        if not (RESULTS / f"{name}.json").exists():
+            continue
+        whole = loaded(name)
+        found = whole["records"]
+        for height, density in dict.fromkeys((row["height"], row["density"]) for row in found):
+            at = {
+                r["saliency"]: r for r in found if (r["height"], r["density"]) == (height, density)
+            }
+            first = at["magnitude"]
+            shares = [share(first, m) for m in ("as_converted", "statistics", "values", "refit")]
+            shares += [share(at.get(saliency), "refit") for saliency in ("input", "error")]
+            rows.append([f"{network}, {whole['ticket']:.1%}", str(height), f"{density:g}", *shares])
+    columns = ("network, its own share", "height", "density", "as converted", "statistics")
+    return markdown((*columns, "values", "refit", "refit, `input`", "refit, `error`"), rows)
+
+
+def calibration_images() -> list[str]:
+    """Return how many test images are right, by the number of images calibrated on."""
+    return markdown(
+        ("images", "right", "seconds"),
+        [
+            [str(row["images"]), share(row, "refit"), f"{row['seconds']:.1f}"]
+            for row in loaded("calibrate")["curve"]
+        ],
+    )
+
+
+def calibration_retraining() -> list[str]:
+    """Return how many test images are right after retraining with labels, by its length."""
+    return markdown(
+        ("epochs", "right", "seconds"),
+        [
+            [str(row["epochs"]), share(row, "retrained"), f"{row['seconds']:.1f}"]
+            for row in loaded("calibrate")["retraining"]
+        ],
+    )
+
+
+def calibration_cost() -> list[str]:
+    """Return time and memory of calibrating large networks."""
+    rows = []
+    for row in records("calibrate-cost"):
+        size = f"{row['image_size']}x{row['image_size']}"
+        rows.append(
+            [
+                f"{NETWORKS[row['network']]}, {size}",
+                f"{row['layers']} ({row['lower_error']})",
+                f"{row['seconds'] / 60:.1f} min",
+                f"{row['peak_bytes'] / 2**30:.1f} GiB",
+            ]
+        )
+    return markdown(("network", "layers (of lower error)", "time", "memory at most"), rows)
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
@@ -273,6 +336,9 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "partition-times": partition_times,
     "export-accuracy": export_accuracy,
     "calibration": calibration,
+    "calibration-images": calibration_images,
+    "calibration-retraining": calibration_retraining,
+    "calibration-cost": calibration_cost,
 }
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktools.calibration.linear import Float64
-from masktools.calibration.moments import Observed, Rows
+from masktools.calibration.moments import MOST_COLUMNS, Observed, Rows
 from masktools.layout import BlockLayout, DenseBlock
+
+Float32 = NDArray[np.float32]
 
 # A block's columns are chosen in at most so many steps: columns of one step do not know of each
 # other, and a step takes time. On a ticket for digits the mean error of eight settings was 0.126
@@ -82,55 +86,77 @@ def choose_columns(
     from loky import cpu_count
 
     height = layout.rows // layout.groups
-
-    def chosen(block: DenseBlock) -> DenseBlock:
-        group = int(block.rows[0]) // height
-        damping = ridge * seen.variance_x(group)
-        if len(block.columns) == layout.columns or not damping:
-            return block
-        rows = block.rows.astype(np.intp) - group * height
-        common = (seen.common(group, rows) + damping * wanted[block.rows].T) * gain[block.rows]
-        return DenseBlock(block.rows, _best(seen, group, common, damping, len(block.columns)))
-
-    # Blocks do not know of each other: the same columns, however many are chosen at once.
+    chosen: list[DenseBlock] = []
     with ThreadPoolExecutor(cpu_count()) as pool:
-        return BlockLayout(layout.shape, pool.map(chosen, layout.blocks), layout.groups)
+        for group, blocks in groupby(layout.blocks, lambda block: int(block.rows[0]) // height):
+            damping = ridge * seen.variance_x(group)
+            if damping:
+                inputs = _Inputs(seen, group, damping, first_row=group * height)
+                # Blocks do not know of each other: the same columns on any number of threads.
+                chosen += pool.map(partial(_chosen, inputs, wanted, gain), blocks)
+            else:
+                chosen += blocks
+    return BlockLayout(layout.shape, chosen, layout.groups)
 
 
-def _best(seen: Observed, group: int, common: Float64, damping: float, count: int) -> Rows:
-    """Return the columns that explain most of some rows, in order.
+class _Inputs:
+    """The inputs of one convolution group: products of their columns, in units of the damping.
 
-    Parameters
-    ----------
-    seen : Observed
-    group : int
-    common : ndarray of float64, shape (columns, rows)
-        Of each column with each row.
-    damping : float
-    count : int
-        How many columns.
+    In these units, a ridge of 1 keeps systems so well conditioned that float32 tells columns apart.
     """
-    # The ridge keeps systems so well conditioned that float32 tells the columns apart.
-    scale = damping**-0.5
-    left = ((seen.variances_x(group) + damping) * scale**2).astype(np.float32)
-    common = (common * scale**2).astype(np.float32)
-    chosen: NDArray[np.intp] = np.empty(0, np.intp)
-    factor = np.empty((count, len(left)), np.float32)
-    free = np.ones(len(left), np.bool_)
+
+    def __init__(self, seen: Observed, group: int, damping: float, first_row: int) -> None:
+        self._seen, self._group, self._damping = seen, group, damping
+        self._first_row = first_row
+        self.variances = (seen.variances_x(group) / damping).astype(np.float32)
+        count = len(self.variances)
+        # All blocks read them: they are made once, some at a time, where they take no more memory
+        # than what is observed.
+        self._all: Float32 | None = None
+        if count <= MOST_COLUMNS:
+            self._all = np.empty((count, count), np.float32)
+            for begin in range(0, count, 512):
+                part = np.arange(begin, min(begin + 512, count))
+                np.divide(seen.products(group, part), damping, self._all[part[0] : part[-1] + 1])
+
+    def products(self, columns: Rows) -> Float32:
+        """Return the products of some columns with all."""
+        if self._all is None:
+            return (self._seen.products(self._group, columns) / self._damping).astype(np.float32)
+        return np.asarray(self._all[columns])
+
+    def common(self, rows: Rows, wanted: Float64) -> Float64:
+        """Return the products of all columns with the outputs that are wanted, held to values."""
+        common = self._seen.common(self._group, rows - self._first_row) / self._damping
+        return np.asarray(common + wanted[rows].T)
+
+
+def _chosen(inputs: _Inputs, wanted: Float64, gain: Float64, block: DenseBlock) -> DenseBlock:
+    """Return a block with the columns that explain most of its rows."""
+    count, total = len(block.columns), len(inputs.variances)
+    if count == total:
+        return block
+    rows = block.rows.astype(np.intp)
+    common = (inputs.common(rows, wanted) * gain[rows]).astype(np.float32)
+    left = inputs.variances + np.float32(1)
+    chosen: Rows = np.empty(0, np.intp)
+    factor = np.empty((count, total), np.float32)
+    free = np.ones(total, np.bool_)
     width = -(-count // STEPS)
     while len(chosen) < count:
         # What a column alone would explain of all that is left.
-        worth = np.where(free, np.square(common).sum(axis=1) / left, -1.0)
+        worth = np.where(free, np.square(common).sum(axis=1) / left, np.float32(-1))
         step = np.argsort(-worth, kind="stable")[: min(width, count - len(chosen))]
-        lines = (seen.products(group, step) * scale**2).astype(np.float32)
-        lines[:, step] += np.eye(len(step), dtype=np.float32)
+        lines = inputs.products(step)
+        lines[np.arange(len(step)), step] += 1
         before = factor[: len(chosen)]
         lines -= before[:, step].T @ before
-        root = np.linalg.cholesky(lines[:, step])
-        lines = np.linalg.solve(root, lines)
-        common -= lines.T @ np.linalg.solve(root, common[step])
+        # A few columns: the inverse of their factor costs less than to solve for all the others.
+        root = np.linalg.inv(np.linalg.cholesky(lines[:, step]))
+        lines = root @ lines
+        common -= lines.T @ (root @ common[step])
         left = np.maximum(left - np.square(lines).sum(axis=0), 1)
         factor[len(chosen) : len(chosen) + len(step)] = lines
         free[step] = False
         chosen = np.concatenate([chosen, step])
-    return np.sort(chosen)
+    return DenseBlock(block.rows, np.sort(chosen))
