@@ -265,7 +265,7 @@ def loaded(name: str) -> dict[str, Any]:
 
 
 def share(row: Row | None, method: str) -> str:
-    """Return what share of the test images is right by one method; nothing where not measured."""
+    """Return the share of the test images that is right by one method; nothing if not measured."""
     return f"{row[method]:.1%}" if row else ""
 
 

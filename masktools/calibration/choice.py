@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.calibration.linear import Float64
+from masktools.calibration.linear import Float64, in_threads
 from masktools.calibration.moments import MOST_COLUMNS, Observed, Rows
 from masktools.layout import BlockLayout, DenseBlock
 
@@ -83,19 +82,16 @@ def choose_columns(
     >>> choose_columns(seen, wanted, np.ones(1), layout, 1e-3).blocks[0].columns.tolist()
     [0, 2]
     """
-    from loky import cpu_count
-
     height = layout.rows // layout.groups
     chosen: list[DenseBlock] = []
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for group, blocks in groupby(layout.blocks, lambda block: int(block.rows[0]) // height):
-            damping = ridge * seen.variance_x(group)
-            if damping:
-                inputs = _Inputs(seen, group, damping, first_row=group * height)
-                # Blocks do not know of each other: the same columns on any number of threads.
-                chosen += pool.map(partial(_chosen, inputs, wanted, gain), blocks)
-            else:
-                chosen += blocks
+    for group, blocks in groupby(layout.blocks, lambda block: int(block.rows[0]) // height):
+        damping = ridge * seen.variance_x(group)
+        if damping:
+            inputs = _Inputs(seen, group, damping, first_row=group * height)
+            # Blocks do not know of each other.
+            chosen += in_threads(partial(_chosen, inputs, wanted, gain), blocks)
+        else:
+            chosen += blocks
     return BlockLayout(layout.shape, chosen, layout.groups)
 
 

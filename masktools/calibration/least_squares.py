@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from masktools.calibration.linear import Float64
-from masktools.calibration.moments import Observed, patterns
+from masktools.calibration.linear import Float64, Solution, in_threads
+from masktools.calibration.moments import Observed, Rows, patterns
 from masktools.checks import BoolArray
 
 # Of a row's variance: less of it explained is chance, and not to be scaled up.
@@ -80,9 +81,10 @@ def fits(seen: Observed, start: Float64, kept: BoolArray, ridges: Sequence[float
                 weight[part] = start[part] * kept[part]
             continue
         dampings = [ridge * variance for ridge in ridges]
-        for rows, columns in patterns(kept[part]):
-            first = start[part][np.ix_(rows, columns)]
-            for i, found in enumerate(seen.solve(group, rows, columns, first, dampings)):
+        together = list(patterns(kept[part]))
+        solve = partial(_solve, seen, group, start[part], dampings)
+        for (rows, columns), solutions in zip(together, in_threads(solve, together), strict=True):
+            for i, found in enumerate(solutions):
                 weights[i][part][np.ix_(rows, columns)] = found.values.T
                 conditions[i] = max(conditions[i], found.condition)
                 fallbacks[i] += found.fallback
@@ -92,6 +94,13 @@ def fits(seen: Observed, start: Float64, kept: BoolArray, ridges: Sequence[float
             weights, ridges, conditions, fallbacks, strict=True
         )
     ]
+
+
+def _solve(
+    seen: Observed, group: int, start: Float64, dampings: list[float], pattern: tuple[Rows, Rows]
+) -> list[Solution]:
+    rows, columns = pattern
+    return seen.solve(group, rows, columns, start[np.ix_(rows, columns)], dampings)
 
 
 def restored(seen: Observed, fit: Fit) -> Fit:

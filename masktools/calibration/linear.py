@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def one_thread() -> AbstractContextManager[object]:
@@ -22,6 +27,26 @@ def one_thread() -> AbstractContextManager[object]:
 
     limits: AbstractContextManager[object] = threadpool_limits(1)
     return limits
+
+
+def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Return what a function makes of each item, worked out on all cores that may be used.
+
+    Parameters
+    ----------
+    work : callable
+        Of one item. What it makes must not depend on other items: threads run in any order.
+    items : iterable
+
+    Examples
+    --------
+    >>> in_threads(abs, [-1, 2])
+    [1, 2]
+    """
+    from loky import cpu_count
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        return list(pool.map(work, items))
 
 
 @dataclass(frozen=True, eq=False)
