@@ -78,7 +78,8 @@ def _cast_like(ctx: Pass, source: Source) -> None:
 def _split(ctx: Pass, source: Source) -> None:
     x = source.inputs[0]
     axis = axis_of(ctx, source, 0)
-    size, count = ctx.shape(x)[axis], source.take("num_outputs", len(source.outputs))
+    size, count = ctx.shape(x)[axis], len(source.outputs)
+    source.take_only("num_outputs", count, count)
     sizes = ctx.integers(source, "split", 1)
     if sizes is None:
         part = -(-size // count)

@@ -199,3 +199,8 @@ void read_transposed(Word (&words)[4], const void* shared) {
 }
 
 }  // namespace masktools
+
+// Kernels are compiled without the headers that define these.
+#undef INFINITY
+#undef NAN
+#undef HUGE_VALF

@@ -70,6 +70,15 @@ def test_more_parts_than_a_node_may_have_are_refused():
         read_onnx(net)
 
 
+@pytest.mark.parametrize("count", [2**40, 3, 0, -1])
+def test_a_split_into_more_or_fewer_parts_than_outputs_is_refused(count):
+    net = model(
+        [node("Split", ["x"], ["y", "z"], axis=1, num_outputs=count)], {}, [("x", ["N", 6])]
+    )
+    with pytest.raises(GraphError, match=f"attribute num_outputs={count} is not supported, only 2"):
+        read_onnx(net)
+
+
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
