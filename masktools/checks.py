@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -169,3 +169,11 @@ def check_layers(name: str, value: object) -> None:
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping by layer, got {type(value).__name__}")
+
+
+def listed(names: Collection[str], most: int = 8) -> str:
+    """Return the layers there are, for an error: all of them, or the first few."""
+    if not names:
+        return "there are none"
+    first = ", ".join(map(repr, list(names)[:most]))
+    return f"there are {first}" + (f" and {len(names) - most} more" * (len(names) > most))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,6 +53,10 @@ def export_command(
         Literal["error", "keep", "drop"],
         typer.Option(help="Kept weights outside the dense blocks."),
     ] = "error",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Read this layer's zeros although it would stay dense."),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -75,7 +79,9 @@ def export_command(
         raise typer.BadParameter("--calibrate needs --layouts, a result folder")
     with refusing():
         how = {"tool": tool, "names": read_names(names), "threshold": threshold}
-        report, lines = export(net, out, masks, layouts, residual, verify, how, asked, shapes)
+        report, lines = export(
+            net, out, masks, layouts, residual, verify, how, asked, shapes, include or ()
+        )
     for note in report["notes"]:
         print(f"masktools: {printable(note)}", file=sys.stderr)
     if as_json:
@@ -96,6 +102,7 @@ def export(
     how: Mapping[str, Any] | None = None,
     calibration: Fitting | None = None,
     shapes: InputShapes | None = None,
+    include: Iterable[str] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -117,6 +124,8 @@ def export(
         Inputs to calibrate on; what the result folder was calibrated to before does not count.
     shapes : mapping or sequence, default None
         Sizes that `net` leaves open, as `masktools.export.from_onnx` takes them.
+    include : iterable of str, default ()
+        Layers whose zeros are read although they would stay dense.
 
     Returns
     -------
@@ -157,6 +166,7 @@ def export(
         masks=found,
         layouts=blocks,
         residual=residual,
+        include=include,
         input_shapes=shapes,
         values=values,
         seed=seed,

@@ -15,9 +15,9 @@ from masktools.calibration.progress import bar
 from masktools.calibration.report import Calibration
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint
-from masktools.checks import BoolArray, check_layers
+from masktools.checks import BoolArray, check_layers, listed
 from masktools.conversion.result import Conversion, load_layouts
-from masktools.conversion.selection import Named, listed
+from masktools.conversion.selection import Named
 from masktools.errors import CalibrationError, MaskError
 from masktools.layout import BlockLayout
 from masktools.network.graph import Graph

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masktools.checks import check_layers
+from masktools.checks import check_layers, listed
 from masktools.conversion.methods import refill_layers, regroup_layers
 from masktools.conversion.options import Options
 from masktools.conversion.report import LayerReport, Report, layer_report, total
 from masktools.conversion.result import Conversion as Conversion
 from masktools.conversion.result import check_place
 from masktools.conversion.resume import FOLDER, Finished
-from masktools.conversion.selection import Named, Source, listed, select
+from masktools.conversion.selection import Named, Source, select
 from masktools.errors import MaskError
 from masktools.names import Known, Shape, match, module_path
 from masktools.network.graph import Graph
@@ -56,7 +56,8 @@ def convert(
     """Convert the masks of a whole network into dense blocks, or into whole rows.
 
     The classifier, the first layer, depthwise convolutions and layers whose mask keeps every
-    weight stay dense unless named in `include`.
+    weight stay dense unless named in `include`. Where all masks keep every weight the network is
+    dense, and is pruned in blocks: give the `density`.
 
     Parameters
     ----------

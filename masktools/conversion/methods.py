@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from masktools.checks import BoolArray
+from masktools.checks import BoolArray, listed
 from masktools.conversion.across import Offer, spend
 from masktools.conversion.resume import Finished
-from masktools.conversion.selection import Source, listed
+from masktools.conversion.selection import Source
 from masktools.conversion.workers import Job, find_all
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout

@@ -9,15 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from masktools.checks import BoolArray, FloatArray, as_mask, as_saliency
+from masktools.checks import BoolArray, FloatArray, as_mask, as_saliency, listed
 from masktools.errors import MaskError
-from masktools.network.layers import Layer
+from masktools.network.layers import ROLES, Layer
 
-_ROLES = {
-    "first": "the first layer",
-    "classifier": "the classifier",
-    "depthwise": "a depthwise convolution",
-}
 _IMAGE_CHANNELS = 3
 
 
@@ -135,36 +130,35 @@ def select(
     -----
     Without a graph, a convolution that reads at most three channels is taken for the first layer
     or a depthwise convolution, and the last two-dimensional mask for the classifier.
+
+    Where no mask prunes anything the network is dense, and a conversion is to prune it: then no
+    layer stays dense because its mask keeps every weight.
     """
     if not masks:
         raise MaskError("there are no masks")
     named.check(masks)
     shapes = {name: np.shape(mask) for name, mask in masks.items()}
     classifier = next((name for name in reversed(shapes) if len(shapes[name]) == 2), None)
+    layers = {
+        name: None if known is None else _fitting(name, shapes[name], known) for name in masks
+    }
+    arrays = {name: _arrays(name, mask, weights) for name, mask in masks.items()}
+    pruned = any(not keep.all() for keep, _ in arrays.values())
     sources = []
-    for name, mask in masks.items():
-        layer = None if known is None else _fitting(name, shapes[name], known)
-        keep, saliency = _arrays(name, mask, weights)
+    for name, (keep, saliency) in arrays.items():
+        layer = layers[name]
         if name in named.skip:
             reason = "named in skip"
         elif name in named.include:
             reason = ""
         else:
-            role = _ROLES.get(layer.role, "") if layer else _guess(shapes[name], name == classifier)
-            reason = role or ("the mask keeps every weight" if keep.all() else "")
+            role = ROLES.get(layer.role, "") if layer else _guess(shapes[name], name == classifier)
+            reason = role or ("the mask keeps every weight" if pruned and keep.all() else "")
         groups = layer.groups if layer else 1
         sources.append(
             Source(name, keep, saliency, groups, layer.column_cost if layer else None, reason)
         )
     return sources
-
-
-def listed(names: Collection[str], most: int = 8) -> str:
-    """Return the layers there are, for an error: all of them, or the first few."""
-    if not names:
-        return "there are none"
-    first = ", ".join(map(repr, list(names)[:most]))
-    return f"there are {first}" + (f" and {len(names) - most} more" * (len(names) > most))
 
 
 def _fitting(name: str, shape: tuple[int, ...], known: Mapping[str, Layer]) -> Layer:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +52,7 @@ def from_onnx(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    include: Iterable[str] = (),
     input_shapes: InputShapes | None = None,
     values: Values | None = None,
     calibrate: Inputs | None = None,
@@ -73,8 +74,9 @@ def from_onnx(
         stored (see `BlockLayout.from_mask`); the weights of all other rows are the residual.
     masks : mapping of str to array_like of bool, default None
         The weights that count, in the shape of the layer's weight; layers without a mask stay
-        dense. None reads the zeros of the weights; then the first layer, the classifier and
-        depthwise convolutions stay dense, and so does a layer with less than 1 % zeros.
+        dense. None reads the zeros of the weights; then depthwise convolutions stay dense, the
+        first layer and the classifier where more than a quarter of their weights is left, and any
+        layer with less than 1 % zeros. What has zeros and stays dense is logged.
     names : mapping of str to str, default None
         Renames layers: the name in the ONNX file to the name that masks, layouts and the
         checkpoint have. Without it, masks and layouts are matched by what the exporter left of the
@@ -82,6 +84,9 @@ def from_onnx(
         logged.
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks: refused, stored one by one, or left out.
+    include : iterable of str, default ()
+        Layers that stay dense otherwise, whose zeros are read nevertheless; for neither masks nor
+        layouts.
     input_shapes : mapping of str to sequence of int, or one such sequence, default None
         Sizes that the file leaves open, by input or of its only one: ``{"x": (1, 3, 640, 640)}``.
         None, -1, ``"?"`` or a name leaves an axis as the file has it. A first size counts for the
@@ -127,6 +132,7 @@ def from_onnx(
         masks=masks,
         names=names,
         residual=residual,
+        include=include,
         input_shapes=input_shapes,
         values=values,
         calibrate=calibrate,
@@ -143,6 +149,7 @@ def prepare(
     masks: Mapping[str, ArrayLike] | None = None,
     names: Mapping[str, str] | None = None,
     residual: str = "error",
+    include: Iterable[str] = (),
     input_shapes: InputShapes | None = None,
     values: Values | None = None,
     calibrate: Inputs | None = None,
@@ -154,7 +161,7 @@ def prepare(
 
     Parameters
     ----------
-    src, layouts, masks, names, residual, input_shapes, values, calibrate, run, seed
+    src, layouts, masks, names, residual, include, input_shapes, values, calibrate, run, seed
         As `from_onnx`.
     say : callable, default a warning of the log
         Is told, in a sentence each, what was decided that could have been meant otherwise.
@@ -179,7 +186,7 @@ def prepare(
     forms = transposed_layers(model, names or {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, say)
     network, layouts = calibrated(network, layouts, residual, values, calibrate, run)
-    stored = _stored(network, forms, layouts, masks, residual, say)
+    stored = _stored(network, forms, layouts, masks, residual, say, include)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -192,6 +199,7 @@ def from_torch(
     layouts: Mapping[str, BlockLayout] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     residual: str = "error",
+    include: Iterable[str] = (),
     calibrate: Inputs | None = None,
     run: Run | None = None,
     seed: int | None = None,
@@ -204,7 +212,7 @@ def from_torch(
         Its training flags are as before afterwards; nothing else is touched.
     example_input : torch.Tensor or tuple of torch.Tensor
         Of the shapes that the network is to take; the batch size stays open where that is sound.
-    dst, layouts, masks, residual, calibrate, run, seed
+    dst, layouts, masks, residual, include, calibrate, run, seed
         As `from_onnx`; layers have the names of their parameters, without ``.weight``.
 
     Raises
@@ -232,7 +240,7 @@ def from_torch(
     forms = transposed_layers(model, {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, logger.warning)
     network, layouts = calibrated(network, layouts, residual, None, calibrate, run)
-    stored = _stored(network, forms, layouts, masks, residual, logger.warning)
+    stored = _stored(network, forms, layouts, masks, residual, logger.warning, include)
     write(dst, replace(assemble(network, stored), seed=seed))
 
 
@@ -262,9 +270,12 @@ def _stored(
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
     say: Callable[[str], None],
+    include: Iterable[str],
 ) -> dict[str, Stored]:
     places = {name: f.to_layer(np.ones(f.shape, np.bool_)) for name, f in forms.items()}
-    return select(network.layers, _weights(network), layouts, masks, residual, say, places)
+    weights = _weights(network)
+    named = tuple(include)
+    return select(network.layers, weights, layouts, masks, residual, say, places, named)
 
 
 def _weights(network: Network) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,13 @@ from masktools.network.shapes import pixels_inside, shapes_of
 # The ending of layers that a file has as transposed convolutions: their weight is another tensor.
 PHASES = ".phases"
 
+# Of layers that stay dense unless they are asked for.
+ROLES = {
+    "first": "the first layer",
+    "classifier": "the classifier",
+    "depthwise": "a depthwise convolution",
+}
+
 _PARAMETER = re.compile(r"\.(weight(_orig)?|parametrizations\.weight\.original\d*)$")
 
 

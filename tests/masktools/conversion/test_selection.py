@@ -82,6 +82,13 @@ def test_a_mask_that_keeps_everything_stays_dense_unless_named():
     assert "conv" not in reasons(masks, include=["conv"])
 
 
+def test_masks_of_a_dense_network_are_all_converted_but_where_layers_have_a_role():
+    masks = {name: np.ones(shape) for name, shape in SHAPES.items()}
+    named = reasons(masks)
+    assert "conv" not in named
+    assert "the mask keeps every weight" not in named.values()
+
+
 def test_saliency_is_what_the_mask_leaves():
     masks = {"conv": np.array([[1, 0], [1, 1]])}
     weights = {"conv": np.array([[-2.0, 9.0], [0.5, 0.0]]), "unused": np.eye(3)}

@@ -62,6 +62,48 @@ def test_zeros_of_the_weights_are_masks_where_layers_have_no_role(net, module, t
     close(run(tmp_path / "out.safetensors", IMAGES), expected(module, IMAGES))
 
 
+def told(net, **how):
+    """Return which layers are sparse, and what was said."""
+    notes = []
+    return list(prepare(net, say=notes.append, **how)[0].sparse), notes
+
+
+def test_layers_with_a_role_are_sparse_where_they_gain_or_are_named(module):
+    with torch.no_grad():
+        module.stem.weight[:, 1:] = 0
+        module.stem.weight[:, 0, 1:] = 0
+        module.head.weight[::2, ::3] = 0
+        module.head.weight[1::2, 1::3] = 0
+    net = zoo.to_onnx(module, SIZE)
+    share = float((module.stem.weight == 0).float().mean())
+    assert share > 0.75
+    sparse, notes = told(net)
+    assert sparse == ["stem"]
+    (note,) = notes
+    assert note.startswith("layer 'head': the classifier stays dense, though 33.")
+    assert note.endswith("include=['head'] (--include head) stores it sparse")
+    assert told(net, include=["head"], residual="keep") == (["stem", "head"], [])
+    with torch.no_grad():
+        module.stem.weight[::2, 0, 0, 0] = 0  # Every second row lacks a column.
+        module.stem.weight[1::4, 0, 0, 1] = 0
+    net = zoo.to_onnx(module, SIZE)
+    assert told(net)[0] == told(net, residual="drop")[0] == []
+    assert told(net, residual="keep")[0] == ["stem"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"include": ["haed"]}, "include: there is no layer 'haed'; there are 'stem'"),
+        ({"include": ["head"], "masks": {}}, "masks and layouts name the layers themselves"),
+        ({"include": ["head"], "layouts": {}}, "masks and layouts name the layers themselves"),
+    ],
+)
+def test_layers_to_include_that_do_not_fit_are_refused(net, how, message):
+    with pytest.raises(MaskError, match=message):
+        prepare(net, **how)
+
+
 def test_a_zero_by_chance_leaves_a_layer_dense(module):
     with torch.no_grad():
         module.conv[0].weight[3, 3, 1, 1] = 0
