@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,13 +15,14 @@ from masktools.calibration.measure import Distance, distances
 from masktools.calibration.refit import Fitted, refit
 from masktools.calibration.report import Calibration, CalibrationReport, LayerCalibration
 from masktools.calibration.samples import Samples, samples, sized
+from masktools.calibration.scope import Scope, scope
 from masktools.calibration.statistics import match_statistics
 from masktools.calibration.walk import Run, Step
 from masktools.checks import BoolArray, as_array
 from masktools.errors import CalibrationError, MaskError
 from masktools.layout import BlockLayout
 from masktools.network.graph import Graph
-from masktools.network.layers import Layer, layers
+from masktools.network.layers import layers
 
 Array = NDArray[Any]
 # Takes the number of steps, and gives what to call with a layer's name after each.
@@ -32,13 +33,14 @@ METHODS = ("refit", "values", "statistics")
 
 def calibrate_graph(
     graph: Graph,
-    kept: Mapping[str, BoolArray],
+    layouts: Mapping[str, BlockLayout],
     inputs: Mapping[str, ArrayLike] | ArrayLike,
     run: Run,
     *,
-    layouts: Mapping[str, BlockLayout] | None = None,
     labels: ArrayLike | None = None,
     method: str = "refit",
+    residual: str = "drop",
+    skip: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> Calibration:
     """Fit a converted network to its source.
@@ -47,13 +49,10 @@ def calibrate_graph(
     ----------
     graph : Graph
         The source network in the normal form. Not changed.
-    kept : mapping of str to ndarray of bool
-        By layer, in the weight's shape: what is stored of it. All other layers keep their values.
-    inputs, run, labels, method
+    layouts : mapping of str to BlockLayout
+        What is stored of the layers that were converted.
+    inputs, run, labels, method, residual, skip
         See `masktools.calibrate`.
-    layouts : mapping of str to BlockLayout, default None
-        Of the layers whose blocks may store other columns instead; those among them that can be
-        chosen are, if `method` is "refit". None of them stores anything beside its blocks.
     progress : callable, default None
         What to show; None shows nothing.
 
@@ -69,18 +68,20 @@ def calibrate_graph(
     check_method(method)
     graph = sized(graph, inputs)
     known = layers(graph)
-    _check_kept(kept, known)
+    chosen = scope(graph, known, layouts, residual, skip, dense=method != "statistics")
+    kept = chosen.fitted
     given = samples(graph, inputs)
     classes = None if labels is None else _held_labels(labels, given)
     source_constants = graph.constants
     graph, found = places(graph, known)
+    as_is = dict(graph.constants)
+    for name, mask in chosen.stored.items():
+        as_is[known[name].weight] = graph.constants[known[name].weight] * mask
     wanted = {name: place for name, place in found.items() if name in kept}
     if not wanted:
         raise MaskError("there is no layer to calibrate")
-    as_is = dict(graph.constants)
-    for name, mask in kept.items():
-        as_is[known[name].weight] = graph.constants[known[name].weight] * mask
-    free = {n: one for n, one in (layouts or {}).items() if method == "refit" and choosable(one)}
+    moving = method == "refit" and residual == "drop"
+    free = {n: one for n, one in layouts.items() if moving and n in wanted and choosable(one)}
     fitted: dict[str, Fitted] = {}
     steps = (
         wanted
@@ -114,7 +115,7 @@ def calibrate_graph(
             _row(p, kept[n], fitted.get(n), _replaced(moved.get(n), kept[n]), before, after)
             for n, p in wanted.items()
         ),
-        notes=tuple(_notes(kept, wanted, free, fitted, given)),
+        notes=tuple(_notes(chosen, wanted, free, fitted, given)),
     )
     weights = {layer.weight for layer in known.values()}
     return Calibration(
@@ -133,19 +134,6 @@ def check_method(method: str) -> None:
 @contextmanager
 def _silent(_: int) -> Iterator[Step]:
     yield lambda _: None
-
-
-def _check_kept(kept: Mapping[str, BoolArray], known: Mapping[str, Layer]) -> None:
-    for name, mask in kept.items():
-        if name not in known:
-            raise MaskError(
-                f"the network has no layer {name!r}; it has {', '.join(known)}; to calibrate, call "
-                "the layers as the network does (names=, --names)"
-            )
-        if mask.shape != known[name].shape:
-            raise MaskError(
-                f"layer {name!r}: expected a layout of shape {known[name].shape}, got {mask.shape}"
-            )
 
 
 def _held_labels(labels: ArrayLike, given: Samples) -> NDArray[Any]:
@@ -200,7 +188,7 @@ def _row(
 
 
 def _notes(
-    kept: Mapping[str, BoolArray],
+    chosen: Scope,
     wanted: Mapping[str, Place],
     free: Mapping[str, BlockLayout],
     fitted: Mapping[str, Fitted],
@@ -209,7 +197,9 @@ def _notes(
     total = len(next(iter(given.inputs.values())))
     if sum(given.counts) < total:
         yield f"{total - sum(given.counts)} samples in excess of whole batches were left out"
-    for name in kept:
+    for name in chosen.large:
+        yield f"layer {name!r}: it stayed dense, and is too large to be fitted along"
+    for name in chosen.fitted:
         if name not in wanted:
             yield f"layer {name!r}: several nodes read its weight or bias, so it was left as it is"
     for name, layout in free.items():

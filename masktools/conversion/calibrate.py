@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.calibration.network import calibrate_graph
@@ -15,13 +14,11 @@ from masktools.calibration.progress import bar
 from masktools.calibration.report import Calibration
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint
-from masktools.checks import BoolArray, check_layers, listed
+from masktools.checks import check_layers
 from masktools.conversion.result import Conversion, load_layouts
-from masktools.conversion.selection import Named
-from masktools.errors import CalibrationError, MaskError
+from masktools.errors import MaskError
 from masktools.layout import BlockLayout
 from masktools.network.graph import Graph
-from masktools.network.layers import layers
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -40,7 +37,7 @@ def calibrate(
     labels: ArrayLike | None = None,
     method: str = "refit",
     residual: str = "drop",
-    include: Iterable[str] = (),
+    skip: Iterable[str] = (),
     input_shapes: InputShapes | None = None,
     progress: bool = True,
 ) -> Calibration:
@@ -55,7 +52,8 @@ def calibrate(
         The source network with its weights: the ticket, or the dense network, whichever the
         converted one is to follow. Not changed.
     layouts : Conversion, mapping of str to BlockLayout, or path of a result folder
-        What is stored of the layers that were converted. All other layers keep their values.
+        What is stored of the layers that were converted. Dense layers behind them are fitted too,
+        unless `method` is "statistics": they make up for a part of what was lost.
     inputs : array_like of float32, shape (samples, ...); or a mapping of input names to such
         As the network takes them, at least 32; they may be mapped from a file. One in eight is
         held back from the fit, to choose by and to measure on.
@@ -73,8 +71,8 @@ def calibrate(
         after it where there is one.
     residual : {"drop", "keep"}
         Whether non-zero weights outside the blocks are stored too.
-    include : iterable of str, default ()
-        Layers to fit although they stayed dense.
+    skip : iterable of str, default ()
+        Layers that keep their values.
     input_shapes : mapping of str to sequence of int, or one such sequence, default None
         Sizes that an ONNX file leaves open, as in `masktools.export.from_onnx`.
     progress : bool, default True
@@ -140,12 +138,9 @@ def calibrate(
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
     graph = _graph(network, input_shapes)
-    layouts = _layouts(layouts)
-    kept = _kept(graph, layouts, residual, Named.of((), include).include)
     return calibrate_graph(
-        graph, kept, inputs, run, labels=labels, method=method,
-        layouts=layouts if residual == "drop" else None,
-        progress=bar if progress else None,
+        graph, _layouts(layouts), inputs, run, labels=labels, method=method, residual=residual,
+        skip=skip, progress=bar if progress else None,
     )  # fmt: skip
 
 
@@ -179,21 +174,3 @@ def _layouts(
                 f"layouts: layer {name!r}: expected a BlockLayout, got {type(layout).__name__}"
             )
     return layouts
-
-
-def _kept(
-    graph: Graph, layouts: Mapping[str, BlockLayout], residual: str, include: Iterable[str]
-) -> dict[str, BoolArray]:
-    """Return the stored positions of each layer to fit."""
-    known = layers(graph)
-    kept = {}
-    for name, layout in layouts.items():
-        kept[name] = layout.to_mask()
-        weight = graph.constants.get(known[name].weight) if name in known else None
-        if residual == "keep" and weight is not None and weight.shape == layout.shape:
-            kept[name] |= weight != 0
-    for name in include:
-        if name not in known:
-            raise CalibrationError(f"include: there is no layer {name!r}; {listed(known)}")
-        kept.setdefault(name, np.ones(known[name].shape, np.bool_))
-    return kept

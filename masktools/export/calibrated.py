@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,12 +60,9 @@ def calibrated(
         The layouts, with the columns that the calibration chose.
     """
     if calibrate is not None and layouts is not None and run is not None:
-        kept: dict[str, NDArray[Any]] = {n: layout.to_mask() for n, layout in layouts.items()}
-        for name in kept.keys() & network.layers.keys() if residual == "keep" else ():
-            weight = network.graph.constants[network.layers[name].weight]
-            kept[name] = kept[name] | (weight != 0).reshape(kept[name].shape)
-        free = None if residual == "keep" else layouts
-        found = calibrate_graph(network.graph, kept, calibrate, run, layouts=free)
+        # Without residual="keep" a residual is refused or left out: no layout stores any.
+        residual = "keep" if residual == "keep" else "drop"
+        found = calibrate_graph(network.graph, layouts, calibrate, run, residual=residual)
         values, layouts = found.values, {**layouts, **found.layouts}
     elif values is not None and layouts is not None and residual != "keep":
         _check_inside(network, layouts, values)

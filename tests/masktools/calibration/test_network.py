@@ -12,7 +12,7 @@ from calibration_networks import halves, images, mixed, normed, outputs, run
 
 import masktools
 from masktools import BlockLayout
-from masktools.calibration import walk
+from masktools.calibration import scope, walk
 from masktools.checkpoint import Checkpoint
 from masktools.errors import CalibrationError
 from masktools.network.graph import Value
@@ -28,14 +28,15 @@ def test_every_kind_of_layer_comes_closer_to_its_source(norm, method):
     found = masktools.calibrate(graph, layouts, x, run=run, method=method)
     report = found.report
     assert (report.samples, report.held_back) == (140, 20)
-    assert [row.layer for row in report.layers] == list(layouts)
+    behind = ["last"] if method == "refit" else []  # Dense, but what is before it changed.
+    assert [row.layer for row in report.layers] == [*layouts, *behind]
     assert report.error_after < report.error_before
     if method == "refit":
         assert all(row.error_after < row.error_before for row in report.layers)
         assert all(row.condition >= 1 and row.ridge for row in report.layers)
     for name, layout in {**layouts, **found.layouts}.items():
         assert not found.values[f"{name}.weight"][~layout.to_mask()].any()
-    for name in ("first", "last"):  # Left dense: not a bit of them changes.
+    for name in {"first", "last"} - {*behind}:  # Not a bit of them changes.
         np.testing.assert_array_equal(found.values[f"{name}.weight"], before[f"{name}.weight"])
         assert f"{name}.bias" not in found.values
     for name, array in before.items():
@@ -142,14 +143,46 @@ def test_residual_weights_are_fitted_where_they_are_kept():
     assert errors["keep"] < 1e-3 < errors["drop"]  # Every kept weight is stored: nothing is lost.
 
 
-def test_dense_layers_are_fitted_when_they_are_named():
+def test_dense_layers_behind_converted_ones_are_fitted_too():
+    graph, x = mixed(), images(160)
+    layouts = halves(graph, ["grouped"])
+    found = masktools.calibrate(graph, layouts, x, run=run)
+    behind = ["grouped", "point", "hidden", "last"]
+    assert [row.layer for row in found.report.layers] == behind
+    assert found.values.keys() >= {f"{name}.weight" for name in behind}
+    for name in ("first", "plain", "deep"):
+        weight = f"{name}.weight"
+        np.testing.assert_array_equal(
+            found.values.get(weight, graph.constants[weight]), graph.constants[weight]
+        )
+    alone = masktools.calibrate(graph, layouts, x, run=run, skip=["point", "hidden", "last"])
+    assert [row.layer for row in alone.report.layers] == ["grouped"]
+    assert found.report.error_after < 0.7 * alone.report.error_after
+    statistics = masktools.calibrate(graph, layouts, x, run=run, method="statistics")
+    assert [row.layer for row in statistics.report.layers] == ["grouped"]
+
+
+def test_layers_to_skip_keep_their_values():
     graph = mixed()
-    layouts = halves(graph, ["plain"])
-    found = masktools.calibrate(graph, layouts, images(160), run=run, include=["last"])
-    assert [row.layer for row in found.report.layers] == ["plain", "last"]
-    assert (found.values["last.weight"] != graph.constants["last.weight"]).any()
-    with pytest.raises(CalibrationError, match="include: there is no layer 'lost'"):
-        masktools.calibrate(graph, layouts, images(), run=run, include=["lost"])
+    layouts = halves(graph, ["plain", "hidden"])
+    found = masktools.calibrate(graph, layouts, images(160), run=run, skip=["plain"])
+    assert "plain" not in {row.layer for row in found.report.layers}
+    assert "plain" not in found.layouts
+    weight = graph.constants["plain.weight"] * layouts["plain"].to_mask()
+    np.testing.assert_array_equal(found.values["plain.weight"], weight)
+    with pytest.raises(CalibrationError, match="skip: there is no layer 'lost'; there are 'first'"):
+        masktools.calibrate(graph, layouts, images(), run=run, skip=["lost"])
+    with pytest.raises(TypeError, match="skip must hold layer names, got the one name 'plain'"):
+        masktools.calibrate(graph, layouts, images(), run=run, skip="plain")
+
+
+def test_a_dense_layer_that_is_too_large_is_left_and_named(monkeypatch):
+    monkeypatch.setattr(scope, "MOST_WEIGHTS", 200)
+    graph = mixed()
+    found = masktools.calibrate(graph, halves(graph, ["grouped"]), images(), run=run)
+    assert [row.layer for row in found.report.layers] == ["grouped", "last"]
+    notes = [note for note in found.report.notes if "is too large to be fitted along" in note]
+    assert [note.split("'")[1] for note in notes] == ["hidden", "point"]
 
 
 def test_the_same_input_gives_the_same_bytes_whether_values_lie_in_memory_or_files(monkeypatch):

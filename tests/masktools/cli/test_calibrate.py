@@ -115,7 +115,7 @@ def test_json_has_the_calibration(ticket, net, images, tmp_path):
     found = json.loads(
         convert(ticket, tmp_path / "result", net, "--calibrate", images, "--json")[0]
     )
-    assert [row["layer"] for row in found["calibration"]["layers"]] == ["conv.0", "last.0"]
+    assert [row["layer"] for row in found["calibration"]["layers"]] == ["conv.0", "last.0", "head"]
     assert found["calibration"]["accuracy_after"] is None
 
 
