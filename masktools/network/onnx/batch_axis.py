@@ -142,6 +142,8 @@ def _reshape(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     if any(n == 0 and i >= len(tensor.shape) for i, n in enumerate(shape)):
         return False
     shape = [tensor.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+    if source.inputs[0] not in ctx.turned and _repeats(shape, tensor.shape, ctx.said):
+        return False
     ahead = prod(tensor.shape[: tensor.axis]) * tensor.before
     found = _factor(shape, len(tensor.shape), prod(tensor.shape), ahead, batch, ctx.said)
     if found is None or (found[1:] == (0, 1, 1) and source.inputs[0] not in ctx.turned):
@@ -157,6 +159,12 @@ def _reshape(ctx: Pass, source: Source, plain: Rewrite) -> bool:
         ctx.emit("Reshape", [tensor.value], value, source.name, shape=(0, *wanted))
     _name(ctx, source.outputs[0], replace(made, value=value))
     return True
+
+
+def _repeats(shape: Sequence[int], before: Sequence[int], said: int | None) -> bool:
+    """Return whether a new shape begins with the file's batch, and -1 fits within one sample."""
+    known = -prod(shape[1:])
+    return shape[:1] == [said] and known > 0 and prod(before[1:]) % known == 0
 
 
 def _factor(

@@ -110,6 +110,20 @@ def test_a_batch_of_one_that_the_file_fixes_is_opened():
     np.testing.assert_array_equal(run(graph, x), wanted)
 
 
+def test_a_batch_of_one_in_front_of_one_channel_is_opened():
+    """Scores of one class, as detectors flatten them: the rest is of a sample, not of a batch."""
+    nodes = [
+        node("Split", ["x"], ["s", "t"], axis=1, num_outputs=2),
+        node("Reshape", ["s", "flat"], ["u"], "a"), node("Reshape", ["t", "wide"], ["v"], "b"),
+        node("Concat", ["u", "v"], ["y"], axis=2),
+    ]  # fmt: skip
+    constants = {"flat": ints(1, 1, -1), "wide": ints(1, 1, 12)}
+    graph = read_onnx(model(nodes, constants, [("x", [1, 2, 3, 4])], opset=18))
+    assert graph.inputs[0].shape == (None, 2, 3, 4)
+    x = weight(5, 2, 3, 4)
+    np.testing.assert_array_equal(run(graph, x), x.reshape(5, 1, 24))
+
+
 @pytest.mark.parametrize(
     "between", [node("Softmax", ["t"], ["u"], axis=1), node("Concat", ["t", "t"], ["u"], axis=1)]
 )
