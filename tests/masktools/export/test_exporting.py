@@ -403,5 +403,13 @@ def test_what_torch_cannot_capture_is_one_error(tmp_path):
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(GraphError, match=r"torch\.export cannot capture the module"):
-        from_torch(Loop(), torch.zeros(1, 3), tmp_path / "out.safetensors")
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.linalg.svdvals(x)
+
+    path = tmp_path / "out.safetensors"
+    with pytest.raises(GraphError, match=r"torch\.export cannot capture the module: .*from_onnx$"):
+        from_torch(Loop(), torch.zeros(1, 3), path)
+    # In one line: PyTorch's own message has pages.
+    with pytest.raises(GraphError, match=r"write the module as ONNX: .*_linalg_svd.*from_onnx$"):
+        from_torch(Spectrum(), torch.zeros(1, 3, 3), path)
