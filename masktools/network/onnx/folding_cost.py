@@ -76,6 +76,11 @@ def _no_larger(source: Source, values: Sequence[Array]) -> int:
     return max(_product(value.shape) for value in values) * (_TEXT if text else 1)
 
 
+def _of_its_shape(_: Source, values: Sequence[Array]) -> int:
+    """Only the shape is looked at."""
+    return values[0].ndim
+
+
 def _broadcast(_: Source, values: Sequence[Array]) -> int:
     """Element by element, the shapes of all inputs broadcast."""
     rank = max(value.ndim for value in values)
@@ -146,11 +151,11 @@ def _matmul(source: Source, values: Sequence[Array]) -> int:
     a, b, *others = (v if v.ndim > 1 or i > 1 else v[None] for i, v in enumerate(values))
     batch = _broadcast(source, [np.broadcast_to(0, v.shape[:-2]) for v in (a, b)])
     # Gemm may read either matrix turned; that a vector is one row or one column is no matter.
-    rows, columns, summed = (
-        (max(a.shape), max(b.shape), max(a.shape))
-        if source.op == "Gemm"
-        else (a.shape[-2], b.shape[-1], a.shape[-1])
+    a, b = (
+        v.T if v.ndim == 2 and source.attributes.get(turn) else v
+        for v, turn in ((a, "transA"), (b, "transB"))
     )
+    rows, columns, summed = a.shape[-2], b.shape[-1], a.shape[-1]
     made = _product((batch, rows, columns))
     return made + made * int(summed) // _PRODUCTS + sum(_product(v.shape) for v in others)
 
@@ -177,8 +182,8 @@ _FAMILIES: tuple[tuple[_Rule, str], ...] = (
         HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Log LogSoftmax
         LpNormalization MeanVarianceNormalization Mish Neg Not Reciprocal ReduceL1 ReduceL2
         ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-        ReduceSumSquare Relu Reshape ReverseSequence Round ScatterElements ScatterND Selu Shape
-        Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
+        ReduceSumSquare Relu Reshape ReverseSequence Round ScatterElements ScatterND Selu
+        Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
         Squeeze Swish Tan Tanh ThresholdedRelu Transpose Trilu Unsqueeze
         """,
     ),
@@ -197,6 +202,7 @@ _FAMILIES: tuple[tuple[_Rule, str], ...] = (
         QuantizeLinear
         """,
     ),
+    (_of_its_shape, "Shape Size"),
     (_concat, "Concat"),
     (_of_shape, "ConstantOfShape"),
     (_repeated, "Expand Tile"),
