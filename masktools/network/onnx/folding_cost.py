@@ -1,6 +1,6 @@
 """Say how much computing a node of constants costs, before it is computed.
 
-Any operator that onnx can evaluate is allowed here, if its cost follows from its inputs: windows,
+Any operator that onnx can evaluate is allowed here, if its cost follows from its inputs: pooling,
 loops, recurrent layers, sequences and random numbers are not.
 """
 
@@ -20,6 +20,7 @@ Array = NDArray[Any]
 _Rule = Callable[[Source, Sequence[Array]], int]
 
 _TEXT = 32  # elements that a text of a number counts for
+_UNKNOWN = 2**62  # more than any file may have
 _PRODUCTS = 64  # multiplications of a matrix product that take as long as one element of a sum
 
 
@@ -130,7 +131,7 @@ def _range(_: Source, values: Sequence[Array]) -> int:
         return 0
     start, limit, delta = (float(value.ravel()[0]) for value in values)
     steps = abs((limit - start) / delta) if delta else 0.0
-    return int(steps) if steps < 2**62 else 2**62
+    return int(steps) if steps < _UNKNOWN else _UNKNOWN
 
 
 def _pad(source: Source, values: Sequence[Array]) -> int:
@@ -158,6 +159,21 @@ def _matmul(source: Source, values: Sequence[Array]) -> int:
     rows, columns, summed = a.shape[-2], b.shape[-1], a.shape[-1]
     made = _product((batch, rows, columns))
     return made + made * int(summed) // _PRODUCTS + sum(_product(v.shape) for v in others)
+
+
+def _conv(source: Source, values: Sequence[Array]) -> int:
+    """Return the elements of the padded input, unfolded for each tap, and of the output."""
+    x, weight = values[:2]
+    if x.ndim != weight.ndim or x.ndim < 3:
+        return _UNKNOWN
+    taps = source.attributes.get("kernel_shape", weight.shape[2:])
+    dilations = source.attributes.get("dilations", [1] * len(taps))
+    spans = [max(abs(int(k * d)), 1) for k, d in zip(taps, dilations, strict=False)]
+    reach = sum(abs(int(n)) for n in source.attributes.get("pads", ()))
+    pixels = _product(n + reach + span for n, span in zip(x.shape[2:], spans, strict=False))
+    unfolded = max(x.shape[1], weight.shape[1]) * prod(spans)
+    each = unfolded * (1 + x.ndim) + len(weight) + len(weight) * unfolded // _PRODUCTS
+    return int(_product(x.shape[:1]) * pixels * each)
 
 
 def _einsum(source: Source, values: Sequence[Array]) -> int:
@@ -212,6 +228,7 @@ _FAMILIES: tuple[tuple[_Rule, str], ...] = (
     (_pad, "Pad"),
     (_one_hot, "OneHot"),
     (_matmul, "Gemm MatMul"),
+    (_conv, "Conv"),
     (_einsum, "Einsum"),
 )
 _RULES: dict[str, _Rule] = {op: rule for rule, ops in _FAMILIES for op in ops.split()}
