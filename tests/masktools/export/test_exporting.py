@@ -104,6 +104,21 @@ def test_layers_to_include_that_do_not_fit_are_refused(net, how, message):
         prepare(net, **how)
 
 
+def test_weights_that_a_mask_prunes_and_the_network_does_not_are_said(module, caplog):
+    """As where the network standardises its weights: their zeros are numbers then."""
+    keep = np.ones(CONV, bool)
+    keep[:8, ::2] = False
+    net = zoo.to_onnx(module, SIZE)
+    prepare(net, masks={"conv.0": keep}, residual="keep")
+    assert f"{np.count_nonzero(~keep)} weights that the masks prune are not zero" in caplog.text
+    assert "'conv.0'" in caplog.text
+    caplog.clear()
+    with torch.no_grad():
+        module.conv[0].weight *= torch.from_numpy(keep)
+    prepare(zoo.to_onnx(module, SIZE), masks={"conv.0": keep}, residual="keep")
+    assert not caplog.text
+
+
 def test_a_zero_by_chance_leaves_a_layer_dense(module):
     with torch.no_grad():
         module.conv[0].weight[3, 3, 1, 1] = 0
