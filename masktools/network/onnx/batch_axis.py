@@ -240,6 +240,33 @@ def _along(*names: str) -> Callable[[Pass, Source, Rewrite], bool]:
     return handle
 
 
+def _concat(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    tensors = [ctx.turned.get(name) for name in source.inputs]
+    first = tensors[0]
+    if first is None:
+        return False
+    axis = source.axes((source.attributes.get("axis", 1),), len(first.shape))[0]
+    values = [t.value for t in tensors if t is not None and _alike(first, t)]
+    if axis == first.axis or len(values) < len(tensors):
+        return False
+    source.attributes["axis"] = _place(first, axis)
+    return _apply(ctx, source, plain, values, first, first.axis)
+
+
+def _reduction(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    tensor = ctx.turned.get(source.inputs[0])
+    kept = replace(source, attributes=dict(source.attributes))
+    given = ctx.integers(kept, "axes", 1) if tensor else None
+    if tensor is None or not given:
+        return False
+    axes = source.axes(given, len(tensor.shape))
+    if tensor.axis in axes:
+        return False
+    source.attributes["axes"] = tuple(_place(tensor, axis) for axis in axes)
+    gone = 0 if source.attributes.get("keepdims", 1) else sum(at < tensor.axis for at in axes)
+    return _apply(ctx, source, plain, [tensor.value], tensor, tensor.axis - gone)
+
+
 def _softmax(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     tensor = ctx.turned.get(source.inputs[0])
     axis = source.attributes.get("axis", -1 if ctx.opset >= 13 else 1)
@@ -364,6 +391,8 @@ def _arithmetic(ctx: Pass, source: Source, plain: Rewrite) -> bool:
 _HANDLERS: Mapping[str, Callable[[Pass, Source, Rewrite], bool]] = {
     **dict.fromkeys(ARITHMETIC, _arithmetic),
     **dict.fromkeys(("Cast", "Clip", "Dropout", "Identity"), _unary),
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduction),
+    "Concat": _concat,
     "Gather": _along("0", "index"),
     "Gemm": _product,
     "LayerNormalization": _along("-1", "all"),

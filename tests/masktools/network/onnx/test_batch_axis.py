@@ -110,6 +110,36 @@ def test_a_batch_of_one_that_the_file_fixes_is_opened():
     np.testing.assert_array_equal(run(graph, x), wanted)
 
 
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_values_stacked_before_the_batch_are_reduced(op, keep):
+    """``torch.stack(parts).sum(0)``, as feature pyramids join their levels."""
+    nodes = [
+        node("Relu", ["x"], ["r"]), node("Unsqueeze", ["x", "first"], ["a"], "u"),
+        node("Unsqueeze", ["r", "first"], ["b"], "v"), node("Concat", ["a", "b"], ["c"], axis=0),
+        node(op, ["c", "first"], ["z"], keepdims=keep) if op == "ReduceSum"
+        else node(op, ["c"], ["z"], axes=[0], keepdims=keep),
+        node("Squeeze", ["z", "first"], ["y"], "s") if keep else node("Neg", ["z"], ["y"]),
+    ]  # fmt: skip
+    check(nodes, {"first": ints(0)})
+
+
+def test_parts_joined_and_reduced_beside_the_batch():
+    nodes = [
+        TURN, node("Concat", ["t", "t"], ["c"], axis=2),
+        node("ReduceSum", ["c", "last"], ["u"], keepdims=1), BACK,
+    ]  # fmt: skip
+    assert "Transpose" not in check(nodes, {"last": ints(-1)})
+
+
+def test_a_sum_over_the_batch_keeps_it():
+    nodes = [TURN, node("ReduceMax", ["t"], ["y"], axes=[1], keepdims=1)]
+    graph = read_onnx(model(nodes, {}, [("x", [5, 3, 4])], opset=17))
+    assert graph.inputs[0].shape == (5, 3, 4)
+    x = weight(5, 3, 4)
+    np.testing.assert_allclose(run(graph, x), x.max(0)[:, None], rtol=1e-6)
+
+
 def test_a_batch_of_one_in_front_of_one_channel_is_opened():
     """Scores of one class, as detectors flatten them: the rest is of a sample, not of a batch."""
     nodes = [
