@@ -45,7 +45,7 @@ class _Rewrite:
         handler = _HANDLERS.get(self.op)
         if self.op in OPERATORS and OPERATORS[self.op].shape is same_shape:
             handler = _unary
-        moves = self.op in ("Reshape", "Transpose", "Unsqueeze")
+        moves = self.op in ("Flatten", "Reshape", "Transpose", "Unsqueeze")
         if handler is None or not (turned or moves) or not handler(ctx, source, self.plain):
             source.inputs = [ctx.write_out(name, source.name) for name in source.inputs]
             self.plain(ctx, source)
@@ -158,6 +158,46 @@ def _reshape(ctx: Pass, source: Source, plain: Rewrite) -> bool:
         value = ctx.fresh(f"{source.outputs[0]}_batch_first")
         ctx.emit("Reshape", [tensor.value], value, source.name, shape=(0, *wanted))
     _name(ctx, source.outputs[0], replace(made, value=value))
+    return True
+
+
+def _flatten(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Read a Flatten that joins the batch with axes behind it as the Reshape that it is."""
+    tensor = _seen(ctx, source.inputs[0])
+    rank, axis = len(tensor.shape), source.attributes.get("axis", 1)
+    axis += rank if axis < 0 else 0
+    if not 0 < axis <= rank or (axis == 1 and source.inputs[0] not in ctx.turned):
+        return False
+    shape = {"shape": (-1, prod(tensor.shape[axis:]))}
+    if not _reshape(ctx, replace(source, op="Reshape", attributes=shape), plain):
+        return False
+    source.take("axis")
+    return True
+
+
+def _batch_norm(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Write a normalisation of channels behind a joined batch as a product and a sum."""
+    tensor = ctx.turned.get(source.inputs[0])
+    constants = [ctx.constant(name) for name in source.inputs[1:5]]
+    if tensor is None or tensor.axis == 1 or any(c is None for c in constants):
+        return False
+    place, rank = _place(tensor, 1), len(ctx.shape(tensor.value))
+    scale, shift, mean, var = (np.asarray(c, np.float64) for c in constants)
+    factor = scale / np.sqrt(var + source.attributes.get("epsilon", 1e-5))
+    along, made = (-1, *(1,) * (rank - place - 1)), source.outputs[0]
+    scaled, whole = ctx.fresh(f"{made}_scaled"), ctx.fresh(f"{made}_batch_first")
+    kept = [
+        ctx.keep(array.reshape(along), name)
+        for array, name in zip((factor, shift - mean * factor), source.inputs[1:3], strict=True)
+    ]
+    for name in ("epsilon", "momentum"):
+        source.take(name)
+    source.take_only("training_mode", 0, 0)
+    source.take_only("spatial", 1, 1)
+    source.check_one_output()
+    ctx.emit("Mul", [tensor.value], scaled, f"{source.name}_scale", kept[:1])
+    ctx.emit("Add", [scaled], whole, source.name, kept[1:])
+    _name(ctx, made, _like(ctx, whole, tensor))
     return True
 
 
@@ -392,7 +432,9 @@ _HANDLERS: Mapping[str, Callable[[Pass, Source, Rewrite], bool]] = {
     **dict.fromkeys(ARITHMETIC, _arithmetic),
     **dict.fromkeys(("Cast", "Clip", "Dropout", "Identity"), _unary),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduction),
+    "BatchNormalization": _batch_norm,
     "Concat": _concat,
+    "Flatten": _flatten,
     "Gather": _along("0", "index"),
     "Gemm": _product,
     "LayerNormalization": _along("-1", "all"),

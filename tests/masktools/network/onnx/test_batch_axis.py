@@ -86,6 +86,18 @@ def test_tokens_and_batch_as_one_axis():
     assert check(nodes, constants) == ["Gemm"]
 
 
+@pytest.mark.parametrize("axis", [2, -1])
+def test_tokens_flattened_into_the_batch_are_normalised(axis):
+    """As LeViT does: a linear layer, and batch normalisation of all its tokens."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]), node("Flatten", ["m"], ["f"], axis=axis),
+        node("BatchNormalization", ["f", "g", "b", "mean", "var"], ["n"], epsilon=1e-3),
+        node("Shape", ["m"], ["s"]), node("Reshape", ["n", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {name: weight(6, seed=seed) for seed, name in enumerate(("g", "b", "mean"))}
+    assert "Gemm" in check(nodes, {**constants, "var": weight(6) ** 2, "w": weight(4, 6)})
+
+
 def test_an_axis_is_put_before_the_batch_and_taken_away():
     nodes = [
         node("Unsqueeze", ["x", "first"], ["w"]),
