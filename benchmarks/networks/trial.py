@@ -23,7 +23,7 @@ from masktools.errors import MaskError, MasktoolsError
 
 Arrays = list[NDArray[Any]]
 TOLERANCE = 1e-3  # of the largest number in an output
-AMPLIFIED = 4  # times the error of the others, where rounding is amplified
+AMPLIFIED = 10  # times the error of the others: minimal filtering rounds more than they do
 DENSITY = 0.2
 BACKENDS = ("reference", "cpu")
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
