@@ -48,7 +48,7 @@ class Pattern:
         self.keeps = _count(self.columns)
 
     def join(self, row: int, columns: BoolArray, keeps: int) -> None:
-        """Take a row with its columns, of which it keeps so many."""
+        """Add a row, its columns and their number."""
         self.rows.append(row)
         self.columns = self.columns | columns
         self.keeps = _count(self.columns)

@@ -201,7 +201,7 @@ class Trial:
 
 
 class _ExporterError(Exception):
-    """What PyTorch's exporter raised."""
+    """PyTorch's exporter failed."""
 
 
 def _since(start: float) -> float:
