@@ -7,7 +7,6 @@ that miss a column of their group's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +32,27 @@ class Pattern:
         Columns that the poorest of the rows keeps.
     settled : bool
         Whether its columns stand, because enough rows keep exactly these.
+
+    Attributes
+    ----------
+    keeps : int
+        How many columns it has.
     """
 
     rows: list[int]
     columns: BoolArray
     fewest: int
     settled: bool
+
+    def __post_init__(self) -> None:
+        self.keeps = _count(self.columns)
+
+    def join(self, row: int, columns: BoolArray, keeps: int) -> None:
+        """Add a row, its columns and their number."""
+        self.rows.append(row)
+        self.columns = self.columns | columns
+        self.keeps = _count(self.columns)
+        self.fewest = min(self.fewest, keeps)
 
 
 def few(columns: int) -> int:
@@ -111,19 +125,17 @@ def _joined(
     if whole and not full:
         full = [Pattern([], np.ones(matrix.shape[1], np.bool_), matrix.shape[1], True)]
         patterns = [*patterns, *full]
-    for pattern in patterns:
-        for key in _bands(np.packbits(pattern.columns)):
+    standing = np.array([p.columns for p in patterns], np.bool_).reshape(-1, matrix.shape[1])
+    for pattern, keys in zip(patterns, _bands(np.packbits(standing, axis=1)), strict=True):
+        for key in keys:
             near.setdefault(key, []).append(pattern)
-    for row in loose:
-        keys = list(_bands(packed[row]))
+    for row, keys in zip(loose, _bands(packed[loose]), strict=True):
         close = [*full, *(p for key in keys for p in near.get(key, [])[:_COMPARED])]
-        fitting = [p for p in dict.fromkeys(close) if _fits(matrix[row], p)]
         keeps = _count(matrix[row])
+        fitting = [p for p in dict.fromkeys(close) if _fits(matrix[row], keeps, p)]
         if fitting:
             pattern = min(fitting, key=_preference)
-            pattern.columns = pattern.columns | matrix[row]
-            pattern.fewest = min(pattern.fewest, keeps)
-            pattern.rows.append(row)
+            pattern.join(row, matrix[row], keeps)
         else:
             pattern = Pattern([row], matrix[row], keeps, False)
             patterns.append(pattern)
@@ -134,24 +146,30 @@ def _joined(
     return patterns
 
 
-def _bands(row: NDArray[np.uint8]) -> Iterator[tuple[int, bytes]]:
-    """Yield the parts of a packed row that keep anything, with their places."""
-    for place, part in enumerate(np.array_split(row, min(_BANDS, len(row)))):
-        if part.any():
-            yield place, part.tobytes()
+def _bands(packed: NDArray[np.uint8]) -> list[list[tuple[int, bytes]]]:
+    """Return for each packed row the parts that keep anything, with their places."""
+    found: list[list[tuple[int, bytes]]] = [[] for _ in packed]
+    parts = np.array_split(packed, min(_BANDS, packed.shape[1]), axis=1)
+    for place, part in enumerate(parts):
+        for row in np.flatnonzero(part.any(axis=1)).tolist():
+            found[row].append((place, part[row].tobytes()))
+    return found
 
 
-def _fits(row: BoolArray, pattern: Pattern) -> bool:
+def _fits(row: BoolArray, keeps: int, pattern: Pattern) -> bool:
     """Tell whether a row and a pattern's rows lack at most a few of their common columns."""
+    fewest, most = min(keeps, pattern.fewest), max(keeps, pattern.keeps)
+    if fewest < most - few(most):
+        return False  # For most pairs, and at once: together they have still more columns.
     together = _count(row | pattern.columns)
-    if pattern.settled and together > _count(pattern.columns):
+    if pattern.settled and together > pattern.keeps:
         return False
-    return min(_count(row), pattern.fewest) >= together - few(together)
+    return fewest >= together - few(together)
 
 
 def _preference(pattern: Pattern) -> tuple[bool, int]:
     """Prefer patterns that stand, and among them the one with the fewest columns."""
-    return not pattern.settled, _count(pattern.columns)
+    return not pattern.settled, pattern.keeps
 
 
 def _count(columns: BoolArray) -> int:

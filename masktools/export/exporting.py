@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 # What is written, how to name it, and the endings that it has.
 CHECKPOINT = ("a checkpoint", "end its name in .safetensors", (".safetensors",))
 
+_OTHER_EXPORTER = (
+    "PyTorch's older exporter may: torch.onnx.export(module, inputs, FILE, dynamo=False), then "
+    "from_onnx"
+)
+
 logger = logging.getLogger("masktools.export")
 
 
@@ -218,7 +223,8 @@ def from_torch(
     Raises
     ------
     TypeError, FormatError, GraphError, MaskError, CalibrationError
-        As `from_onnx`; GraphError too where `torch.export` cannot capture the module.
+        As `from_onnx`; GraphError too where `torch.export` cannot capture the module, or PyTorch
+        cannot write it as ONNX.
 
     Notes
     -----
@@ -382,15 +388,25 @@ def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa
 
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     with _evaluating(module), torch.no_grad(), _quiet():
+        step = "torch.export cannot capture the module"
         try:
             program = torch.export.export(module, inputs)
+            step = "PyTorch cannot write the module as ONNX"
             exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
         except ImportError as error:
             raise ImportError("from_torch needs: pip install 'masktools[torch,onnx]'") from error
         except Exception as error:
-            raise GraphError(f"torch.export cannot capture the module: {error}") from error
+            raise GraphError(f"{step}: {_cause(error)}; {_OTHER_EXPORTER}") from error
     assert exported is not None
     return exported.model_proto
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what PyTorch's error comes from; its own has pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first.strip().rstrip('.')}"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 RESIDUALS = ("error", "keep", "drop")
 MIN_ROWS = 4
+SHOWN = 4  # layers in a message
 # Without a mask, a zero may be chance: a random float32 is exactly 0 once in some ten million.
 DENSE = 0.99
 # First layers and classifiers read few inputs or have few rows. At half of their weights they were
@@ -103,8 +104,8 @@ def select(
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks.
     say : callable
-        Is told of layers in whose blocks zeros are stored, and of those that stay dense although
-        they have zeros.
+        Is told of layers in whose blocks zeros are stored, of those that stay dense although they
+        have zeros, and of weights that masks prune though they are not zero.
     places : mapping of str to ndarray of bool, default None
         Of layers with zeros that are no weights of the file: where its weights are.
     include : collection of str, default ()
@@ -119,11 +120,13 @@ def select(
     _check_include(include, layers, masks is None and layouts is None)
     stored = {}
     outside: dict[str, tuple[int, float]] = {}
+    pruned: dict[str, int] = {}
     for name, layer in layers.items():
         weight, own = weights[name], (places or {}).get(name)
         keep = None
         if masks is not None and name in masks:
             keep = _fitting(layer, masks[name])
+            pruned[name] = int(np.count_nonzero(weight[~keep]))
         elif layouts is not None and name in layouts:
             keep = weight != 0
         elif masks is None and layouts is None:
@@ -161,6 +164,8 @@ def select(
         )
     if outside and residual == "error":
         raise MaskError(_complaint(outside))
+    if any(pruned.values()):
+        say(_left_out({name: count for name, count in pruned.items() if count}))
     return stored
 
 
@@ -233,6 +238,17 @@ def _fitting(layer: Layer, mask: ArrayLike) -> BoolArray:
             f"layer {layer.name!r}: expected a mask of shape {layer.shape}, got {keep.shape}"
         )
     return keep
+
+
+def _left_out(pruned: Mapping[str, int]) -> str:
+    """Return what to say of weights that masks prune and the network has not pruned."""
+    shown = [f"{name!r} {count}" for name, count in list(pruned.items())[:SHOWN]]
+    more = f" and {len(pruned) - SHOWN} layers more" if len(pruned) > SHOWN else ""
+    return (
+        f"{sum(pruned.values())} weights that the masks prune are not zero in the network and are "
+        f"left out: layer {', '.join(shown)}{more}; where it computes its weights of pruned ones, "
+        "as weight standardisation does, that changes what it computes: give no masks"
+    )
 
 
 def _complaint(outside: Mapping[str, tuple[int, float]]) -> str:

@@ -45,8 +45,11 @@ def constant_channels(
 
 
 def _outputs(known: Known, node: Node) -> list[Values]:
-    made = operator_of(node).constant(known, node)
     unknown = [known.unknown(name) for name in node.outputs]
+    values = [name for name in (*node.inputs, *node.outputs) if name in known.shapes]
+    if any(len(known.shapes[name]) < 2 and name not in known.constants for name in values):
+        return unknown  # Without an axis of channels.
+    made = operator_of(node).constant(known, node)
     open_ = any(isinstance(size, Size) for o in node.outputs for size in known.shapes[o][1:2])
     if made is None or open_:
         return unknown

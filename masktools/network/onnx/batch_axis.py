@@ -45,7 +45,7 @@ class _Rewrite:
         handler = _HANDLERS.get(self.op)
         if self.op in OPERATORS and OPERATORS[self.op].shape is same_shape:
             handler = _unary
-        moves = self.op in ("Reshape", "Transpose", "Unsqueeze")
+        moves = self.op in ("Flatten", "Reshape", "Transpose", "Unsqueeze")
         if handler is None or not (turned or moves) or not handler(ctx, source, self.plain):
             source.inputs = [ctx.write_out(name, source.name) for name in source.inputs]
             self.plain(ctx, source)
@@ -142,6 +142,8 @@ def _reshape(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     if any(n == 0 and i >= len(tensor.shape) for i, n in enumerate(shape)):
         return False
     shape = [tensor.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+    if source.inputs[0] not in ctx.turned and _repeats(shape, tensor.shape, ctx.said):
+        return False
     ahead = prod(tensor.shape[: tensor.axis]) * tensor.before
     found = _factor(shape, len(tensor.shape), prod(tensor.shape), ahead, batch, ctx.said)
     if found is None or (found[1:] == (0, 1, 1) and source.inputs[0] not in ctx.turned):
@@ -157,6 +159,52 @@ def _reshape(ctx: Pass, source: Source, plain: Rewrite) -> bool:
         ctx.emit("Reshape", [tensor.value], value, source.name, shape=(0, *wanted))
     _name(ctx, source.outputs[0], replace(made, value=value))
     return True
+
+
+def _flatten(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Read a Flatten that joins the batch with axes behind it as the Reshape that it is."""
+    tensor = _seen(ctx, source.inputs[0])
+    rank, axis = len(tensor.shape), source.attributes.get("axis", 1)
+    axis += rank if axis < 0 else 0
+    if not 0 < axis <= rank or (axis == 1 and source.inputs[0] not in ctx.turned):
+        return False
+    shape = {"shape": (-1, prod(tensor.shape[axis:]))}
+    if not _reshape(ctx, replace(source, op="Reshape", attributes=shape), plain):
+        return False
+    source.take("axis")
+    return True
+
+
+def _batch_norm(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Write a normalisation of channels behind a joined batch as a product and a sum."""
+    tensor = ctx.turned.get(source.inputs[0])
+    constants = [ctx.constant(name) for name in source.inputs[1:5]]
+    if tensor is None or tensor.axis == 1 or any(c is None for c in constants):
+        return False
+    place, rank = _place(tensor, 1), len(ctx.shape(tensor.value))
+    scale, shift, mean, var = (np.asarray(c, np.float64) for c in constants)
+    factor = scale / np.sqrt(var + source.attributes.get("epsilon", 1e-5))
+    along, made = (-1, *(1,) * (rank - place - 1)), source.outputs[0]
+    scaled, whole = ctx.fresh(f"{made}_scaled"), ctx.fresh(f"{made}_batch_first")
+    kept = [
+        ctx.keep(array.reshape(along), name)
+        for array, name in zip((factor, shift - mean * factor), source.inputs[1:3], strict=True)
+    ]
+    for name in ("epsilon", "momentum"):
+        source.take(name)
+    source.take_only("training_mode", 0, 0)
+    source.take_only("spatial", 1, 1)
+    source.check_one_output()
+    ctx.emit("Mul", [tensor.value], scaled, f"{source.name}_scale", kept[:1])
+    ctx.emit("Add", [scaled], whole, source.name, kept[1:])
+    _name(ctx, made, _like(ctx, whole, tensor))
+    return True
+
+
+def _repeats(shape: Sequence[int], before: Sequence[int], said: int | None) -> bool:
+    """Return whether a new shape begins with the file's batch, and -1 fits within one sample."""
+    known = -prod(shape[1:])
+    return shape[:1] == [said] and known > 0 and prod(before[1:]) % known == 0
 
 
 def _factor(
@@ -230,6 +278,33 @@ def _along(*names: str) -> Callable[[Pass, Source, Rewrite], bool]:
         return _apply(ctx, source, plain, [tensor.value], tensor, tensor.axis - gone)
 
     return handle
+
+
+def _concat(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    tensors = [ctx.turned.get(name) for name in source.inputs]
+    first = tensors[0]
+    if first is None:
+        return False
+    axis = source.axes((source.attributes.get("axis", 1),), len(first.shape))[0]
+    values = [t.value for t in tensors if t is not None and _alike(first, t)]
+    if axis == first.axis or len(values) < len(tensors):
+        return False
+    source.attributes["axis"] = _place(first, axis)
+    return _apply(ctx, source, plain, values, first, first.axis)
+
+
+def _reduction(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    tensor = ctx.turned.get(source.inputs[0])
+    kept = replace(source, attributes=dict(source.attributes))
+    given = ctx.integers(kept, "axes", 1) if tensor else None
+    if tensor is None or not given:
+        return False
+    axes = source.axes(given, len(tensor.shape))
+    if tensor.axis in axes:
+        return False
+    source.attributes["axes"] = tuple(_place(tensor, axis) for axis in axes)
+    gone = 0 if source.attributes.get("keepdims", 1) else sum(at < tensor.axis for at in axes)
+    return _apply(ctx, source, plain, [tensor.value], tensor, tensor.axis - gone)
 
 
 def _softmax(ctx: Pass, source: Source, plain: Rewrite) -> bool:
@@ -356,6 +431,10 @@ def _arithmetic(ctx: Pass, source: Source, plain: Rewrite) -> bool:
 _HANDLERS: Mapping[str, Callable[[Pass, Source, Rewrite], bool]] = {
     **dict.fromkeys(ARITHMETIC, _arithmetic),
     **dict.fromkeys(("Cast", "Clip", "Dropout", "Identity"), _unary),
+    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduction),
+    "BatchNormalization": _batch_norm,
+    "Concat": _concat,
+    "Flatten": _flatten,
     "Gather": _along("0", "index"),
     "Gemm": _product,
     "LayerNormalization": _along("-1", "all"),

@@ -1,6 +1,6 @@
 """Say how much computing a node of constants costs, before it is computed.
 
-Any operator that onnx can evaluate is allowed here, if its cost follows from its inputs: windows,
+Any operator that onnx can evaluate is allowed here, if its cost follows from its inputs: pooling,
 loops, recurrent layers, sequences and random numbers are not.
 """
 
@@ -20,6 +20,7 @@ Array = NDArray[Any]
 _Rule = Callable[[Source, Sequence[Array]], int]
 
 _TEXT = 32  # elements that a text of a number counts for
+_UNKNOWN = 2**62  # more than any file may have
 _PRODUCTS = 64  # multiplications of a matrix product that take as long as one element of a sum
 
 
@@ -76,6 +77,11 @@ def _no_larger(source: Source, values: Sequence[Array]) -> int:
     return max(_product(value.shape) for value in values) * (_TEXT if text else 1)
 
 
+def _of_its_shape(_: Source, values: Sequence[Array]) -> int:
+    """Only the shape is looked at."""
+    return values[0].ndim
+
+
 def _broadcast(_: Source, values: Sequence[Array]) -> int:
     """Element by element, the shapes of all inputs broadcast."""
     rank = max(value.ndim for value in values)
@@ -125,7 +131,7 @@ def _range(_: Source, values: Sequence[Array]) -> int:
         return 0
     start, limit, delta = (float(value.ravel()[0]) for value in values)
     steps = abs((limit - start) / delta) if delta else 0.0
-    return int(steps) if steps < 2**62 else 2**62
+    return int(steps) if steps < _UNKNOWN else _UNKNOWN
 
 
 def _pad(source: Source, values: Sequence[Array]) -> int:
@@ -146,13 +152,28 @@ def _matmul(source: Source, values: Sequence[Array]) -> int:
     a, b, *others = (v if v.ndim > 1 or i > 1 else v[None] for i, v in enumerate(values))
     batch = _broadcast(source, [np.broadcast_to(0, v.shape[:-2]) for v in (a, b)])
     # Gemm may read either matrix turned; that a vector is one row or one column is no matter.
-    rows, columns, summed = (
-        (max(a.shape), max(b.shape), max(a.shape))
-        if source.op == "Gemm"
-        else (a.shape[-2], b.shape[-1], a.shape[-1])
+    a, b = (
+        v.T if v.ndim == 2 and source.attributes.get(turn) else v
+        for v, turn in ((a, "transA"), (b, "transB"))
     )
+    rows, columns, summed = a.shape[-2], b.shape[-1], a.shape[-1]
     made = _product((batch, rows, columns))
     return made + made * int(summed) // _PRODUCTS + sum(_product(v.shape) for v in others)
+
+
+def _conv(source: Source, values: Sequence[Array]) -> int:
+    """Return the elements of the padded input, unfolded for each tap, and of the output."""
+    x, weight = values[:2]
+    if x.ndim != weight.ndim or x.ndim < 3:
+        return _UNKNOWN
+    taps = source.attributes.get("kernel_shape", weight.shape[2:])
+    dilations = source.attributes.get("dilations", [1] * len(taps))
+    spans = [max(abs(int(k * d)), 1) for k, d in zip(taps, dilations, strict=False)]
+    reach = sum(abs(int(n)) for n in source.attributes.get("pads", ()))
+    pixels = _product(n + reach + span for n, span in zip(x.shape[2:], spans, strict=False))
+    unfolded = max(x.shape[1], weight.shape[1]) * prod(spans)
+    each = unfolded * (1 + x.ndim) + len(weight) + len(weight) * unfolded // _PRODUCTS
+    return int(_product(x.shape[:1]) * pixels * each)
 
 
 def _einsum(source: Source, values: Sequence[Array]) -> int:
@@ -177,8 +198,8 @@ _FAMILIES: tuple[tuple[_Rule, str], ...] = (
         HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Log LogSoftmax
         LpNormalization MeanVarianceNormalization Mish Neg Not Reciprocal ReduceL1 ReduceL2
         ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-        ReduceSumSquare Relu Reshape ReverseSequence Round ScatterElements ScatterND Selu Shape
-        Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
+        ReduceSumSquare Relu Reshape ReverseSequence Round ScatterElements ScatterND Selu
+        Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt
         Squeeze Swish Tan Tanh ThresholdedRelu Transpose Trilu Unsqueeze
         """,
     ),
@@ -197,6 +218,7 @@ _FAMILIES: tuple[tuple[_Rule, str], ...] = (
         QuantizeLinear
         """,
     ),
+    (_of_its_shape, "Shape Size"),
     (_concat, "Concat"),
     (_of_shape, "ConstantOfShape"),
     (_repeated, "Expand Tile"),
@@ -206,6 +228,7 @@ _FAMILIES: tuple[tuple[_Rule, str], ...] = (
     (_pad, "Pad"),
     (_one_hot, "OneHot"),
     (_matmul, "Gemm MatMul"),
+    (_conv, "Conv"),
     (_einsum, "Einsum"),
 )
 _RULES: dict[str, _Rule] = {op: rule for rule, ops in _FAMILIES for op in ops.split()}

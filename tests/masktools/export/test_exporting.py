@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import small_network
 import torch
 import zoo
+from onnx_models import ints, model, node, weight
 from small_network import CONV, IMAGES, LAST, SIZE, close, expected, mask, run
 from torch import nn
 from torch.nn.utils import prune
 
+import runtime
 from masktools import BlockLayout, DenseBlock, GraphError, MaskError
 from masktools.checkpoint import read
 from masktools.export import from_onnx, from_torch
@@ -33,6 +36,38 @@ def net(module, tmp_path):
 
 def blocks(shape, *parts):
     return BlockLayout(shape, [DenseBlock(rows, columns) for rows, columns in parts])
+
+
+@pytest.mark.parametrize(
+    ("op", "constants", "attributes"),
+    [
+        ("Slice", [ints(2), ints(9)], {}),
+        ("Gather", [ints(7, 0, 3)], {"axis": 0}),
+        ("Pad", [ints(1, 2)], {}),
+        ("Tile", [ints(2)], {}),
+        ("Softmax", [], {"axis": 0}),
+        ("Transpose", [], {"perm": [0]}),
+        ("ReduceMax", [], {"axes": [0], "keepdims": 1}),
+    ],
+)
+def test_values_of_one_axis_have_no_channels(op, constants, attributes, tmp_path):
+    """As torch.export writes a strided view: all of a value in one axis."""
+    names = [f"k{i}" for i in range(len(constants))]
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]), node("Reshape", ["c", "all"], ["f"], "flat"),
+        node(op, ["f", *names], ["o"], **attributes), node("Relu", ["o"], ["p"]),
+        node("Concat", ["p", "f"], ["y"], axis=0),
+    ]  # fmt: skip
+    keep = weight(4, 3, 3, 3)
+    keep[1] = 0
+    net = model(nodes, {"w": keep, "all": ints(-1), **dict(zip(names, constants, strict=True))},
+                [("x", [1, 3, 6, 6])])  # fmt: skip
+    from_onnx(net, tmp_path / "out.safetensors")
+    x = weight(1, 3, 6, 6)
+    (wanted,) = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})
+    for backend in ("reference", "cpu"):
+        y = runtime.load(tmp_path / "out.safetensors", backend=backend)(x)
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
 
 
 # --- what is stored ------------------------------------------------------------------------------
@@ -102,6 +137,21 @@ def test_layers_with_a_role_are_sparse_where_they_gain_or_are_named(module):
 def test_layers_to_include_that_do_not_fit_are_refused(net, how, message):
     with pytest.raises(MaskError, match=message):
         prepare(net, **how)
+
+
+def test_weights_that_a_mask_prunes_and_the_network_does_not_are_said(module, caplog):
+    """As where the network standardises its weights: their zeros are numbers then."""
+    keep = np.ones(CONV, bool)
+    keep[:8, ::2] = False
+    net = zoo.to_onnx(module, SIZE)
+    prepare(net, masks={"conv.0": keep}, residual="keep")
+    assert f"{np.count_nonzero(~keep)} weights that the masks prune are not zero" in caplog.text
+    assert "'conv.0'" in caplog.text
+    caplog.clear()
+    with torch.no_grad():
+        module.conv[0].weight *= torch.from_numpy(keep)
+    prepare(zoo.to_onnx(module, SIZE), masks={"conv.0": keep}, residual="keep")
+    assert not caplog.text
 
 
 def test_a_zero_by_chance_leaves_a_layer_dense(module):
@@ -403,5 +453,13 @@ def test_what_torch_cannot_capture_is_one_error(tmp_path):
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(GraphError, match=r"torch\.export cannot capture the module"):
-        from_torch(Loop(), torch.zeros(1, 3), tmp_path / "out.safetensors")
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.linalg.svdvals(x)
+
+    path = tmp_path / "out.safetensors"
+    with pytest.raises(GraphError, match=r"torch\.export cannot capture the module: .*from_onnx$"):
+        from_torch(Loop(), torch.zeros(1, 3), path)
+    # In one line: PyTorch's own message has pages.
+    with pytest.raises(GraphError, match=r"write the module as ONNX: .*_linalg_svd.*from_onnx$"):
+        from_torch(Spectrum(), torch.zeros(1, 3, 3), path)

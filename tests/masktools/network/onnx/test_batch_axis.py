@@ -86,6 +86,18 @@ def test_tokens_and_batch_as_one_axis():
     assert check(nodes, constants) == ["Gemm"]
 
 
+@pytest.mark.parametrize("axis", [2, -1])
+def test_tokens_flattened_into_the_batch_are_normalised(axis):
+    """As LeViT does: a linear layer, and batch normalisation of all its tokens."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]), node("Flatten", ["m"], ["f"], axis=axis),
+        node("BatchNormalization", ["f", "g", "b", "mean", "var"], ["n"], epsilon=1e-3),
+        node("Shape", ["m"], ["s"]), node("Reshape", ["n", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {name: weight(6, seed=seed) for seed, name in enumerate(("g", "b", "mean"))}
+    assert "Gemm" in check(nodes, {**constants, "var": weight(6) ** 2, "w": weight(4, 6)})
+
+
 def test_an_axis_is_put_before_the_batch_and_taken_away():
     nodes = [
         node("Unsqueeze", ["x", "first"], ["w"]),
@@ -108,6 +120,50 @@ def test_a_batch_of_one_that_the_file_fixes_is_opened():
     x = weight(5, 3, 4)
     wanted = x.reshape(5, 3, 2, 2).transpose(0, 2, 1, 3)
     np.testing.assert_array_equal(run(graph, x), wanted)
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_values_stacked_before_the_batch_are_reduced(op, keep):
+    """``torch.stack(parts).sum(0)``, as feature pyramids join their levels."""
+    nodes = [
+        node("Relu", ["x"], ["r"]), node("Unsqueeze", ["x", "first"], ["a"], "u"),
+        node("Unsqueeze", ["r", "first"], ["b"], "v"), node("Concat", ["a", "b"], ["c"], axis=0),
+        node(op, ["c", "first"], ["z"], keepdims=keep) if op == "ReduceSum"
+        else node(op, ["c"], ["z"], axes=[0], keepdims=keep),
+        node("Squeeze", ["z", "first"], ["y"], "s") if keep else node("Neg", ["z"], ["y"]),
+    ]  # fmt: skip
+    check(nodes, {"first": ints(0)})
+
+
+def test_parts_joined_and_reduced_beside_the_batch():
+    nodes = [
+        TURN, node("Concat", ["t", "t"], ["c"], axis=2),
+        node("ReduceSum", ["c", "last"], ["u"], keepdims=1), BACK,
+    ]  # fmt: skip
+    assert "Transpose" not in check(nodes, {"last": ints(-1)})
+
+
+def test_a_sum_over_the_batch_keeps_it():
+    nodes = [TURN, node("ReduceMax", ["t"], ["y"], axes=[1], keepdims=1)]
+    graph = read_onnx(model(nodes, {}, [("x", [5, 3, 4])], opset=17))
+    assert graph.inputs[0].shape == (5, 3, 4)
+    x = weight(5, 3, 4)
+    np.testing.assert_allclose(run(graph, x), x.max(0)[:, None], rtol=1e-6)
+
+
+def test_a_batch_of_one_in_front_of_one_channel_is_opened():
+    """Scores of one class, as detectors flatten them: the rest is of a sample, not of a batch."""
+    nodes = [
+        node("Split", ["x"], ["s", "t"], axis=1, num_outputs=2),
+        node("Reshape", ["s", "flat"], ["u"], "a"), node("Reshape", ["t", "wide"], ["v"], "b"),
+        node("Concat", ["u", "v"], ["y"], axis=2),
+    ]  # fmt: skip
+    constants = {"flat": ints(1, 1, -1), "wide": ints(1, 1, 12)}
+    graph = read_onnx(model(nodes, constants, [("x", [1, 2, 3, 4])], opset=18))
+    assert graph.inputs[0].shape == (None, 2, 3, 4)
+    x = weight(5, 2, 3, 4)
+    np.testing.assert_array_equal(run(graph, x), x.reshape(5, 1, 24))
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,9 @@ COLUMN, ROW = np.ones((1 << 14, 1), np.float32), np.ones((1, 1 << 14), np.float3
             {},
         ),
         ("Gemm", [COLUMN, COLUMN], {"transB": 1}),
+        ("Conv", [ROW[None], np.ones((1, 1, 1), np.float32)], {"pads": [1 << 30, 0]}),
+        ("Conv", [ROW[None], np.ones((1, 1, 2), np.float32)], {"dilations": [1 << 30]}),
+        ("Conv", [ROW, np.ones((1, 1, 1), np.float32)], {}),
         ("Einsum", [COLUMN[:, 0], ROW[0]], {"equation": "i,j->ij"}),
         ("Einsum", [COLUMN[:, 0], ROW[0]], {"equation": "...i,...j->...ij"}),
         ("OneHot", [np.zeros(1 << 14, np.int64), ints(1 << 14), np.float32([0, 1])], {}),
@@ -148,6 +151,19 @@ def test_many_constants_add_up_and_a_file_that_holds_more_may_make_more(monkeypa
     with pytest.raises(GraphError, match="160 are allowed for this file"):
         read_onnx(made(30, 6))
     assert read_onnx(made(300, 1))
+
+
+def test_shapes_cost_nothing_and_products_what_they_sum(monkeypatch):
+    """Networks ask for the shapes of large values, and turn long, thin matrices."""
+    monkeypatch.setattr(limits, "FOLDED", 2000)
+    monkeypatch.setattr(limits, "FOLDED_FOR_EACH", 0)
+    nodes = [node("Shape", ["x"], [f"s{i}"]) for i in range(100)]
+    nodes.append(node("Gemm", ["thin", "few"], ["p"], transA=1, transB=1))
+    nodes += [node("Reshape", ["p", "row"], ["r"]), node("Mul", ["x", "r"], ["y"])]
+    constants = {"thin": weight(2, 40), "few": weight(3, 2), "row": ints(1, 120)}
+    graph = read_onnx(model(nodes, constants, (("x", ["N", 120]),)))
+    wanted = (constants["thin"].T @ constants["few"].T).reshape(1, 120)
+    np.testing.assert_allclose(graph.constants[graph.nodes[0].inputs[1]], wanted, rtol=1e-5)
 
 
 def test_sparse_initializers_add_up(monkeypatch):

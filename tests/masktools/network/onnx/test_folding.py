@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import zoo
@@ -107,6 +108,29 @@ def test_a_standardised_weight_is_folded():
     assert [n.op for n in graph.nodes] == ["Conv"]
     assert "weight" in next(iter(graph.constants))
     np.testing.assert_allclose(run(graph, x.numpy()), module(x).detach().numpy(), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes"),
+    [
+        ((4, 3, 1, 1), {}),
+        ((4, 3, 3, 2), {"pads": [1, 0, 2, 1], "strides": [2, 1]}),
+        ((6, 1, 3, 3), {"group": 3, "dilations": [1, 2], "pads": [1, 2, 1, 2]}),
+        ((3, 3, 3, 4), {"auto_pad": "SAME_UPPER", "strides": [2, 3]}),
+        ((3, 3, 4, 3), {"auto_pad": "SAME_LOWER"}),
+    ],
+)
+def test_a_convolution_of_constants_is_folded(shape, attributes):
+    """Positions that are turned into channels, as EdgeNeXt has them."""
+    constants = {"c": weight(1, 3, 7, 8), "w": weight(*shape, seed=1), "b": weight(shape[0])}
+    nodes = [
+        node("Conv", ["c", "w", "b"], ["p"], **attributes),
+        node("Reshape", ["p", "row"], ["r"]), node("Mul", ["x", "r"], ["y"]),
+    ]  # fmt: skip
+    net = model(nodes, {**constants, "row": ints(1, -1)}, [("x", ["N", 1])])
+    x = weight(2, 1)
+    (wanted,) = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(run(read_onnx(net), x), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", ["RandomUniformLike", "NonZero", "MaxPool", "Det"])
