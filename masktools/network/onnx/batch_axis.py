@@ -354,8 +354,8 @@ def _arithmetic(ctx: Pass, source: Source, plain: Rewrite) -> bool:
 
 
 _HANDLERS: Mapping[str, Callable[[Pass, Source, Rewrite], bool]] = {
-    **dict.fromkeys(ARITHMETIC, _arithmetic),
-    **dict.fromkeys(("Cast", "Clip", "Dropout", "Identity"), _unary),
+    **dict.fromkeys((*ARITHMETIC, "And", "Less", "LessOrEqual", "Or", "Xor"), _arithmetic),
+    **dict.fromkeys(("Abs", "Cast", "Clip", "Dropout", "Identity", "Neg", "Not"), _unary),
     "Gather": _along("0", "index"),
     "Gemm": _product,
     "LayerNormalization": _along("-1", "all"),

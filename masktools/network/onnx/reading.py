@@ -16,7 +16,7 @@ from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
 from masktools.network.onnx.forms import SAME, Form
 from masktools.network.onnx.node import Source, Turned
-from masktools.network.onnx.precision import dtype_of
+from masktools.network.onnx.precision import BOOL, dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
 from masktools.network.onnx.transposes import without_transposes
@@ -63,6 +63,8 @@ class Pass:
         Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
     constants : dict of str to ndarray
         All that is known while reading, integers too.
+    booleans : set of str
+        Values that are booleans in the file: ones and zeros here.
     said : int or None
         The batch size that the file itself fixes.
 
@@ -86,6 +88,7 @@ class Pass:
         self.shapes: dict[str, Shape] = dict(inputs)
         self.weights: dict[str, list[tuple[str, Form]]] = {}
         self.turned: dict[str, Turned] = {}
+        self.booleans: set[str] = set()
         self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._folding = Folding(weights, opset)
@@ -102,6 +105,12 @@ class Pass:
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
         self._dtypes = {v.name: dtype_of(v) or "float32" for v in (*proto.input, *proto.output)}
+        for value in proto.output:
+            if value.type.tensor_type.elem_type == BOOL:
+                raise GraphError(
+                    f"output {value.name!r}: dtype bool, but a network gives floats; cast it to "
+                    "float32 in the network"
+                )
         place = 0
         try:
             for place, node in enumerate(proto.node):  # noqa: B007 - for the error

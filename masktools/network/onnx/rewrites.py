@@ -10,9 +10,10 @@ import numpy as np
 
 from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
-from masktools.network.onnx.precision import FLOAT, FLOATS
+from masktools.network.onnx.precision import BOOL, FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
+from masktools.network.onnx.rewrites_logic import LOGIC, cast_to_bool
 from masktools.network.onnx.rewrites_moves import (
     concat,
     depth_to_space,
@@ -55,9 +56,14 @@ def _removed(ctx: Pass, source: Source) -> None:
 
 def _cast(ctx: Pass, source: Source) -> None:
     to = source.take("to", FLOAT)
-    if to not in FLOATS:  # Every value is float32 already.
-        raise source.refuse(f"attribute to={to!r} is not supported, only types of float")
     source.take("saturate")
+    if to == BOOL:
+        cast_to_bool(ctx, source)
+        return
+    if to not in FLOATS:  # Every value is float32 already.
+        raise source.refuse(
+            f"attribute to={to!r} is not supported, only types of float and booleans"
+        )
     ctx.remove(source)
 
 
@@ -167,6 +173,7 @@ def _transpose(ctx: Pass, source: Source) -> None:
 
 _REWRITES: Rewrites = {
     **ELEMENTWISE,
+    **LOGIC,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
     "Cast": _cast,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
@@ -160,7 +161,47 @@ def _whole_power(steps: Steps, x: str, power: int) -> str:
 
 
 def _arithmetic(ctx: Pass, source: Source) -> None:
-    ctx.emit(source.op, source.inputs, source.outputs[0], source.name)
+    Steps(ctx, source).end(source.op, *with_infinities(ctx, source))
+
+
+def with_infinities(ctx: Pass, source: Source) -> list[str]:
+    """Return the inputs of a node; nodes make those that are constants and not all finite.
+
+    Constants of a checkpoint are finite, and masks of attention are not: ln(0) is made of a value.
+    """
+    names = list(source.inputs)
+    for at, name in enumerate(names):
+        array = ctx.constant(name)
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            value = next(n for n in source.inputs if ctx.constant(n) is None)
+            names[at] = _with_infinities(ctx, source, array, value)
+    return names
+
+
+def _with_infinities(ctx: Pass, source: Source, array: NDArray[Any], value: str) -> str:
+    """Return a tensor that broadcasts with a value as an array with infinities or NaN does."""
+    steps, rank = Steps(ctx, source), len(ctx.shape(value))
+    one = value
+    if rank > 1:  # One number of each sample will do.
+        one, rest = ctx.fresh(f"{value}_first"), (1,) * (rank - 1)
+        ctx.emit(
+            "Slice", [value], one, source.name,
+            starts=(0,) * (rank - 1), ends=rest, axes=tuple(range(1, rank)), steps=rest,
+        )  # fmt: skip
+    zero = steps.add("Greater", one, one)
+    finite, alone = np.isfinite(array), array.size == 1 and array.ndim <= rank
+    made = ctx.fresh(f"{source.name}.finite")
+    ctx.constants[made] = np.where(finite, array, 0).astype(np.float32)
+    for number in np.unique(array[~finite]):
+        less = steps.add("Sub", zero, 1.0) if np.isnan(number) else zero
+        special = steps.add("Log", less)
+        special = steps.add("Sub", 0.0, special) if number > 0 else special
+        if alone:
+            return special
+        where = ctx.fresh(f"{source.name}.where")
+        ctx.constants[where] = np.isnan(array) if np.isnan(number) else array == number
+        made = steps.add("Where", where, special, made)
+    return made
 
 
 def _of_any_number(op: str) -> Callable[[Pass, Source], None]:

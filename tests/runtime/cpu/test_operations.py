@@ -137,7 +137,9 @@ def test_interpolation_passes_on_what_is_not_finite(variant):
 
 
 @given(
-    op=st.sampled_from(["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]),
+    op=st.sampled_from(
+        ["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Greater", "GreaterOrEqual", "Equal"]
+    ),
     shape=shapes,
     seed=seeds,
     threads=threads,
@@ -166,6 +168,50 @@ def test_arithmetic_broadcasts_as_numpy(variant, op, shape, seed, threads, data)
     with np.errstate(all="ignore"):
         expected = reference._ARITHMETIC[op](*values)
     assert_written(out, arena, y, np.broadcast_to(expected, shape))
+
+
+NUMBERS = np.float32([np.nan, np.inf, -np.inf, -0.0, 0.0, 1.0, -1.0, 2.0])
+
+
+@pytest.mark.parametrize("op", ["Greater", "GreaterOrEqual", "Equal"])
+def test_comparisons_with_what_is_not_finite(variant, op):
+    values = np.stack(np.meshgrid(NUMBERS, NUMBERS)).reshape(2, -1)
+    views = [View(64 * at, (64,), (1,)) for at in range(3)]
+    arena = np.concatenate([*values, np.full(64, 5.0, np.float32)])
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op=op, operands=views[:2], y=views[2], activation=None),
+    )
+    assert_written(out, arena, views[2], reference._ARITHMETIC[op](*values))
+
+
+@given(shape=shapes, seed=seeds, threads=threads, data=st.data())
+def test_where_chooses_in_any_layout(variant, shape, seed, threads, data):
+    """What is not chosen leaves no trace: NaN and infinities lie among the numbers."""
+
+    def operand():
+        kept = data.draw(st.integers(0, len(shape)))
+        return tuple(n if data.draw(st.booleans()) else 1 for n in shape[kept:])
+
+    layouts = Layouts(seed)
+    operands = [layouts.add(*operand()) for _ in range(3)]
+    y = layouts.add(*shape)
+    arena = layouts.arena()
+    random = np.random.default_rng(seed)
+    for view in operands:
+        view.of(arena)[...] = random.choice(NUMBERS, view.shape)
+    values = [view.of(arena) for view in operands]
+    for at in data.draw(st.sets(st.integers(0, 2), max_size=2)):
+        operands[at] = values[at] = np.ascontiguousarray(values[at]).reshape(operands[at].shape)
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op="Where", operands=operands, y=y, activation=None),
+        threads,
+    )
+    condition, a, b = values
+    assert_written(out, arena, y, np.broadcast_to(np.where(condition != 0, a, b), shape))
 
 
 ACTIVATIONS = [
