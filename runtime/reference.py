@@ -255,6 +255,12 @@ ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
     "Log": lambda x, alpha, beta: np.log(x),
     "Sqrt": lambda x, alpha, beta: np.sqrt(x),
     "ThresholdedRelu": lambda x, alpha, beta: np.where(x <= alpha, 0, x),
+    "Sin": lambda x, alpha, beta: np.sin(x),
+    "Cos": lambda x, alpha, beta: np.cos(x),
+    "Floor": lambda x, alpha, beta: np.floor(x),
+    "Ceil": lambda x, alpha, beta: np.ceil(x),
+    "Round": lambda x, alpha, beta: np.rint(x),
+    "Sign": lambda x, alpha, beta: np.sign(x),
 }
 
 

@@ -42,6 +42,12 @@ ActivationOp = Literal[
     "Log",
     "Sqrt",
     "ThresholdedRelu",
+    "Sin",
+    "Cos",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sign",
 ]
 # Every function of one number that a step can end in, by its name in ONNX, and its number in the
 # enums of cpu/simd/activation.h and cuda/activation.cuh; 0 there is none.

@@ -14,6 +14,7 @@ from runtime.plan.steps import ACTIVATIONS
 # Rows of weights about the widths of vectors, 4, 8 and 16, and about the sums of a few.
 ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48)
 FAR = 2**63 - 1
+STEPWISE = ("Floor", "Ceil", "Round", "Sign")
 COMPARISONS = ("Greater", "GreaterOrEqual", "Equal")
 CONTINUOUS = tuple(op for op in ARITHMETIC if op not in (*COMPARISONS, "Where"))
 
@@ -142,6 +143,8 @@ def activation(draft, x):
         x = bounded(draft, x)
     if op == "Exp":
         x = draft.node("Clip", [x], min=-3.0, max=2.0)
+    if op in STEPWISE:
+        x = whole_and_a_part(draft, x)
     attributes = {
         "Clip": draft.pick(({}, {"min": -0.5}, {"max": 0.75}, {"min": 0.0, "max": 6.0})),
         "LeakyRelu": {"alpha": draft.pick((0.1, -0.5, 1.5))},
@@ -210,6 +213,12 @@ def comparison(draft, x):
         y = draft.pick([name for name in draft.values if draft.broadcasts(x, name)])
         b = draft.node("Add", [draft.node("Clip", [y], min=-0.125, max=0.125), constant])
     return draft.node(draft.pick(COMPARISONS), [b, a] if draft.chance(0.5) else [a, b])
+
+
+def whole_and_a_part(draft, x):
+    """Zero or one and at least an eighth, at most three: no rounding crosses a step from there."""
+    part = draft.node("Clip", [x], min=0.125, max=0.375)
+    return draft.node("Add", [comparison(draft, x), part], half=True)
 
 
 def choice(draft, x):

@@ -106,6 +106,11 @@ def _softsign(ctx: Pass, source: Source) -> None:
     steps.end("Div", x, steps.add("Add", size, 1.0))
 
 
+def _tan(ctx: Pass, source: Source) -> None:
+    steps, x = Steps(ctx, source), source.inputs[0]
+    steps.end("Div", steps.add("Sin", x), steps.add("Cos", x))
+
+
 def _selu(ctx: Pass, source: Source) -> None:
     alpha = source.take("alpha", 1.67326319217681884765625)
     gamma = source.take("gamma", 1.05070102214813232421875)
@@ -257,12 +262,15 @@ def _softmax(ctx: Pass, source: Source) -> None:
 ELEMENTWISE: Rewrites = {
     "Abs": _abs,
     "Add": _arithmetic,
+    "Ceil": plain(),
     "Celu": _celu,
     "Clip": _clip,
+    "Cos": plain(),
     "Div": _arithmetic,
     "Elu": plain(alpha=1.0),
     "Erf": plain(),
     "Exp": plain(),
+    "Floor": plain(),
     "Gelu": _gelu,
     "HardSigmoid": plain(alpha=0.2, beta=0.5),
     "HardSwish": plain(),
@@ -278,8 +286,11 @@ ELEMENTWISE: Rewrites = {
     "Pow": _power,
     "Reciprocal": _reciprocal,
     "Relu": plain(),
+    "Round": plain(),
     "Selu": _selu,
     "Sigmoid": plain(),
+    "Sign": plain(),
+    "Sin": plain(),
     "Softmax": _softmax,
     "Softplus": plain(),
     "Softsign": _softsign,
@@ -287,6 +298,7 @@ ELEMENTWISE: Rewrites = {
     "Sub": _arithmetic,
     "Sum": _of_any_number("Add"),
     "Swish": plain(alpha=1.0),
+    "Tan": _tan,
     "Tanh": plain(),
     "ThresholdedRelu": plain(alpha=1.0),
 }

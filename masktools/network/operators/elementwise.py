@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from masktools.network.graph import Node, Shape, integer
+from masktools.network.operators.arithmetic import CLOSE
 from masktools.network.operators.operator import AXIS, FLOAT, ONE, Kind, Operator, valid_axes
 from masktools.network.operators.rules import (
     Flow,
@@ -73,6 +74,13 @@ def _gelu(x: Values, attributes: Mapping[str, Any]) -> Values:
     return _gated(x, math.sqrt(8 / math.pi) * (x + GELU_CUBE * x**3))
 
 
+def _stepwise(function: Callable[[Values], Values], x: Values) -> Values:
+    """Return a function of known values: NaN where rounding to float32 could turn it."""
+    exact = x == x.astype(np.float32)
+    sure = exact | (function(x * (1 - CLOSE)) == function(x * (1 + CLOSE)))
+    return np.where(sure, function(x), np.nan)
+
+
 _BOUND = Kind(float, optional=True)
 
 FUNCTIONS: Mapping[str, Operator] = {
@@ -104,6 +112,12 @@ FUNCTIONS: Mapping[str, Operator] = {
     "ThresholdedRelu": replace(
         _function(lambda x, a: np.where(x <= a["alpha"], 0, x), alpha=FLOAT), version=2
     ),
+    "Sin": replace(_function(lambda x, a: np.sin(x)), version=2),
+    "Cos": replace(_function(lambda x, a: np.cos(x)), version=2),
+    "Floor": replace(_function(lambda x, a: _stepwise(np.floor, x)), version=2),
+    "Ceil": replace(_function(lambda x, a: _stepwise(np.ceil, x)), version=2),
+    "Round": replace(_function(lambda x, a: _stepwise(np.rint, x)), version=2),
+    "Sign": replace(_function(lambda x, a: _stepwise(np.sign, x)), version=2),
 }
 
 

@@ -332,6 +332,7 @@ ACTIVATIONS = (
     ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), ("Elu", {"alpha": 0.7}), ("Tanh", {}),
     ("Erf", {}), ("Gelu", {"approximate": "none"}), ("Gelu", {"approximate": "tanh"}),
     ("Swish", {"alpha": 1.5}), ("Mish", {}), ("ThresholdedRelu", {"alpha": 0.25}),
+    ("Sin", {}), ("Cos", {}),
 )  # fmt: skip
 
 

@@ -326,6 +326,12 @@ FUNCTIONS_OF_ONE_NUMBER = [
     ("Sqrt", {}),
     ("ThresholdedRelu", {"alpha": 0.5}),
     ("ThresholdedRelu", {"alpha": -1.0}),
+    ("Sin", {}),
+    ("Cos", {}),
+    ("Floor", {}),
+    ("Ceil", {}),
+    ("Round", {}),
+    ("Sign", {}),
     ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
     ("Clip", {}),
     ("Clip", {"min": -0.5}),
@@ -345,6 +351,7 @@ FUNCTIONS_OF_ONE_NUMBER = [
 def test_functions_of_one_number(op, attributes):
     x = normal(2, 5, 3, 4) * 4
     x[0, 0, 0, :4] = [0, -3, 3, 1e4]  # where they bend, and where exp overflows
+    x[0, 1, 0, :4] = [0.5, 1.5, -2.5, -0.0]  # halfway between whole numbers
     assert_one(op, x, attributes)
 
 

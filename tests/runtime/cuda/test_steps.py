@@ -189,6 +189,12 @@ ACTIVATIONS = {
     "Log": {},
     "Sqrt": {},
     "ThresholdedRelu": {"alpha": 0.5},
+    "Sin": {},
+    "Cos": {},
+    "Floor": {},
+    "Ceil": {},
+    "Round": {},
+    "Sign": {},
 }
 
 
@@ -198,6 +204,24 @@ def test_activations(cupy, op):
     assert_one(op, {"x": x}, **ACTIVATIONS[op])
     x[0, 0, 0] = [np.nan, np.inf, -np.inf, 0, 1]
     assert_equal(one(op, {"x": x}, **ACTIVATIONS[op]), {"x": x})
+
+
+@pytest.mark.parametrize("op", ["Sin", "Cos"])
+def test_waves_of_large_numbers(cupy, op):
+    sizes = np.geomspace(1e-3, 3e38, 9 * 60).astype(np.float32)
+    x = np.where(np.arange(len(sizes)) % 2, sizes, -sizes).reshape(9, 3, 4, 5)
+    assert_equal(one(op, {"x": x}), {"x": x})
+
+
+@pytest.mark.parametrize("op", ["Floor", "Ceil", "Round", "Sign"])
+def test_steps_between_whole_numbers(cupy, op):
+    halves = np.concatenate(
+        [np.arange(-8, 8) / 2, [0.0, -0.0, 2**22 + 0.5, 2**23 + 1, -1e30, 3e38]]
+    )
+    x = np.resize(halves, (9, 3, 4, 5)).astype(np.float32)
+    near = np.nextafter(x, np.float32([np.inf, -np.inf, 0])[:, None, None])
+    for given in (x, near):
+        assert_equal(one(op, {"x": given}), {"x": given}, tolerance=0)
 
 
 @pytest.mark.parametrize("alpha", [1.0, -1e30])
