@@ -32,11 +32,18 @@ from masktools.network.onnx.rewrites_norms import (
     layer_norm,
 )
 from masktools.network.onnx.rewrites_products import gemm, matmul
-from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
+from masktools.network.onnx.rewrites_reductions import (
+    global_max_pool,
+    reduction,
+    reduction_of_sizes,
+)
 from masktools.network.onnx.rewrites_resizing import resize, upsample
 from masktools.network.onnx.rewrites_transposed import conv_transpose
 from masktools.network.onnx.rewrites_windows import (
     conv,
+    global_lp_pool,
+    local_response,
+    lp_pool,
     pool,
 )
 from masktools.network.sizes import Size
@@ -188,15 +195,19 @@ _REWRITES: Rewrites = {
     "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": plain(),
+    "GlobalLpPool": global_lp_pool,
     "GlobalMaxPool": global_max_pool,
     "GroupNormalization": group_norm,
     "Identity": _removed,
     "InstanceNormalization": instance_norm,
+    "LRN": local_response,
     "LayerNormalization": layer_norm,
+    "LpPool": lp_pool,
     "MatMul": matmul,
     "MaxPool": pool,
     "Pad": _pad,
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), reduction),
+    **dict.fromkeys(("ReduceL1", "ReduceSumSquare"), reduction_of_sizes),
     "Reshape": _reshape,
     "Resize": resize,
     "SequenceAt": sequence_at,

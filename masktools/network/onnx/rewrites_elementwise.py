@@ -135,12 +135,15 @@ def _power(ctx: Pass, source: Source) -> None:
         raise source.refuse(
             f"an exponent of shape {given.shape} is not supported, only one finite number"
         )
-    exponent, steps, x = float(given.item()), Steps(ctx, source), source.inputs[0]
-    size = abs(exponent)
+    ctx.remove(source, powered(ctx, source, source.inputs[0], float(given.item())))
+
+
+def powered(ctx: Pass, source: Source, x: str, exponent: float) -> str:
+    """Emit nodes that make a power of a value, and return their output."""
+    steps, size = Steps(ctx, source), abs(exponent)
     if size % 0.5 or (size % 1 and size > HIGHEST_POWER):
         # Of a number below zero this is NaN, as the power is.
-        steps.end("Exp", steps.add("Mul", steps.add("Log", x), exponent))
-        return
+        return steps.add("Exp", steps.add("Mul", steps.add("Log", x), exponent))
     if not 0 < size <= HIGHEST_POWER:
         raise source.refuse(
             f"the exponent {exponent:g} is not supported; a whole one may be 1 to "
@@ -149,10 +152,7 @@ def _power(ctx: Pass, source: Source) -> None:
     factors = [steps.add("Sqrt", x)] if size % 1 else []
     factors += [_whole_power(steps, x, int(size))] if size >= 1 else []
     value = factors[0] if len(factors) == 1 else steps.add("Mul", *factors)
-    if exponent < 0:
-        steps.end("Div", 1.0, value)
-    else:
-        ctx.remove(source, value)
+    return steps.add("Div", 1.0, value) if exponent < 0 else value
 
 
 def _whole_power(steps: Steps, x: str, power: int) -> str:

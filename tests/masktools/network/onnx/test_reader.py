@@ -178,7 +178,7 @@ def test_node_names_are_made_unique_and_never_empty():
                 node("MaxPool", ["x"], ["p", "at"], kernel_shape=[2, 2]),
                 node("Add", ["p", "at"], ["y"]),
             ],
-            r"\(MaxPool\): output 'at' is not supported",
+            r"\(MaxPool\): output 'at', the places of the maxima, is read",
         ),
         ([node("ReduceMean", ["x"], ["y"], axes=[4])], r"attribute axes=\(4,\).*of 4 axes"),
         ([node("Relu", ["nothing"], ["y"])], "input 'nothing' is made by nothing before it"),
