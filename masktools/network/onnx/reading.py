@@ -14,7 +14,7 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
-from masktools.network.onnx.forms import SAME, Form
+from masktools.network.onnx.forms import SAME, Form, Use
 from masktools.network.onnx.node import Source, Turned
 from masktools.network.onnx.precision import BOOL, dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
@@ -56,9 +56,8 @@ class Pass:
         In the normal form, with the shapes of this batch size.
     shapes : dict of str to tuple of int
         Of every tensor that depends on the inputs.
-    weights : dict of str to list of (str, Form)
-        By the weight's name in the graph: of the nodes in the file that read it the first output,
-        and how they have it.
+    weights : dict of str to list of Use
+        By the weight's name in the graph, the nodes in the file that read it.
     turned : dict of str to Turned
         Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
     constants : dict of str to ndarray
@@ -86,7 +85,7 @@ class Pass:
         self.opset = opset
         self._rewrites = rewrites
         self.shapes: dict[str, Shape] = dict(inputs)
-        self.weights: dict[str, list[tuple[str, Form]]] = {}
+        self.weights: dict[str, list[Use]] = {}
         self.turned: dict[str, Turned] = {}
         self.booleans: set[str] = set()
         self.said = batch
@@ -167,21 +166,24 @@ class Pass:
         """Store a constant in float32 for the nodes to read, and return its name."""
         return self._store(array, wish, lambda name: name not in self.weights)
 
-    def keep_weight(self, source: Source, array: NDArray[Any], form: Form = SAME) -> str:
+    def keep_weight(
+        self, source: Source, array: NDArray[Any], form: Form = SAME, index: int = 1
+    ) -> str:
         """Store the weight of a layer, (out, in / groups, ...), and return the layer's name.
 
         Parameters
         ----------
         source : Source
-            Reads it as its second input.
         array : ndarray
         form : Form, default SAME
             How the file has the weight.
+        index : int, default 1
+            Which input of the node it is.
         """
-        read = source.inputs[1]
+        read = source.inputs[index]
         wish = layer_name(self._folding.origin(read), source.given) + form.mark
         name = self._store(array, wish, lambda name: name in self.weights, ".weight")
-        self.weights.setdefault(name, []).append((source.outputs[0], form))
+        self.weights.setdefault(name, []).append(Use(source.outputs[0], form, index))
         return name.removesuffix(".weight")
 
     def _store(

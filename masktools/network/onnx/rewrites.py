@@ -12,6 +12,7 @@ from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.precision import BOOL, FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
+from masktools.network.onnx.rewrites_einsum import einsum
 from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
 from masktools.network.onnx.rewrites_logic import LOGIC, cast_to_bool
 from masktools.network.onnx.rewrites_moves import (
@@ -19,6 +20,7 @@ from masktools.network.onnx.rewrites_moves import (
     depth_to_space,
     expand,
     gather,
+    gather_nd,
     sequence_at,
     sequence_construct,
     space_to_depth,
@@ -190,9 +192,11 @@ _REWRITES: Rewrites = {
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
     "Dropout": _removed,
+    "Einsum": einsum,
     "Expand": expand,
     "Flatten": _flatten,
     "Gather": gather,
+    "GatherND": gather_nd,
     "Gemm": gemm,
     "GlobalAveragePool": plain(),
     "GlobalLpPool": global_lp_pool,
