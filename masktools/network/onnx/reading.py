@@ -19,6 +19,7 @@ from masktools.network.onnx.node import Source, Turned
 from masktools.network.onnx.precision import BOOL, dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
+from masktools.network.onnx.spelled_norms import with_layer_norms
 from masktools.network.onnx.transposes import without_transposes
 from masktools.network.onnx.unsupported import WAYS_AROUND, unsupported
 from masktools.network.shapes import output_shapes
@@ -382,6 +383,7 @@ class Pass:
         )
         nodes = _without_copies(nodes, {*outputs, *inputs})
         nodes = unspelled(nodes, self._kept, self.shapes, outputs)
+        nodes = with_layer_norms(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
             tuple(Value(name, shape, self._dtypes[name]) for name, shape in inputs.items()),
