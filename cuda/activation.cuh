@@ -21,7 +21,13 @@ enum ActivationOp {
   EXP,
   LOG,
   SQRT,
-  THRESHOLDED_RELU
+  THRESHOLDED_RELU,
+  SIN,
+  COS,
+  FLOOR,
+  CEIL,
+  ROUND,
+  SIGN
 };
 constexpr int ANY = -1;  // no op: which one is known when the kernel runs
 
@@ -82,6 +88,12 @@ __device__ __forceinline__ float activate(const Activation& activation, float x)
   if constexpr (OP == LOG) return logf(x);
   if constexpr (OP == SQRT) return sqrtf(x);
   if constexpr (OP == THRESHOLDED_RELU) return x <= activation.alpha ? 0 : x;
+  if constexpr (OP == SIN) return sinf(x);
+  if constexpr (OP == COS) return cosf(x);
+  if constexpr (OP == FLOOR) return floorf(x);
+  if constexpr (OP == CEIL) return ceilf(x);
+  if constexpr (OP == ROUND) return rintf(x);  // of two whole numbers as near, the even one
+  if constexpr (OP == SIGN) return x > 0 ? 1 : x < 0 ? -1 : x;
   return x;
 }
 
@@ -122,6 +134,18 @@ __device__ __forceinline__ float activate(const Activation& activation, float x)
       return activate<SQRT>(activation, x);
     case THRESHOLDED_RELU:
       return activate<THRESHOLDED_RELU>(activation, x);
+    case SIN:
+      return activate<SIN>(activation, x);
+    case COS:
+      return activate<COS>(activation, x);
+    case FLOOR:
+      return activate<FLOOR>(activation, x);
+    case CEIL:
+      return activate<CEIL>(activation, x);
+    case ROUND:
+      return activate<ROUND>(activation, x);
+    case SIGN:
+      return activate<SIGN>(activation, x);
     default:
       return x;
   }

@@ -255,6 +255,12 @@ ACTIVATIONS: Mapping[str, Callable[[Array, Any, Any], Array]] = {
     "Log": lambda x, alpha, beta: np.log(x),
     "Sqrt": lambda x, alpha, beta: np.sqrt(x),
     "ThresholdedRelu": lambda x, alpha, beta: np.where(x <= alpha, 0, x),
+    "Sin": lambda x, alpha, beta: np.sin(x),
+    "Cos": lambda x, alpha, beta: np.cos(x),
+    "Floor": lambda x, alpha, beta: np.floor(x),
+    "Ceil": lambda x, alpha, beta: np.ceil(x),
+    "Round": lambda x, alpha, beta: np.rint(x),
+    "Sign": lambda x, alpha, beta: np.sign(x),
 }
 
 
@@ -276,6 +282,9 @@ _ARITHMETIC: Mapping[str, Callable[[Array, Array], Array]] = {
     "Max": np.maximum,
     "Min": np.minimum,
     "PRelu": lambda x, slope: np.where(x < 0, x * slope, x),
+    "Greater": lambda a, b: np.greater(a, b).astype(a.dtype),
+    "GreaterOrEqual": lambda a, b: np.greater_equal(a, b).astype(a.dtype),
+    "Equal": lambda a, b: np.equal(a, b).astype(a.dtype),
 }
 
 
@@ -285,6 +294,15 @@ def _arithmetic(step: s.Arithmetic, shape: Shape, inputs: list[Array]) -> Array:
         constant = step.constant.astype(inputs[0].dtype)
         operands.insert(0 if step.constant_first else 1, constant)
     return _activated(step.activation, _ARITHMETIC[step.op](*operands))
+
+
+def _where(step: s.Where, shape: Shape, inputs: list[Array]) -> Array:
+    given = iter(inputs)
+    condition, a, b = (
+        next(given) if constant is None else constant.astype(inputs[0].dtype)
+        for constant in step.constants
+    )
+    return np.where(condition != 0, a, b)
 
 
 def _pool(step: s.Pool, shape: Shape, inputs: list[Array]) -> Array:
@@ -412,6 +430,7 @@ KERNELS: Mapping[type[s.Step], Callable[[Any, Shape, list[Array]], Array]] = {
     s.MatMul: _matmul,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
+    s.Where: _where,
     s.Activate: lambda step, shape, inputs: _activated(step.activation, inputs[0]),
     s.Pool: _pool,
     s.GlobalAveragePool: _global_average,

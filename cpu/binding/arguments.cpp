@@ -150,6 +150,12 @@ Activation Fields::activation(const char* name) {
       {"Log", Op::kLog},
       {"Sqrt", Op::kSqrt},
       {"ThresholdedRelu", Op::kThresholdedRelu},
+      {"Sin", Op::kSin},
+      {"Cos", Op::kCos},
+      {"Floor", Op::kFloor},
+      {"Ceil", Op::kCeil},
+      {"Round", Op::kRound},
+      {"Sign", Op::kSign},
   };
   const Op op = fields.choice("op", kNames);
   const Activation activation{op, fields.get<float>("alpha"), fields.get<float>("beta")};

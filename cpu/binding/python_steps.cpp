@@ -44,7 +44,11 @@ void elementwise(PythonProgram& p, std::int64_t step, Fields& fields) {
                                                    {"Div", Arithmetic::kDiv},
                                                    {"Max", Arithmetic::kMax},
                                                    {"Min", Arithmetic::kMin},
-                                                   {"PRelu", Arithmetic::kPRelu}});
+                                                   {"PRelu", Arithmetic::kPRelu},
+                                                   {"Greater", Arithmetic::kGreater},
+                                                   {"GreaterOrEqual", Arithmetic::kGreaterOrEqual},
+                                                   {"Equal", Arithmetic::kEqual},
+                                                   {"Where", Arithmetic::kWhere}});
   Kept made;
   std::vector<Operand> operands;
   for (const py::handle& operand : fields.get<py::list>("operands")) {

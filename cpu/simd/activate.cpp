@@ -62,6 +62,18 @@ void activate(const Activation& activation, float* y, std::int64_t n) {
       return activate_as<Activation::Op::kSqrt>(alpha, beta, y, n);
     case Activation::Op::kThresholdedRelu:
       return activate_as<Activation::Op::kThresholdedRelu>(alpha, beta, y, n);
+    case Activation::Op::kSin:
+      return activate_as<Activation::Op::kSin>(alpha, beta, y, n);
+    case Activation::Op::kCos:
+      return activate_as<Activation::Op::kCos>(alpha, beta, y, n);
+    case Activation::Op::kFloor:
+      return activate_as<Activation::Op::kFloor>(alpha, beta, y, n);
+    case Activation::Op::kCeil:
+      return activate_as<Activation::Op::kCeil>(alpha, beta, y, n);
+    case Activation::Op::kRound:
+      return activate_as<Activation::Op::kRound>(alpha, beta, y, n);
+    case Activation::Op::kSign:
+      return activate_as<Activation::Op::kSign>(alpha, beta, y, n);
   }
 }
 

@@ -25,7 +25,13 @@ struct Activation {
     kExp,
     kLog,
     kSqrt,
-    kThresholdedRelu
+    kThresholdedRelu,
+    kSin,
+    kCos,
+    kFloor,
+    kCeil,
+    kRound,
+    kSign
   };
 
   Op op = Op::kNone;

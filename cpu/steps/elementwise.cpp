@@ -22,6 +22,13 @@ struct Values {
   bool repeated;
 };
 
+// The same elements, next to each other: in `buffer` where they are one for all.
+const float* spread(const Values& v, std::int64_t n, float* buffer) {
+  if (!v.repeated) return v.data;
+  std::fill_n(buffer, n, *v.data);
+  return buffer;
+}
+
 // y[i] = f(a[i], b[i]). y may be a or b.
 template <class Function>
 void map(const Values& a, const Values& b, float* y, std::int64_t n, const Function& f) {
@@ -58,6 +65,20 @@ void compute(Arithmetic arithmetic, const Values* v, float* y, std::int64_t n) {
       return map(v[0], v[1], y, n, [](float a, float b) { return minimum(a, b); });
     case Arithmetic::kPRelu:
       return map(v[0], v[1], y, n, [](float a, float b) { return a < 0.0f ? a * b : a; });
+    case Arithmetic::kGreater:
+      return map(v[0], v[1], y, n, [](float a, float b) { return a > b ? 1.0f : 0.0f; });
+    case Arithmetic::kGreaterOrEqual:
+      return map(v[0], v[1], y, n, [](float a, float b) { return a >= b ? 1.0f : 0.0f; });
+    case Arithmetic::kEqual:
+      return map(v[0], v[1], y, n, [](float a, float b) { return a == b ? 1.0f : 0.0f; });
+    case Arithmetic::kWhere: {
+      float buffers[kOperands][kChunk];
+      const float* a = spread(v[0], n, buffers[0]);
+      const float* b = spread(v[1], n, buffers[1]);
+      const float* c = spread(v[2], n, buffers[2]);
+      for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] != 0.0f ? b[i] : c[i];
+      return;
+    }
     case Arithmetic::kScaleShift: {
       map(v[0], v[1], y, n, multiply);
       return map(Values{y, false}, v[2], y, n, add);
@@ -148,6 +169,7 @@ int operands_of(Arithmetic arithmetic) {
     case Arithmetic::kIdentity:
       return 1;
     case Arithmetic::kScaleShift:
+    case Arithmetic::kWhere:
       return 3;
     default:
       return 2;

@@ -12,8 +12,23 @@
 namespace masktools {
 
 // What is computed of operands a, b, c before the activation.
-// kPRelu: a where it is not below zero, else a * b. kScaleShift: a * b + c.
-enum class Arithmetic { kIdentity, kAdd, kSub, kMul, kDiv, kMax, kMin, kPRelu, kScaleShift };
+// kPRelu: a where it is not below zero, else a * b. kScaleShift: a * b + c. Comparisons make 1 or
+// 0; kWhere: b where a is not zero, else c.
+enum class Arithmetic {
+  kIdentity,
+  kAdd,
+  kSub,
+  kMul,
+  kDiv,
+  kMax,
+  kMin,
+  kPRelu,
+  kGreater,
+  kGreaterOrEqual,
+  kEqual,
+  kScaleShift,
+  kWhere
+};
 
 // An operand: a view of the arena, or a constant, C-contiguous under its shape.
 struct Operand {

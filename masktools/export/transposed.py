@@ -36,9 +36,9 @@ def transposed_layers(model: ModelProto, names: Mapping[str, str]) -> dict[str, 
     found = {}
     for weight, readers in read_pass(model).weights.items():
         layer = weight.removesuffix(".weight")
-        for _, form in readers:
-            if isinstance(form, Phases):
-                found[names.get(layer, layer)] = form
+        for use in readers:
+            if isinstance(use.form, Phases):
+                found[names.get(layer, layer)] = use.form
     return found
 
 

@@ -165,6 +165,17 @@ def _arithmetic(assembly: Assembly, at: int, step: s.Arithmetic) -> None:
     _elementwise(assembly, at, step.op, operands, y, assembly.activation(step.activation))
 
 
+def _where(assembly: Assembly, at: int, step: s.Where) -> None:
+    values = iter(step.inputs)
+    operands: list[Any] = [
+        assembly.view(next(values))
+        if constant is None
+        else np.ascontiguousarray(constant, np.float32).reshape(constant.shape)
+        for constant in step.constants
+    ]
+    _elementwise(assembly, at, "Where", operands, assembly.view(step.output), None)
+
+
 def _activate(assembly: Assembly, at: int, step: s.Activate) -> None:
     x, y = assembly.view(step.inputs[0]), assembly.view(step.output)
     _elementwise(assembly, at, "Identity", [x], y, assembly.activation(step.activation))
@@ -303,6 +314,7 @@ _EMITTERS: Mapping[type[s.Step], Callable[[Assembly, int, Any], None]] = {
     s.MatMul: _matmul,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
+    s.Where: _where,
     s.Activate: _activate,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,

@@ -26,6 +26,7 @@ _REDUCTIONS = ("Sum", "Mean", "Max", "Min", "L2")
 
 # PointwiseOp in pointwise.cu.
 COPY, ADD, SUB, SUB_FROM, MUL, DIV, DIV_BY_FIRST, MUL_ADD, MAX, MIN, PRELU = range(11)
+GREATER, GREATER_OR_EQUAL, LESS, LESS_OR_EQUAL, EQUAL = range(11, 16)
 
 
 def launches(step: s.Step, place: Place) -> list[Launch]:
@@ -131,6 +132,9 @@ _OPS = {
     "Max": (MAX, MAX),
     "Min": (MIN, MIN),
     "PRelu": (PRELU, None),
+    "Greater": (GREATER, LESS),
+    "GreaterOrEqual": (GREATER_OR_EQUAL, LESS_OR_EQUAL),
+    "Equal": (EQUAL, EQUAL),
 }
 
 
@@ -144,6 +148,31 @@ def _arithmetic(step: s.Arithmetic, place: Place) -> Iterator[Launch]:
     op = _OPS[step.op][step.constant_first]
     assert op is not None, "a slope is no first operand"
     yield _pointwise(step, place, op, second, activation=step.activation)
+
+
+def _where(step: s.Where, place: Place) -> Iterator[Launch]:
+    y, values = place.values[step.output], iter(step.inputs)
+    rank = len(y.shape)
+    axes = axes_of(rank)
+    # Of each operand the memory and the constant, one of which is null.
+    pointers: list[Memory | Table | None] = []
+    strides = [y.strides]
+    by_sample = False
+    for constant in step.constants:
+        if constant is None:
+            name = next(values)
+            pointers += [place.first(name), None]
+            strides.append(_broadcast(place.values[name], y))
+        else:
+            table, along = _constant(constant, rank)
+            assert isinstance(table, Table)
+            pointers += [None, table]
+            strides.append(tuple(along))
+            by_sample |= any(along[:1])
+    sizes = [y.lanes if axis == 0 and not by_sample else y.shape[axis] for axis in axes]
+    walk = structs.walk(sizes, *([along[axis] for axis in axes] for along in strides))
+    arguments = (*pointers, place.first(step.output), walk)
+    yield Launch("pointwise.cu", f"where_{place.suffix}", arguments, blocks(int(walk["count"][0])))
 
 
 # --- products of two values ----------------------------------------------------------------------
@@ -281,6 +310,7 @@ LAUNCHES: Mapping[type[s.Step], Callable[[Any, Place], Iterator[Launch]]] = {
     s.Activate: _activate,
     s.ScaleShift: _scale_shift,
     s.Arithmetic: _arithmetic,
+    s.Where: _where,
     s.MatMul: _matmul,
     s.Pool: _pool,
     s.GlobalAveragePool: _mean,

@@ -21,7 +21,9 @@ Array = NDArray[np.floating[Any]]
 Weight = Union[Array, SparseWeight]  # noqa: UP007 - evaluated at run time on Python 3.10
 Pair = tuple[int, int]
 
-ArithmeticOp = Literal["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]
+ArithmeticOp = Literal[
+    "Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Greater", "GreaterOrEqual", "Equal"
+]
 ActivationOp = Literal[
     "Relu",
     "Clip",
@@ -40,6 +42,12 @@ ActivationOp = Literal[
     "Log",
     "Sqrt",
     "ThresholdedRelu",
+    "Sin",
+    "Cos",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sign",
 ]
 # Every function of one number that a step can end in, by its name in ONNX, and its number in the
 # enums of cpu/simd/activation.h and cuda/activation.cuh; 0 there is none.
@@ -189,7 +197,8 @@ class Arithmetic(Step):
     Parameters
     ----------
     op : str
-        PRelu is x where x >= 0, else x times the slope, its second operand.
+        PRelu is x where x >= 0, else x times the slope, its second operand. Comparisons make 1
+        where they hold, else 0.
     constant : ndarray or None
         The operand that `inputs` lacks.
     constant_first : bool
@@ -206,6 +215,19 @@ class Arithmetic(Step):
     def operator(self) -> str:
         """The step's operators, joined by +."""
         return _joined(self.op, self.activation)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Where(Step):
+    """a where the condition is not zero, else b, broadcast as in NumPy.
+
+    Parameters
+    ----------
+    constants : (ndarray or None, ndarray or None, ndarray or None)
+        The condition, a and b: None stands for the next of `inputs`.
+    """
+
+    constants: tuple[Array | None, Array | None, Array | None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -46,6 +46,18 @@ inline double activated(const Activation& activation, double x) {
       return std::sqrt(x);
     case Activation::Op::kThresholdedRelu:
       return x <= alpha ? 0 : x;
+    case Activation::Op::kSin:
+      return std::sin(x);
+    case Activation::Op::kCos:
+      return std::cos(x);
+    case Activation::Op::kFloor:
+      return std::floor(x);
+    case Activation::Op::kCeil:
+      return std::ceil(x);
+    case Activation::Op::kRound:
+      return std::nearbyint(x);
+    case Activation::Op::kSign:
+      return x > 0 ? 1 : x < 0 ? -1 : x;
     case Activation::Op::kNone:
       break;
   }
@@ -66,13 +78,16 @@ inline constexpr Activation kActivations[] = {{Activation::Op::kNone, 0, 0},
                                               {Activation::Op::kErf, 0, 0},
                                               {Activation::Op::kGelu, 0, 0},
                                               {Activation::Op::kSwish, 1.5f, 0.25f},
-                                              {Activation::Op::kMish, 0, 0}};
+                                              {Activation::Op::kMish, 0, 0},
+                                              {Activation::Op::kSin, 0, 0},
+                                              {Activation::Op::kCos, 0, 0}};
 inline constexpr std::int64_t kActivationCount = std::size(kActivations);
 
 // Those that are so steep, or jump, that what rounds a layer's sums shows.
-inline constexpr Activation kSteepActivations[] = {{Activation::Op::kExp, 0, 0},
-                                                   {Activation::Op::kLog, 0, 0},
-                                                   {Activation::Op::kSqrt, 0, 0},
-                                                   {Activation::Op::kThresholdedRelu, 0.25f, 0}};
+inline constexpr Activation kSteepActivations[] = {
+    {Activation::Op::kExp, 0, 0},   {Activation::Op::kLog, 0, 0},
+    {Activation::Op::kSqrt, 0, 0},  {Activation::Op::kThresholdedRelu, 0.25f, 0},
+    {Activation::Op::kFloor, 0, 0}, {Activation::Op::kCeil, 0, 0},
+    {Activation::Op::kRound, 0, 0}, {Activation::Op::kSign, 0, 0}};
 
 }  // namespace masktools

@@ -163,8 +163,8 @@ def _seen_of(node, shapes):
     if node.op == "Pad":
         yield "cut off", min(given["pads"]) < 0
     if node.op in ARITHMETIC:
-        first, second = (shapes[name] for name in node.inputs)
-        yield "broadcast", first == second
+        first, *others = (shapes[name] for name in node.inputs)
+        yield "broadcast", all(other == first for other in others)
         constants = [at for at, name in enumerate(node.inputs) if name.startswith("c")]
         yield node.op, "constants", tuple(constants)
 
@@ -175,6 +175,7 @@ def test_everything_that_a_network_may_be_is_drawn():
         *OPERATORS,
         *((op, "constants", at) for op in ARITHMETIC for at in ((), (1,))),
         *((op, "constants", (0,)) for op in ARITHMETIC if op != "PRelu"),
+        *(("Where", "constants", at) for at in ((2,), (0, 1), (0, 2), (1, 2))),
         *(("form", form) for form in FORMS),
         *(("form of groups", form) for form in FORMS if form != "empty"),
         *(("rank", rank) for rank in range(2, 6)),

@@ -150,7 +150,11 @@ class Program:
         self._seen(y)[...] = reference._pool(pool, y[1], [self._seen(x)])
 
     def _elementwise(self, op, operands, y, activation):
-        functions = {**reference._ARITHMETIC, "Identity": lambda x: x}
+        functions = {
+            **reference._ARITHMETIC,
+            "Identity": lambda x: x,
+            "Where": lambda c, a, b: np.where(c != 0, a, b),
+        }
         given = [self._seen(o) if isinstance(o, tuple) else o for o in operands]
         self._seen(y)[...] = activated(functions[op](*given), activation)
 

@@ -168,6 +168,12 @@ def activated(op, x, alpha, beta):
             "Log": lambda: np.log(x),
             "Sqrt": lambda: np.sqrt(x),
             "ThresholdedRelu": lambda: np.where(x <= alpha, 0, x),
+            "Sin": lambda: np.sin(x),
+            "Cos": lambda: np.cos(x),
+            "Floor": lambda: np.floor(x),
+            "Ceil": lambda: np.ceil(x),
+            "Round": lambda: np.rint(x),
+            "Sign": lambda: np.sign(x),
         }[op]()
 
 

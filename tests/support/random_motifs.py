@@ -8,6 +8,8 @@ from random_nodes import (
     ROWS,
     activation,
     batch_norm,
+    choice,
+    comparison,
     concat,
     conv,
     flatten,
@@ -108,8 +110,8 @@ def classifier(draft, x):
 # How often each is drawn.
 MAKERS = {
     conv: 14, gemm: 4, matmul: 3, batch_norm: 3, layer_norm: 3, activation: 8, softmax: 4,
-    with_constant: 7, with_value: 5,
-    pool: 5, mean: 2, reduction: 4, concat: 7, split: 3, slice_: 4, gather: 2, pad: 3, resize: 3,
+    with_constant: 7, with_value: 5, comparison: 3, choice: 5,
+    pool: 5, mean: 2, reduction: 4, concat: 7, split: 4, slice_: 4, gather: 2, pad: 3, resize: 3,
     reshape: 3,
     flatten: 1, squeeze: 3, unsqueeze: 1, transpose: 3, identity: 1, skip: 5, shuffle: 2, gate: 2,
     joined_conv: 12, conv_pool: 4, moved_conv: 6, classifier: 3,

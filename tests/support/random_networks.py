@@ -25,7 +25,17 @@ NUMBERS, PRODUCTS = 300_000, 6_000_000
 SIZES = (1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15, 16, 17, 28)
 BATCHES = (1, 1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 64, 80)
 # Of such sums is a value whose numbers may grow no further.
-TAME = ("Sigmoid", "HardSigmoid", "Softmax", "Clip")
+TAME = (
+    "Sigmoid",
+    "HardSigmoid",
+    "Softmax",
+    "Clip",
+    "Greater",
+    "GreaterOrEqual",
+    "Equal",
+    "Sin",
+    "Cos",
+)
 
 
 class Draft:

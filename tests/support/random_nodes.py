@@ -14,6 +14,9 @@ from runtime.plan.steps import ACTIVATIONS
 # Rows of weights about the widths of vectors, 4, 8 and 16, and about the sums of a few.
 ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48)
 FAR = 2**63 - 1
+STEPWISE = ("Floor", "Ceil", "Round", "Sign")
+COMPARISONS = ("Greater", "GreaterOrEqual", "Equal")
+CONTINUOUS = tuple(op for op in ARITHMETIC if op not in (*COMPARISONS, "Where"))
 
 
 # --- layers with weights -----------------------------------------------------------------------
@@ -140,6 +143,8 @@ def activation(draft, x):
         x = bounded(draft, x)
     if op == "Exp":
         x = draft.node("Clip", [x], min=-3.0, max=2.0)
+    if op in STEPWISE:
+        x = whole_and_a_part(draft, x)
     attributes = {
         "Clip": draft.pick(({}, {"min": -0.5}, {"max": 0.75}, {"min": 0.0, "max": 6.0})),
         "LeakyRelu": {"alpha": draft.pick((0.1, -0.5, 1.5))},
@@ -160,6 +165,16 @@ def softmax(draft, x):
 
 def with_constant(draft, x):
     """Arithmetic of a value and a constant that broadcasts along some axes, in either order."""
+    op = draft.pick(CONTINUOUS)
+    first = op != "PRelu" and draft.chance(0.4)
+    if op == "Div" and first:
+        x = bounded(draft, x)
+    constant = fitting_constant(draft, x)
+    return draft.node(op, [constant, x] if first else [x, constant])
+
+
+def fitting_constant(draft, x):
+    """Add a constant that a value broadcasts with, along some axes."""
     shape = draft.shape(x)
     kept = [n if draft.chance(0.5) else 1 for n in shape[1:]]
     kept = draft.pick((kept, [1] * len(kept), [*kept[:1], *[1] * len(kept[1:])], list(shape[1:])))
@@ -169,12 +184,7 @@ def with_constant(draft, x):
         kept = [1, *kept]
     while kept and kept[0] == 1 and draft.chance(0.5):
         kept = kept[1:]
-    op = draft.pick(tuple(ARITHMETIC))
-    first = op != "PRelu" and draft.chance(0.4)
-    if op == "Div" and first:
-        x = bounded(draft, x)
-    constant = draft.tensor(tuple(kept), "apart")
-    return draft.node(op, [constant, x] if first else [x, constant])
+    return draft.tensor(tuple(kept), "apart")
 
 
 def bounded(draft, x):
@@ -184,7 +194,7 @@ def bounded(draft, x):
 
 def with_value(draft, x):
     """Arithmetic of two values: the same one, one as large, or one that broadcasts."""
-    op = draft.pick(("Add", "Add", *ARITHMETIC))
+    op = draft.pick(("Add", "Add", *CONTINUOUS))
     others = [name for name in draft.values if draft.broadcasts(x, name)]
     y = x if draft.chance(0.1) else draft.pick(others)
     if op in ("Mul", "PRelu") and draft.power(x) + draft.power(y) > 3:
@@ -193,6 +203,35 @@ def with_value(draft, x):
         y = bounded(draft, y)
     turned = op not in ("Div", "PRelu") and draft.chance(0.5)
     return draft.node(op, [y, x] if turned else [x, y])
+
+
+def comparison(draft, x):
+    """A comparison with a constant, or with another value, that no rounding turns."""
+    a, constant = draft.node("Clip", [x], min=-0.125, max=0.125), fitting_constant(draft, x)
+    b = constant
+    if draft.chance(0.4):
+        y = draft.pick([name for name in draft.values if draft.broadcasts(x, name)])
+        b = draft.node("Add", [draft.node("Clip", [y], min=-0.125, max=0.125), constant])
+    return draft.node(draft.pick(COMPARISONS), [b, a] if draft.chance(0.5) else [a, b])
+
+
+def whole_and_a_part(draft, x):
+    """Zero or one and at least an eighth, at most three: no rounding crosses a step from there."""
+    part = draft.node("Clip", [x], min=0.125, max=0.375)
+    return draft.node("Add", [comparison(draft, x), part], half=True)
+
+
+def choice(draft, x):
+    """A value or a constant where a condition holds, which may be a constant too, else another."""
+    others = [name for name in draft.values if draft.broadcasts(x, name)]
+
+    def operand():
+        return fitting_constant(draft, x) if draft.chance(0.4) else draft.pick(others)
+
+    known = draft.chance(0.3)
+    condition = fitting_constant(draft, x) if known else comparison(draft, x)
+    chosen = [x if known or draft.chance(0.5) else operand(), operand()]
+    return draft.node("Where", [condition, *(chosen if draft.chance(0.5) else chosen[::-1])])
 
 
 # --- windows without weights -------------------------------------------------------------------

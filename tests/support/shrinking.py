@@ -289,7 +289,7 @@ def _fitted(node, shapes, tensors):
         return replace(node, attributes={**node.attributes, "split": (*parts[:-1], last)})
     if node.op in ARITHMETIC:
         for name in node.inputs:
-            other = shapes.get(node.inputs[node.inputs[0] == name], ())
+            other = max((shapes[n] for n in node.inputs if n in shapes), key=len, default=())
             if name in tensors:
                 old = tensors[name].shape
                 ends = other[len(other) - len(old) :]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from masktools.errors import GraphError
 from masktools.network.graph import Graph
-from masktools.network.onnx.forms import Form, Phases
+from masktools.network.onnx.forms import Phases, Rearranged, Use
 from masktools.network.onnx.reader import read_pass
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def with_values(model: ModelProto, values: Mapping[str, NDArray[np.float32]]) ->
     writer = _Writer(altered)
     for name, array in values.items():
         if name in known.weights:
-            for output, form in known.weights[name]:
-                writer.replace(output, 1, form.to_file(array))
+            for output, form, index in known.weights[name]:
+                writer.replace(output, index, form.to_file(array))
         elif not _biased(known.graph, name, array, known.weights, writer):
             _normalised(known.graph, name, array, writer)
     writer.finish()
@@ -99,7 +99,7 @@ def _biased(
     graph: Graph,
     name: str,
     array: NDArray[np.float32],
-    weights: Mapping[str, list[tuple[str, Form]]],
+    weights: Mapping[str, list[Use]],
     writer: _Writer,
 ) -> bool:
     """Shift the layer whose bias a name is; return whether there is one."""
@@ -108,11 +108,16 @@ def _biased(
         if node.op in ("Conv", "Gemm") and node.inputs[1:] in ((node.inputs[1], name), (own,)):
             before = graph.constants.get(name, np.zeros_like(array)).astype(np.float64)
             axes = graph.constants[node.inputs[1]].ndim - 2
-            for output, form in weights[node.inputs[1]]:
+            for output, form, _ in weights[node.inputs[1]]:
                 if isinstance(form, Phases) and form.rows > 1:
                     raise GraphError(
                         f"calibrated value {name!r}: a transposed convolution has one bias for all "
                         "phases; calibrate without it"
+                    )
+                if isinstance(form, Rearranged):
+                    raise GraphError(
+                        f"calibrated value {name!r}: the file has its layer as a product that "
+                        "takes no bias; calibrate without it"
                     )
                 writer.shift(output, (array - before).reshape(-1, *(1,) * axes))
             return True

@@ -348,6 +348,22 @@ def _slice(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     return _apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
 
 
+def _gather_nd(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    tensor, indices = ctx.turned.get(source.inputs[0]), ctx.constant(source.input(1))
+    if tensor is None or indices is None or not indices.ndim or source.attributes.get("batch_dims"):
+        return False
+    count = indices.shape[-1]
+    if count > tensor.axis:
+        return False
+    # The axes before that of the batch lie right behind it in the value.
+    name = ctx.fresh(f"{source.name}.indices")
+    batch = ctx.shape(tensor.value)[0]
+    ctx.constants[name] = np.broadcast_to(indices, (batch, *indices.shape))
+    source.attributes["batch_dims"] = 1
+    axis = tensor.axis - count + indices.ndim - 1
+    return _apply(ctx, source, plain, [tensor.value, name], tensor, axis)
+
+
 def _squeeze(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     tensor = ctx.turned.get(source.inputs[0])
     kept = replace(source, attributes=dict(source.attributes))
@@ -429,13 +445,14 @@ def _arithmetic(ctx: Pass, source: Source, plain: Rewrite) -> bool:
 
 
 _HANDLERS: Mapping[str, Callable[[Pass, Source, Rewrite], bool]] = {
-    **dict.fromkeys(ARITHMETIC, _arithmetic),
-    **dict.fromkeys(("Cast", "Clip", "Dropout", "Identity"), _unary),
+    **dict.fromkeys((*ARITHMETIC, "And", "Less", "LessOrEqual", "Or", "Xor"), _arithmetic),
+    **dict.fromkeys(("Abs", "Cast", "Clip", "Dropout", "Identity", "Neg", "Not"), _unary),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduction),
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
     "Flatten": _flatten,
     "Gather": _along("0", "index"),
+    "GatherND": _gather_nd,
     "Gemm": _product,
     "LayerNormalization": _along("-1", "all"),
     "MatMul": _product,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,24 @@ class Form(Protocol):
 
     def to_file(self, array: Array) -> Array:
         """Return the file's form of a layer's array."""
+
+
+class Use(NamedTuple):
+    """A node of the file that reads the weight of a layer.
+
+    Parameters
+    ----------
+    output : str
+        Its first output.
+    form : Form
+        How it has the weight.
+    place : int
+        Which of its inputs the weight is.
+    """
+
+    output: str
+    form: Form
+    place: int
 
 
 class Same:
@@ -54,6 +72,35 @@ class Transposed:
     def to_file(self, array: Array) -> Array:
         """Return the array transposed."""
         return array.T
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """The file has a constant factor, the layer its axes in another order, joined.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        In the file.
+    order : tuple of int
+        The file's axes, in the layer's order.
+    layer_shape : tuple of int
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    layer_shape: tuple[int, ...]
+
+    mark = ""
+
+    def to_layer(self, array: Array) -> Array:
+        """Return the layer's form of a file's array."""
+        return np.ascontiguousarray(array.transpose(self.order).reshape(self.layer_shape))
+
+    def to_file(self, array: Array) -> Array:
+        """Return the file's form of a layer's array."""
+        apart = array.reshape([self.shape[axis] for axis in self.order])
+        return np.ascontiguousarray(apart.transpose(np.argsort(self.order)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 # TensorProto.DataType
-FLOAT, FLOAT16, DOUBLE, BFLOAT16 = 1, 10, 11, 16
+FLOAT, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 9, 10, 11, 16
 FLOATS = (FLOAT, FLOAT16, DOUBLE, BFLOAT16)
 _NAMES = {FLOAT16: "float16", DOUBLE: "float64", BFLOAT16: "bfloat16"}
 _NUMPY = {

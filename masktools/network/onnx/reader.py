@@ -109,13 +109,13 @@ def with_masks(model: ModelProto, masks: Mapping[str, NDArray[np.bool_]]) -> Mod
     nodes = {node.output[0]: node for node in masked.graph.node if node.output}
     products = []
     for layer, mask in masks.items():
-        for output, form in weights[f"{layer}.weight"]:
+        for output, form, index in weights[f"{layer}.weight"]:
             name = f"{output}.mask"
             value = form.to_file(mask).astype(np.float32)
             masked.graph.initializer.append(numpy_helper.from_array(value, name))
             node = nodes[output]
-            products.append(helper.make_node("Mul", [node.input[1], name], [f"{name}ed"]))
-            node.input[1] = f"{name}ed"
+            products.append(helper.make_node("Mul", [node.input[index], name], [f"{name}ed"]))
+            node.input[index] = f"{name}ed"
     everything = [*products, *masked.graph.node]
     del masked.graph.node[:]
     masked.graph.node.extend(everything)

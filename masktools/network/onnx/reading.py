@@ -14,11 +14,12 @@ from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
-from masktools.network.onnx.forms import SAME, Form
+from masktools.network.onnx.forms import SAME, Form, Use
 from masktools.network.onnx.node import Source, Turned
-from masktools.network.onnx.precision import dtype_of
+from masktools.network.onnx.precision import BOOL, dtype_of
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
+from masktools.network.onnx.spelled_norms import with_layer_norms
 from masktools.network.onnx.transposes import without_transposes
 from masktools.network.onnx.unsupported import WAYS_AROUND, unsupported
 from masktools.network.shapes import output_shapes
@@ -56,13 +57,14 @@ class Pass:
         In the normal form, with the shapes of this batch size.
     shapes : dict of str to tuple of int
         Of every tensor that depends on the inputs.
-    weights : dict of str to list of (str, Form)
-        By the weight's name in the graph: of the nodes in the file that read it the first output,
-        and how they have it.
+    weights : dict of str to list of Use
+        By the weight's name in the graph, the nodes in the file that read it.
     turned : dict of str to Turned
         Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
     constants : dict of str to ndarray
         All that is known while reading, integers too.
+    booleans : set of str
+        Values that are booleans in the file: ones and zeros here.
     said : int or None
         The batch size that the file itself fixes.
 
@@ -84,8 +86,9 @@ class Pass:
         self.opset = opset
         self._rewrites = rewrites
         self.shapes: dict[str, Shape] = dict(inputs)
-        self.weights: dict[str, list[tuple[str, Form]]] = {}
+        self.weights: dict[str, list[Use]] = {}
         self.turned: dict[str, Turned] = {}
+        self.booleans: set[str] = set()
         self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._folding = Folding(weights, opset)
@@ -102,6 +105,12 @@ class Pass:
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
         self._dtypes = {v.name: dtype_of(v) or "float32" for v in (*proto.input, *proto.output)}
+        for value in proto.output:
+            if value.type.tensor_type.elem_type == BOOL:
+                raise GraphError(
+                    f"output {value.name!r}: dtype bool, but a network gives floats; cast it to "
+                    "float32 in the network"
+                )
         place = 0
         try:
             for place, node in enumerate(proto.node):  # noqa: B007 - for the error
@@ -158,21 +167,24 @@ class Pass:
         """Store a constant in float32 for the nodes to read, and return its name."""
         return self._store(array, wish, lambda name: name not in self.weights)
 
-    def keep_weight(self, source: Source, array: NDArray[Any], form: Form = SAME) -> str:
+    def keep_weight(
+        self, source: Source, array: NDArray[Any], form: Form = SAME, index: int = 1
+    ) -> str:
         """Store the weight of a layer, (out, in / groups, ...), and return the layer's name.
 
         Parameters
         ----------
         source : Source
-            Reads it as its second input.
         array : ndarray
         form : Form, default SAME
             How the file has the weight.
+        index : int, default 1
+            Which input of the node it is.
         """
-        read = source.inputs[1]
+        read = source.inputs[index]
         wish = layer_name(self._folding.origin(read), source.given) + form.mark
         name = self._store(array, wish, lambda name: name in self.weights, ".weight")
-        self.weights.setdefault(name, []).append((source.outputs[0], form))
+        self.weights.setdefault(name, []).append(Use(source.outputs[0], form, index))
         return name.removesuffix(".weight")
 
     def _store(
@@ -371,6 +383,7 @@ class Pass:
         )
         nodes = _without_copies(nodes, {*outputs, *inputs})
         nodes = unspelled(nodes, self._kept, self.shapes, outputs)
+        nodes = with_layer_norms(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
         return Graph(
             tuple(Value(name, shape, self._dtypes[name]) for name, shape in inputs.items()),

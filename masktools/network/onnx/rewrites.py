@@ -10,14 +10,17 @@ import numpy as np
 
 from masktools.network.onnx.batch_axis import with_any_batch_axis
 from masktools.network.onnx.node import Source
-from masktools.network.onnx.precision import FLOAT, FLOATS
+from masktools.network.onnx.precision import BOOL, FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
+from masktools.network.onnx.rewrites_einsum import einsum
 from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
+from masktools.network.onnx.rewrites_logic import LOGIC, cast_to_bool
 from masktools.network.onnx.rewrites_moves import (
     concat,
     depth_to_space,
     expand,
     gather,
+    gather_nd,
     sequence_at,
     sequence_construct,
     space_to_depth,
@@ -31,11 +34,18 @@ from masktools.network.onnx.rewrites_norms import (
     layer_norm,
 )
 from masktools.network.onnx.rewrites_products import gemm, matmul
-from masktools.network.onnx.rewrites_reductions import global_max_pool, reduction
+from masktools.network.onnx.rewrites_reductions import (
+    global_max_pool,
+    reduction,
+    reduction_of_sizes,
+)
 from masktools.network.onnx.rewrites_resizing import resize, upsample
 from masktools.network.onnx.rewrites_transposed import conv_transpose
 from masktools.network.onnx.rewrites_windows import (
     conv,
+    global_lp_pool,
+    local_response,
+    lp_pool,
     pool,
 )
 from masktools.network.sizes import Size
@@ -55,9 +65,14 @@ def _removed(ctx: Pass, source: Source) -> None:
 
 def _cast(ctx: Pass, source: Source) -> None:
     to = source.take("to", FLOAT)
-    if to not in FLOATS:  # Every value is float32 already.
-        raise source.refuse(f"attribute to={to!r} is not supported, only types of float")
     source.take("saturate")
+    if to == BOOL:
+        cast_to_bool(ctx, source)
+        return
+    if to not in FLOATS:  # Every value is float32 already.
+        raise source.refuse(
+            f"attribute to={to!r} is not supported, only types of float and booleans"
+        )
     ctx.remove(source)
 
 
@@ -167,6 +182,7 @@ def _transpose(ctx: Pass, source: Source) -> None:
 
 _REWRITES: Rewrites = {
     **ELEMENTWISE,
+    **LOGIC,
     "AveragePool": pool,
     "BatchNormalization": batch_norm,
     "Cast": _cast,
@@ -176,20 +192,26 @@ _REWRITES: Rewrites = {
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
     "Dropout": _removed,
+    "Einsum": einsum,
     "Expand": expand,
     "Flatten": _flatten,
     "Gather": gather,
+    "GatherND": gather_nd,
     "Gemm": gemm,
     "GlobalAveragePool": plain(),
+    "GlobalLpPool": global_lp_pool,
     "GlobalMaxPool": global_max_pool,
     "GroupNormalization": group_norm,
     "Identity": _removed,
     "InstanceNormalization": instance_norm,
+    "LRN": local_response,
     "LayerNormalization": layer_norm,
+    "LpPool": lp_pool,
     "MatMul": matmul,
     "MaxPool": pool,
     "Pad": _pad,
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), reduction),
+    **dict.fromkeys(("ReduceL1", "ReduceSumSquare"), reduction_of_sizes),
     "Reshape": _reshape,
     "Resize": resize,
     "SequenceAt": sequence_at,

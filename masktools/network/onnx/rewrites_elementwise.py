@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
@@ -105,6 +106,11 @@ def _softsign(ctx: Pass, source: Source) -> None:
     steps.end("Div", x, steps.add("Add", size, 1.0))
 
 
+def _tan(ctx: Pass, source: Source) -> None:
+    steps, x = Steps(ctx, source), source.inputs[0]
+    steps.end("Div", steps.add("Sin", x), steps.add("Cos", x))
+
+
 def _selu(ctx: Pass, source: Source) -> None:
     alpha = source.take("alpha", 1.67326319217681884765625)
     gamma = source.take("gamma", 1.05070102214813232421875)
@@ -129,12 +135,15 @@ def _power(ctx: Pass, source: Source) -> None:
         raise source.refuse(
             f"an exponent of shape {given.shape} is not supported, only one finite number"
         )
-    exponent, steps, x = float(given.item()), Steps(ctx, source), source.inputs[0]
-    size = abs(exponent)
+    ctx.remove(source, powered(ctx, source, source.inputs[0], float(given.item())))
+
+
+def powered(ctx: Pass, source: Source, x: str, exponent: float) -> str:
+    """Emit nodes that make a power of a value, and return their output."""
+    steps, size = Steps(ctx, source), abs(exponent)
     if size % 0.5 or (size % 1 and size > HIGHEST_POWER):
         # Of a number below zero this is NaN, as the power is.
-        steps.end("Exp", steps.add("Mul", steps.add("Log", x), exponent))
-        return
+        return steps.add("Exp", steps.add("Mul", steps.add("Log", x), exponent))
     if not 0 < size <= HIGHEST_POWER:
         raise source.refuse(
             f"the exponent {exponent:g} is not supported; a whole one may be 1 to "
@@ -143,10 +152,7 @@ def _power(ctx: Pass, source: Source) -> None:
     factors = [steps.add("Sqrt", x)] if size % 1 else []
     factors += [_whole_power(steps, x, int(size))] if size >= 1 else []
     value = factors[0] if len(factors) == 1 else steps.add("Mul", *factors)
-    if exponent < 0:
-        steps.end("Div", 1.0, value)
-    else:
-        ctx.remove(source, value)
+    return steps.add("Div", 1.0, value) if exponent < 0 else value
 
 
 def _whole_power(steps: Steps, x: str, power: int) -> str:
@@ -160,7 +166,47 @@ def _whole_power(steps: Steps, x: str, power: int) -> str:
 
 
 def _arithmetic(ctx: Pass, source: Source) -> None:
-    ctx.emit(source.op, source.inputs, source.outputs[0], source.name)
+    Steps(ctx, source).end(source.op, *with_infinities(ctx, source))
+
+
+def with_infinities(ctx: Pass, source: Source) -> list[str]:
+    """Return the inputs of a node; nodes make those that are constants and not all finite.
+
+    Constants of a checkpoint are finite, and masks of attention are not: ln(0) is made of a value.
+    """
+    names = list(source.inputs)
+    for at, name in enumerate(names):
+        array = ctx.constant(name)
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            value = next(n for n in source.inputs if ctx.constant(n) is None)
+            names[at] = _with_infinities(ctx, source, array, value)
+    return names
+
+
+def _with_infinities(ctx: Pass, source: Source, array: NDArray[Any], value: str) -> str:
+    """Return a tensor that broadcasts with a value as an array with infinities or NaN does."""
+    steps, rank = Steps(ctx, source), len(ctx.shape(value))
+    one = value
+    if rank > 1:  # One number of each sample will do.
+        one, rest = ctx.fresh(f"{value}_first"), (1,) * (rank - 1)
+        ctx.emit(
+            "Slice", [value], one, source.name,
+            starts=(0,) * (rank - 1), ends=rest, axes=tuple(range(1, rank)), steps=rest,
+        )  # fmt: skip
+    zero = steps.add("Greater", one, one)
+    finite, alone = np.isfinite(array), array.size == 1 and array.ndim <= rank
+    made = ctx.fresh(f"{source.name}.finite")
+    ctx.constants[made] = np.where(finite, array, 0).astype(np.float32)
+    for number in np.unique(array[~finite]):
+        less = steps.add("Sub", zero, 1.0) if np.isnan(number) else zero
+        special = steps.add("Log", less)
+        special = steps.add("Sub", 0.0, special) if number > 0 else special
+        if alone:
+            return special
+        where = ctx.fresh(f"{source.name}.where")
+        ctx.constants[where] = np.isnan(array) if np.isnan(number) else array == number
+        made = steps.add("Where", where, special, made)
+    return made
 
 
 def _of_any_number(op: str) -> Callable[[Pass, Source], None]:
@@ -216,12 +262,15 @@ def _softmax(ctx: Pass, source: Source) -> None:
 ELEMENTWISE: Rewrites = {
     "Abs": _abs,
     "Add": _arithmetic,
+    "Ceil": plain(),
     "Celu": _celu,
     "Clip": _clip,
+    "Cos": plain(),
     "Div": _arithmetic,
     "Elu": plain(alpha=1.0),
     "Erf": plain(),
     "Exp": plain(),
+    "Floor": plain(),
     "Gelu": _gelu,
     "HardSigmoid": plain(alpha=0.2, beta=0.5),
     "HardSwish": plain(),
@@ -237,8 +286,11 @@ ELEMENTWISE: Rewrites = {
     "Pow": _power,
     "Reciprocal": _reciprocal,
     "Relu": plain(),
+    "Round": plain(),
     "Selu": _selu,
     "Sigmoid": plain(),
+    "Sign": plain(),
+    "Sin": plain(),
     "Softmax": _softmax,
     "Softplus": plain(),
     "Softsign": _softsign,
@@ -246,6 +298,7 @@ ELEMENTWISE: Rewrites = {
     "Sub": _arithmetic,
     "Sum": _of_any_number("Add"),
     "Swish": plain(alpha=1.0),
+    "Tan": _tan,
     "Tanh": plain(),
     "ThresholdedRelu": plain(alpha=1.0),
 }

@@ -73,6 +73,38 @@ def gather(ctx: Pass, source: Source) -> None:
         _emit_reshape(ctx, source, flat, y, after)
 
 
+def gather_nd(ctx: Pass, source: Source) -> None:
+    """Write GatherND with constant indices as a Gather along the joined axes that they lie on."""
+    x, y, shape = source.inputs[0], source.outputs[0], ctx.shape(source.inputs[0])
+    first = source.take("batch_dims", 0)
+    indices = ctx.constant_input(source, 1, "indices")
+    alike = indices.shape[:first] == tuple(map(int, shape[:first]))
+    count = indices.shape[-1] if indices.ndim > first else 0
+    if not alike or not 1 <= count <= len(shape) - first:
+        raise source.refuse(f"indices of shape {indices.shape} for a value of shape {shape}")
+    inner = indices[(0,) * first]
+    if (indices != inner).any():
+        raise source.refuse("its indices differ along the first axes, which is not supported")
+    sizes, rest = shape[first : first + count], shape[first + count :]
+    flat: NDArray[np.integer[Any]] = np.zeros(inner.shape[:-1], np.int64)
+    for size, places in zip(sizes, np.moveaxis(inner, -1, 0), strict=True):
+        if places.size and (places.min() < -size or places.max() >= size):
+            raise source.refuse(
+                f"indices {places.ravel().tolist()[:8]} of an axis of {size} entries"
+            )
+        flat = flat * int(size) + places % int(size)
+    joined = x
+    if count > 1:
+        joined = ctx.fresh(f"{x}_joined")
+        _emit_reshape(ctx, source, x, joined, (*shape[:first], math.prod(sizes), *rest))
+    chosen = y if inner.ndim == 2 else ctx.fresh(f"{y}_flat")
+    _emit_gather(ctx, source, joined, chosen, first, flat.ravel())
+    if inner.ndim == 1:
+        ctx.emit("Squeeze", [chosen], y, f"{source.name}_squeeze", axes=(first,))
+    elif inner.ndim > 2:
+        _emit_reshape(ctx, source, chosen, y, (*shape[:first], *inner.shape[:-1], *rest))
+
+
 def _emit_gather(
     ctx: Pass, source: Source, x: str, y: str, axis: int, indices: NDArray[np.integer[Any]]
 ) -> None:

@@ -1,12 +1,16 @@
-"""How ONNX's matrix products are written in the normal form: Gemm with weights, else MatMul."""
+"""How ONNX's matrix products are written in the normal form: as layers, or MatMul of values."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from masktools.network.onnx.forms import SAME, TRANSPOSED
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
+from masktools.network.onnx.rewrites_einsum import matmul_terms, product
 
 
 def gemm(ctx: Pass, source: Source) -> None:
@@ -69,8 +73,12 @@ def _add(ctx: Pass, source: Source, product: str, addend: str, beta: float) -> N
 
 
 def matmul(ctx: Pass, source: Source) -> None:
-    """Write a product with a constant matrix as Gemm, one of two values as MatMul."""
+    """Write a product with a constant as the layer that it is, one of two values as MatMul."""
     weight, made = ctx.constant(source.input(1)), source.outputs[0]
+    left = ctx.constant(source.input(0))
+    if left is not None:
+        _with_stack(ctx, source, 0, left)
+        return
     if weight is None:
         _emit_matmul(ctx, source, source.inputs[0], source.inputs[1], made)
         return
@@ -81,11 +89,11 @@ def matmul(ctx: Pass, source: Source) -> None:
         and weight.size == weight[(0,) * (weight.ndim - 2)].size
     ):
         weight = weight.reshape(weight.shape[-2:])  # One matrix for all.
-    if weight.ndim not in (1, 2) or rank < 2:
-        raise source.refuse(
-            f"factors of {rank} and {weight.ndim} axes: "
-            "only at least two times a matrix is supported"
-        )
+    if weight.ndim > 2:
+        _with_stack(ctx, source, 1, weight)
+        return
+    if rank < 2:
+        raise source.refuse(f"a value of {rank} axis has no batch beside what is multiplied")
     vector = weight.ndim == 1
     layer = ctx.keep_weight(source, np.atleast_2d(weight.T), SAME if vector else TRANSPOSED)
     product = ctx.fresh(f"{made}_product") if vector else made
@@ -95,10 +103,16 @@ def matmul(ctx: Pass, source: Source) -> None:
         ctx.emit("Squeeze", [product], made, f"{source.name}_squeeze", axes=(rank - 1,))
 
 
-def _emit_matmul(ctx: Pass, source: Source, a: str, b: str, made: str) -> None:
-    if ctx.constant(a) is not None:
+def _with_stack(ctx: Pass, source: Source, index: int, constant: NDArray[Any]) -> None:
+    """Multiply by a constant left factor, or by a constant matrix for each place of some axes."""
+    rank = len(ctx.shape(source.inputs[1 - index]))
+    if not 2 <= constant.ndim <= rank or rank < 3:
         raise source.refuse(
-            "the left factor is a constant, but only the right one may be: export the product "
-            "transposed"
+            f"factors of {rank} and {constant.ndim} axes, the second of a constant: only a value "
+            "of three axes or more and a constant of two to as many are supported"
         )
+    product(ctx, source, *matmul_terms(rank, constant.shape, left=index == 0))
+
+
+def _emit_matmul(ctx: Pass, source: Source, a: str, b: str, made: str) -> None:
     ctx.emit("MatMul", [a, b], made, source.name)

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
+from masktools.network.onnx.rewrites_elementwise import Steps
+
+
+def reduction_of_sizes(ctx: Pass, source: Source) -> None:
+    """Write ReduceL1 and ReduceSumSquare as the sum of sizes, or of squares."""
+    steps, x = Steps(ctx, source), source.inputs[0]
+    square = source.op == "ReduceSumSquare"
+    made = steps.add("Mul", x, x) if square else steps.add("LeakyRelu", x, alpha=-1)
+    source.op, source.inputs[0] = "ReduceSum", made
+    reduction(ctx, source)
 
 
 def reduction(ctx: Pass, source: Source) -> None:

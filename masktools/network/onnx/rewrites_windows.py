@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
+from typing import Any
+
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
+from masktools.network.onnx.rewrites_elementwise import Steps, powered
 from masktools.network.sizes import largest
 
 
@@ -52,7 +56,10 @@ def conv(ctx: Pass, source: Source) -> None:
 
 def pool(ctx: Pass, source: Source) -> None:
     """Write MaxPool or AveragePool with every attribute and explicit pads."""
-    source.check_one_output()
+    if any(source.outputs[1:]):
+        raise source.refuse(
+            f"output {source.outputs[1]!r}, the places of the maxima, is read: not supported"
+        )
     source.take("storage_order")  # Of the second output alone.
     kernel = tuple(source.take("kernel_shape", ()))
     attributes = {
@@ -63,3 +70,66 @@ def pool(ctx: Pass, source: Source) -> None:
     if source.op == "AveragePool":
         attributes["count_include_pad"] = source.take("count_include_pad", 0)
     ctx.emit(source.op, source.inputs[:1], source.outputs[0], source.name, **attributes)
+
+
+def lp_pool(ctx: Pass, source: Source) -> None:
+    """Write LpPool as the root of a sum of powers: an average times the size of the window."""
+    order = float(source.take("p", 2))
+    kernel = tuple(source.take("kernel_shape", ()))
+    source.take_only("ceil_mode", 0, 0)
+    mean = ctx.fresh(f"{source.outputs[0]}_mean")
+    attributes: dict[str, Any] = {
+        "kernel_shape": kernel,
+        **_window(ctx, source, kernel),
+        "ceil_mode": 0,
+        "count_include_pad": 1,
+    }
+    ctx.emit("AveragePool", [_size_to_the(ctx, source, order)], mean, source.name, **attributes)
+    summed = Steps(ctx, source).add("Mul", mean, float(prod(kernel)))
+    _end_with_root(ctx, source, summed, order)
+
+
+def global_lp_pool(ctx: Pass, source: Source) -> None:
+    """Write GlobalLpPool as the root of the sum of powers over all axes of the image."""
+    order = float(source.take("p", 2))
+    axes = tuple(range(2, len(ctx.shape(source.inputs[0]))))
+    if not axes:
+        raise source.refuse("there is no image")
+    summed = ctx.fresh(f"{source.outputs[0]}_sum")
+    powers = [_size_to_the(ctx, source, order)]
+    ctx.emit("ReduceSum", powers, summed, source.name, axes=axes, keepdims=1)
+    _end_with_root(ctx, source, summed, order)
+
+
+def _size_to_the(ctx: Pass, source: Source, order: float) -> str:
+    """Return the power of the size of each number."""
+    x = source.inputs[0]
+    if order < 1:
+        raise source.refuse(f"attribute p={order:g} must be at least 1")
+    x = x if order % 2 == 0 else Steps(ctx, source).add("LeakyRelu", x, alpha=-1)
+    return x if order == 1 else powered(ctx, source, x, order)
+
+
+def _end_with_root(ctx: Pass, source: Source, x: str, order: float) -> None:
+    ctx.remove(source, x if order == 1 else powered(ctx, source, x, 1 / order))
+
+
+def local_response(ctx: Pass, source: Source) -> None:
+    """Write LRN: each number by a power of the mean square of its neighbours among the channels."""
+    alpha, beta = source.take("alpha", 1e-4), source.take("beta", 0.75)
+    bias, size = source.take("bias", 1.0), source.take("size", 0)
+    x, y, shape = source.inputs[0], source.outputs[0], ctx.shape(source.inputs[0])
+    if len(shape) < 2 or size < 1:
+        raise source.refuse(f"attribute size={size} for a value of shape {shape}")
+    steps = Steps(ctx, source)
+    column, mean, spread = (ctx.fresh(f"{y}_{end}") for end in ("column", "mean", "spread"))
+    # The channels become the rows of an image.
+    square = steps.add("Mul", x, x)
+    ctx.emit("Reshape", [square], column, source.name, shape=(0, 1, shape[1], -1))
+    ctx.emit(
+        "AveragePool", [column], mean, source.name, kernel_shape=(size, 1), strides=(1, 1),
+        dilations=(1, 1), pads=((size - 1) // 2, 0, size // 2, 0), ceil_mode=0, count_include_pad=1,
+    )  # fmt: skip
+    ctx.emit("Reshape", [mean], spread, source.name, shape=(0, *shape[1:]))
+    scale = steps.add("Add", steps.add("Mul", spread, float(alpha)), float(bias))
+    steps.end("Div", x, powered(ctx, source, scale, float(beta)))

@@ -1,15 +1,16 @@
 """Find functions of one number that exporters spell out, and write each as the one node it is.
 
-PyTorch writes x * sigmoid(x) for SiLU, and Gelu by Erf or Tanh, in several orders. What nodes
-between two values do is not compared with these by its form: it is evaluated, by the rules of the
-operators, and compared with what each function makes of the same numbers.
+PyTorch writes x * sigmoid(x) for SiLU, Gelu by Erf or Tanh in several orders, and Softplus with a
+Where for large numbers. What nodes between two values do is not compared with these by its form: it
+is evaluated, by the rules of the operators, and compared with what each function makes of the same
+numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from masktools.network.operators.elementwise import FUNCTIONS
 from masktools.network.operators.rules import Known, Values
 
 # The last node of what is looked for, and the most nodes of it: Gelu by Tanh has nine or ten.
-_ENDS = ("Mul", "Div", "Log", "Clip")
+_ENDS = ("Mul", "Div", "Log", "Clip", "Where")
 _LONGEST = 12
 _AT = np.concatenate([np.linspace(-12, 12, 97), [-40, -20, -1e-3, 1e-3, 20, 40]])
-_ONE = int(np.flatnonzero(_AT == 1)[0])
+# Where a threshold may lie anywhere, close to zero too.
+_EVERYWHERE = np.concatenate([_AT, np.geomspace(1e-8, 100, 321), -np.geomspace(1e-8, 100, 321)])
+_ONE, _MINUS_ONE = (int(np.flatnonzero(value == _AT)[0]) for value in (1, -1))
 # The file's constants are rounded to float32 at best, and some to ten digits.
 _RELATIVE, _OF_X = 1e-6, 1e-7
 
@@ -133,17 +136,43 @@ def _function(
     numbers = {
         name: constants[name].reshape(()) for n in region for name in n.inputs if name in constants
     }
-    values: dict[str, Values] = {root: _AT}
-    shape = (1, len(_AT))
-    known = Known(numbers, {}, defaultdict(lambda: shape), values)
     with np.errstate(all="ignore"):
-        for node in region:
-            made = OPERATORS[node.op].constant(known, node)
-            assert made is not None, node.op
-            values[node.outputs[0]] = made[0]
-        result = values[region[-1].outputs[0]]
+        result = _values_of_nodes(root, region, numbers, _AT)
         candidates = [*_KNOWN, *_swish(float(result[_ONE]))]
-        return next((f for f in candidates if _equal(result, _values_of(f))), None)
+        chooses = any(node.op == "Where" for node in region)
+        if chooses:
+            candidates += _bent(float(result[_MINUS_ONE]), numbers.values())
+        found = next((f for f in candidates if _equal(result, _values_of(f, _AT), _AT)), None)
+        if found and chooses:
+            result = _values_of_nodes(root, region, numbers, _EVERYWHERE)
+            same = _equal(result, _values_of(found, _EVERYWHERE), _EVERYWHERE)
+            return found if same else None
+        return found
+
+
+def _values_of_nodes(
+    root: str, region: Sequence[Node], numbers: Mapping[str, NDArray[Any]], at: Values
+) -> Values:
+    """Return the output of nodes at some numbers."""
+    values: dict[str, Values] = {root: at}
+    shape = (1, len(at))
+    known = Known(numbers, {}, defaultdict(lambda: shape), values)
+    for node in region:
+        made = OPERATORS[node.op].constant(known, node)
+        assert made is not None, node.op
+        values[node.outputs[0]] = made[0]
+    return values[region[-1].outputs[0]]
+
+
+def _bent(at_minus_one: float, numbers: Iterable[NDArray[Any]]) -> Iterator[Function]:
+    """Yield functions that are x from some number on, with what they are at -1."""
+    yield "Relu", {}
+    if math.isfinite(at_minus_one):
+        yield "LeakyRelu", {"alpha": float(np.float32(-at_minus_one))}
+        yield "Elu", {"alpha": float(np.float32(at_minus_one / math.expm1(-1)))}
+    for number in numbers:
+        if math.isfinite(number):
+            yield "ThresholdedRelu", {"alpha": float(number)}
 
 
 def _swish(at_one: float) -> Iterator[Function]:
@@ -152,13 +181,13 @@ def _swish(at_one: float) -> Iterator[Function]:
         yield "Swish", {"alpha": float(np.float32(math.log(at_one / (1 - at_one))))}
 
 
-def _values_of(function: Function) -> Values:
+def _values_of(function: Function, at: Values) -> Values:
     op, attributes = function
-    known = Known({}, {}, {"x": (1, len(_AT))}, {"x": _AT})
+    known = Known({}, {}, {"x": (1, len(at))}, {"x": at})
     made = OPERATORS[op].constant(known, Node("", op, ("x",), ("y",), attributes))
     assert made is not None, op
     return made[0]
 
 
-def _equal(result: Values, wanted: Values) -> bool:
-    return bool(np.all(abs(result - wanted) <= _RELATIVE * abs(wanted) + _OF_X * abs(_AT)))
+def _equal(result: Values, wanted: Values, at: Values) -> bool:
+    return bool(np.all(abs(result - wanted) <= _RELATIVE * abs(wanted) + _OF_X * abs(at)))

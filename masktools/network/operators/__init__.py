@@ -1,6 +1,6 @@
 """The operators of the normal form: a file for each family, a row for each operator."""
 
-from masktools.network.operators.elementwise import ARITHMETIC
+from masktools.network.operators.arithmetic import ARITHMETIC
 from masktools.network.operators.resizing import COORDINATES, ROUNDINGS
 from masktools.network.operators.table import OPERATORS, check_node, operator_of, version_of
 

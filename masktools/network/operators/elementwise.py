@@ -1,4 +1,4 @@
-"""Functions of one number, arithmetic, and what scales numbers: BatchNormalization, Softmax."""
+"""Functions of one number, and what scales numbers: BatchNormalization, Softmax."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from masktools.network.graph import Node, Shape, integer
+from masktools.network.operators.arithmetic import CLOSE
 from masktools.network.operators.operator import AXIS, FLOAT, ONE, Kind, Operator, valid_axes
 from masktools.network.operators.rules import (
-    Cutting,
     Flow,
     Known,
     Labels,
@@ -23,7 +23,6 @@ from masktools.network.operators.rules import (
     same_shape,
     uncut,
 )
-from masktools.network.sizes import broadcast
 
 Function: TypeAlias = Callable[[Values, Mapping[str, Any]], Any]
 
@@ -75,6 +74,13 @@ def _gelu(x: Values, attributes: Mapping[str, Any]) -> Values:
     return _gated(x, math.sqrt(8 / math.pi) * (x + GELU_CUBE * x**3))
 
 
+def _stepwise(function: Callable[[Values], Values], x: Values) -> Values:
+    """Return a function of known values: NaN where rounding to float32 could turn it."""
+    exact = x == x.astype(np.float32)
+    sure = exact | (function(x * (1 - CLOSE)) == function(x * (1 + CLOSE)))
+    return np.where(sure, function(x), np.nan)
+
+
 _BOUND = Kind(float, optional=True)
 
 FUNCTIONS: Mapping[str, Operator] = {
@@ -106,90 +112,13 @@ FUNCTIONS: Mapping[str, Operator] = {
     "ThresholdedRelu": replace(
         _function(lambda x, a: np.where(x <= a["alpha"], 0, x), alpha=FLOAT), version=2
     ),
+    "Sin": replace(_function(lambda x, a: np.sin(x)), version=2),
+    "Cos": replace(_function(lambda x, a: np.cos(x)), version=2),
+    "Floor": replace(_function(lambda x, a: _stepwise(np.floor, x)), version=2),
+    "Ceil": replace(_function(lambda x, a: _stepwise(np.ceil, x)), version=2),
+    "Round": replace(_function(lambda x, a: _stepwise(np.rint, x)), version=2),
+    "Sign": replace(_function(lambda x, a: _stepwise(np.sign, x)), version=2),
 }
-
-
-# --- arithmetic ---------------------------------------------------------------------------------
-
-
-ARITHMETIC: Mapping[str, Callable[[Values, Values], Values]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": lambda a, b: np.where((a == 0) | (b == 0), 0.0, a * b),  # whatever the other is
-    "Div": np.divide,
-    "Max": np.maximum,
-    "Min": np.minimum,
-    "PRelu": lambda a, b: np.where(a < 0, a * b, a),
-}
-
-
-def _broadcast_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    return [broadcast(*given)]
-
-
-def _arithmetic_channels(flow: Flow, node: Node) -> list[Labels] | None:
-    output = flow.shapes[node.outputs[0]]
-    labels = []
-    for name in node.inputs:
-        if name in flow.constants:
-            continue
-        shape = flow.shapes[name]
-        if len(shape) != len(output) or len(output) < 2 or shape[1] != output[1]:
-            return None
-        labels.append(flow.labels[name])
-    if len(labels) == 2:
-        flow.ties.append((labels[0], labels[1]))
-    return labels[:1]
-
-
-def _arithmetic_constant(known: Known, node: Node) -> list[Values]:
-    a, b = (_operand(known, name, node) for name in node.inputs)
-    return [ARITHMETIC[node.op](a, b)]
-
-
-def _operand(known: Known, name: str, node: Node) -> Values:
-    """Return the value that each channel of the output meets in one operand."""
-    shape = known.shapes[node.outputs[0]]
-    if name not in known.constants:
-        same = len(known.shapes[name]) == len(shape) and known.shapes[name][1] == shape[1]
-        return known.values[name] if same else known.unknown(node.outputs[0])
-    value = known.constants[name].astype(np.float64)
-    value = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
-    per_channel = np.broadcast_to(value, (value.shape[0], shape[1], *value.shape[2:]))
-    flat = np.moveaxis(per_channel, 1, 0).reshape(shape[1], -1)
-    return np.where((flat == flat[:, :1]).all(axis=1), flat[:, 0], np.nan)
-
-
-def _arithmetic_cut(cutting: Cutting, node: Node) -> Node:
-    rank = len(cutting.shapes[node.outputs[0]])
-    inputs = list(node.inputs)
-    for i, name in enumerate(inputs):
-        array = cutting.before.get(name)
-        axis = 1 if array is None else 1 - rank + array.ndim
-        if array is not None and axis >= 0 and array.shape[axis] > 1:
-            kept = cutting.kept[node.outputs[0]]
-            inputs[i] = cutting.store(name, array.compress(kept, axis))
-    return replace(node, inputs=tuple(inputs))
-
-
-_ARITHMETIC = Operator(
-    (2, 2),
-    either=True,
-    shape=_broadcast_shape,
-    channels=_arithmetic_channels,
-    constant=_arithmetic_constant,
-    cut=_arithmetic_cut,
-)
-
-
-def _check_slope(node: Node, shapes: list[Shape | None]) -> str | None:
-    return None if shapes[0] is None else "of its inputs the slope alone may be a constant"
-
-
-def _slope_shape(node: Node, given: list[Shape]) -> list[Shape]:
-    if np.broadcast_shapes(*given) != given[0]:
-        raise ValueError(f"a slope of shape {given[1]} for a value of shape {given[0]}")
-    return [given[0]]
 
 
 # --- normalisations -----------------------------------------------------------------------------
@@ -248,9 +177,6 @@ _SOFTMAX = Operator(
 
 ELEMENTWISE: Mapping[str, Operator] = {
     **FUNCTIONS,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _ARITHMETIC),
-    **dict.fromkeys(("Max", "Min"), replace(_ARITHMETIC, version=2)),
-    "PRelu": replace(_ARITHMETIC, shape=_slope_shape, check=_check_slope, version=2),
     "Identity": Operator(
         ONE, shape=same_shape, channels=same_channels, constant=same_constants, cut=uncut
     ),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from masktools.errors import GraphError
 from masktools.network.graph import Node, Shape, where
+from masktools.network.operators.arithmetic import ROWS
 from masktools.network.operators.elementwise import ELEMENTWISE
 from masktools.network.operators.layers import LAYERS
 from masktools.network.operators.movement import MOVEMENT
@@ -23,6 +24,7 @@ from masktools.network.operators.windows import WINDOWS
 OPERATORS: Mapping[str, Operator] = {
     **LAYERS,
     **PRODUCTS,
+    **ROWS,
     **ELEMENTWISE,
     **WINDOWS,
     **REDUCTIONS,

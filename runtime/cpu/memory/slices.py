@@ -85,9 +85,9 @@ def slices_of(
 
 def _sliceable(step: s.Step) -> bool:
     """Return whether a step computes each sample from that sample alone."""
-    if isinstance(step, s.Arithmetic):
-        constant = step.constant
-        return constant is None or constant.ndim < 4 or constant.shape[0] == 1
+    if isinstance(step, s.Arithmetic | s.Where):
+        constants = [step.constant] if isinstance(step, s.Arithmetic) else step.constants
+        return all(c is None or c.ndim < 4 or c.shape[0] == 1 for c in constants)
     if isinstance(step, s.Concat):
         return step.axis == 1
     return isinstance(step, s.Convolution | s.ScaleShift | s.Activate | s.Pool)

@@ -1,4 +1,4 @@
-"""Lower functions of one number, arithmetic, BatchNormalization and Softmax."""
+"""Lower functions of one number, arithmetic, Where, BatchNormalization and Softmax."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from runtime.plan.steps import (
     ScaleShift,
     Softmax,
     Step,
+    Where,
 )
 
 # The attributes that an activation takes as alpha and beta, and what an absent one counts as;
@@ -89,6 +90,14 @@ def _arithmetic(context: Context, node: Node) -> list[Step]:
     ]
 
 
+def _where(context: Context, node: Node) -> list[Step]:
+    known = context.checkpoint.graph.constants
+    condition, a, b = (context.constant(name) if name in known else None for name in node.inputs)
+    inputs = tuple(name for name in node.inputs if name not in known)
+    constants = (condition, a, b)
+    return [Where(name=node.name, inputs=inputs, output=node.outputs[0], constants=constants)]
+
+
 def _by_channel(constant: Array, shape: Shape) -> Array | None:
     """Return a constant as one number per channel, or None where it varies along other axes."""
     channels = shape[1] if len(shape) > 1 else None
@@ -119,6 +128,7 @@ ELEMENTWISE: Rows = {
     "Swish": _swish,
     "Gelu": _gelu,
     **dict.fromkeys(get_args(ArithmeticOp), _arithmetic),
+    "Where": _where,
     "Identity": lambda context, node: [],
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,

@@ -332,6 +332,7 @@ ACTIVATIONS = (
     ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), ("Elu", {"alpha": 0.7}), ("Tanh", {}),
     ("Erf", {}), ("Gelu", {"approximate": "none"}), ("Gelu", {"approximate": "tanh"}),
     ("Swish", {"alpha": 1.5}), ("Mish", {}), ("ThresholdedRelu", {"alpha": 0.25}),
+    ("Sin", {}), ("Cos", {}),
 )  # fmt: skip
 
 
@@ -342,7 +343,7 @@ def networks(draw):
     alive = [draw(st.sampled_from([b.conv("x", 4), b.conv("x", 6, 1)]))]
     for _ in range(draw(st.integers(4, 14))):
         x = draw(st.sampled_from(alive))
-        kind = draw(st.sampled_from(("conv", "act", "skip", "concat", "other", "one")))
+        kind = draw(st.sampled_from(("conv", "act", "skip", "choice", "concat", "other", "one")))
         if kind == "conv":
             y = b.conv(x, draw(st.sampled_from((2, 4, 5))), draw(st.sampled_from((1, 3))))
         elif kind == "one":
@@ -354,6 +355,9 @@ def networks(draw):
             others = [t for t in alive if b.channels[t] == b.channels[x]]
             op = draw(st.sampled_from(("Add", "Sub", "Mul", "Max", "Min", "PRelu")))
             y = b.add_skip(x, draw(st.sampled_from(others)), op)
+        elif kind == "choice":
+            others = [t for t in alive if b.channels[t] == b.channels[x]]
+            y = choice(b, x, draw(st.sampled_from(others)))
         elif kind == "concat":
             y = b.concat(x, draw(st.sampled_from(alive)))
         else:
@@ -395,6 +399,16 @@ def maximum(b, x):
         "MaxPool", [x], b.channels[x],
         kernel_shape=(3, 3), strides=(1, 1), dilations=(1, 1), pads=(1,) * 4, ceil_mode=0,
     )  # fmt: skip
+
+
+def choice(b, x, other):
+    """Where one value is above another: in both orders, with values and constants."""
+    count = len(b.nodes)
+    op = ("Greater", "GreaterOrEqual")[count % 2]
+    bound = b.constant(f"c{count}", b.channels[x], 1, 1) if count % 3 else other
+    condition = b.add(op, [x, bound][:: (-1, 1)[count % 5 > 1]], b.channels[x], b.size[x])
+    chosen = [x, b.constant(f"d{count}", b.channels[x], 1, 1) if count % 2 else other]
+    return b.add("Where", [condition, *chosen[:: (-1, 1)[count % 7 > 3]]], b.channels[x], b.size[x])
 
 
 def scale(b, x):

@@ -60,6 +60,9 @@ AS_INPUTS = {
 }
 
 
+COMPARISONS = ("Greater", "GreaterOrEqual", "Equal")
+
+
 def to_onnx(checkpoint: Checkpoint) -> Any:
     """Return the ONNX model of a checkpoint without sparse weights: names mean what they mean."""
     helper, graph = onnx.helper, checkpoint.graph
@@ -74,7 +77,13 @@ def to_onnx(checkpoint: Checkpoint) -> Any:
             if value is not None:
                 floats = name in ("min", "max", "value", "roi", "scales")
                 initializers[inputs[-1]] = np.array(value, np.float32 if floats else np.int64)
-        nodes.append(helper.make_node(node.op, inputs, node.outputs, node.name, **attributes))
+        if node.op == "Where":  # Conditions are booleans there, and ones and zeros here.
+            nodes.append(helper.make_node("Cast", [inputs[0]], [f"{node.name}.condition"], to=9))
+            inputs[0] = f"{node.name}.condition"
+        outputs = [f"{name}.boolean" if node.op in COMPARISONS else name for name in node.outputs]
+        nodes.append(helper.make_node(node.op, inputs, outputs, node.name, **attributes))
+        if node.op in COMPARISONS:
+            nodes.append(helper.make_node("Cast", outputs, node.outputs, to=1))
     values = [
         [
             helper.make_tensor_value_info(v.name, 1, ["N" if n is None else n for n in v.shape])
@@ -317,6 +326,12 @@ FUNCTIONS_OF_ONE_NUMBER = [
     ("Sqrt", {}),
     ("ThresholdedRelu", {"alpha": 0.5}),
     ("ThresholdedRelu", {"alpha": -1.0}),
+    ("Sin", {}),
+    ("Cos", {}),
+    ("Floor", {}),
+    ("Ceil", {}),
+    ("Round", {}),
+    ("Sign", {}),
     ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
     ("Clip", {}),
     ("Clip", {"min": -0.5}),
@@ -336,6 +351,7 @@ FUNCTIONS_OF_ONE_NUMBER = [
 def test_functions_of_one_number(op, attributes):
     x = normal(2, 5, 3, 4) * 4
     x[0, 0, 0, :4] = [0, -3, 3, 1e4]  # where they bend, and where exp overflows
+    x[0, 1, 0, :4] = [0.5, 1.5, -2.5, -0.0]  # halfway between whole numbers
     assert_one(op, x, attributes)
 
 
@@ -387,6 +403,63 @@ def test_arithmetic_of_values(op, other):
     assert_equal(node, {"a": normal(2, 3, 5, 4), "b": y}, {})
     assert_equal(Node("node", op, ("b", "a"), ("y",), {}), {"a": y, "b": y}, {})
     assert_equal(Node("node", op, ("a", "a"), ("y",), {}), {"a": y}, {})
+
+
+def whole(*shape: int) -> Any:
+    """Return small whole numbers, many of them equal, with NaN and infinities among them."""
+    x = np.round(normal(*shape))
+    x.ravel()[:: max(1, x.size // 7)] = np.resize(
+        np.float32([np.nan, np.inf, -np.inf, -0.0]), x.ravel()[:: max(1, x.size // 7)].shape
+    )
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("op", COMPARISONS)
+@pytest.mark.parametrize("other", [(2, 3, 5, 4), (2, 3, 1, 1), (2, 1, 5, 4)])
+def test_comparisons(op, other):
+    node = Node("node", op, ("a", "b"), ("y",), {})
+    a, b = whole(2, 3, 5, 4), whole(*other)
+    assert_equal(node, {"a": a, "b": b}, {})
+    assert_equal(Node("node", op, ("a", "a"), ("y",), {}), {"a": a}, {})
+    for constant in (whole(), whole(1), whole(3, 1, 1), whole(1, 3, 1, 4), whole(5, 4)):
+        constant = np.nan_to_num(constant, posinf=1, neginf=-1)  # which a checkpoint may hold
+        assert_equal(node, {"a": a}, {"b": constant})
+        assert_equal(node, {"b": a}, {"a": constant})
+
+
+@pytest.mark.parametrize("constants", [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (1, 3, 1, 4), (5, 4)])
+def test_where(constants, shape):
+    """What is not chosen leaves no trace, be it infinite or NaN."""
+    given = {"c": np.round(normal(2, 3, 5, 4)), "a": whole(2, 3, 5, 4), "b": whole(2, 3, 1, 4)}
+    known = {
+        name: np.nan_to_num(np.resize(given.pop(name), shape), posinf=1, neginf=-1)
+        for name in ("cab"[at] for at in constants)
+    }
+    assert_equal(Node("node", "Where", ("c", "a", "b"), ("y",), {}), given, known)
+
+
+@pytest.mark.parametrize("op", [*COMPARISONS, "Where"])
+def test_constants_pass_through_comparisons_and_choices(op):
+    """What is said to be known is what the network computes; close numbers are not compared."""
+    a = np.array([[np.nan, 1, 2, 2, 0.1, 3, np.nan, 0]], np.float64)
+    b = np.array([[1, np.nan, 1, 2, 0.1 + 1e-9, 4, np.nan, 0]], np.float64)
+    given = {"a": a, "b": b} if op in COMPARISONS else {"c": a - 2, "a": a, "b": b}
+    node = Node("node", op, tuple(given), ("y",), {})
+    known = Known({}, {}, {"y": a.shape} | {n: x.shape for n, x in given.items()},
+                  {name: x[0] for name, x in given.items()})  # fmt: skip
+    with np.errstate(all="ignore"):
+        (made,) = OPERATORS[op].constant(known, node)
+    runs = []
+    for unknown in (-5.0, 5.0):  # in place of what may be anything
+        full = {n: np.nan_to_num(x, nan=unknown).astype(np.float32) for n, x in given.items()}
+        runs.append(Model(plan.build(network(node, full, {})), ReferenceBackend())(full).ravel())
+    assert np.isfinite(made[[2, 3, 5, 7]]).all()
+    assert np.isnan(made[6])
+    sure = np.isfinite(made)
+    for run in runs:
+        np.testing.assert_allclose(made[sure], run[sure], rtol=1e-6)
+    assert op == "Where" or np.isnan(made[4])
 
 
 # --- shapes ------------------------------------------------------------------------------------

@@ -137,7 +137,9 @@ def test_interpolation_passes_on_what_is_not_finite(variant):
 
 
 @given(
-    op=st.sampled_from(["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"]),
+    op=st.sampled_from(
+        ["Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Greater", "GreaterOrEqual", "Equal"]
+    ),
     shape=shapes,
     seed=seeds,
     threads=threads,
@@ -168,6 +170,50 @@ def test_arithmetic_broadcasts_as_numpy(variant, op, shape, seed, threads, data)
     assert_written(out, arena, y, np.broadcast_to(expected, shape))
 
 
+NUMBERS = np.float32([np.nan, np.inf, -np.inf, -0.0, 0.0, 1.0, -1.0, 2.0])
+
+
+@pytest.mark.parametrize("op", ["Greater", "GreaterOrEqual", "Equal"])
+def test_comparisons_with_what_is_not_finite(variant, op):
+    values = np.stack(np.meshgrid(NUMBERS, NUMBERS)).reshape(2, -1)
+    views = [View(64 * at, (64,), (1,)) for at in range(3)]
+    arena = np.concatenate([*values, np.full(64, 5.0, np.float32)])
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op=op, operands=views[:2], y=views[2], activation=None),
+    )
+    assert_written(out, arena, views[2], reference._ARITHMETIC[op](*values))
+
+
+@given(shape=shapes, seed=seeds, threads=threads, data=st.data())
+def test_where_chooses_in_any_layout(variant, shape, seed, threads, data):
+    """What is not chosen leaves no trace: NaN and infinities lie among the numbers."""
+
+    def operand():
+        kept = data.draw(st.integers(0, len(shape)))
+        return tuple(n if data.draw(st.booleans()) else 1 for n in shape[kept:])
+
+    layouts = Layouts(seed)
+    operands = [layouts.add(*operand()) for _ in range(3)]
+    y = layouts.add(*shape)
+    arena = layouts.arena()
+    random = np.random.default_rng(seed)
+    for view in operands:
+        view.of(arena)[...] = random.choice(NUMBERS, view.shape)
+    values = [view.of(arena) for view in operands]
+    for at in data.draw(st.sets(st.integers(0, 2), max_size=2)):
+        operands[at] = values[at] = np.ascontiguousarray(values[at]).reshape(operands[at].shape)
+    out = executed(
+        module(variant),
+        arena,
+        lambda p: p.elementwise(0, op="Where", operands=operands, y=y, activation=None),
+        threads,
+    )
+    condition, a, b = values
+    assert_written(out, arena, y, np.broadcast_to(np.where(condition != 0, a, b), shape))
+
+
 ACTIVATIONS = [
     s.Activation("Relu"),
     s.Activation("Clip", 0.0, 6.0),
@@ -191,6 +237,12 @@ ACTIVATIONS = [
     s.Activation("Sqrt"),
     s.Activation("ThresholdedRelu", 0.5),
     s.Activation("ThresholdedRelu", -1.0),
+    s.Activation("Sin"),
+    s.Activation("Cos"),
+    s.Activation("Floor"),
+    s.Activation("Ceil"),
+    s.Activation("Round"),
+    s.Activation("Sign"),
 ]
 
 
@@ -289,6 +341,43 @@ def test_functions_keep_their_digits(variant, name):
     for got in (by_reference, y.of(out)):
         allowed = 3 * EPS * (abs(expected) + steep) + 2e-36
         assert np.all(abs(got - expected) <= allowed), name
+
+
+def activated_by(variant, given, x):
+    view, y = View(0, x.shape, (1,)), View(x.size, x.shape, (1,))
+    arena = np.concatenate([x, np.full(x.size, 5.0, np.float32)])
+    call = {"operands": [view], "y": y, "activation": asdict(given)}
+    return y.of(executed(module(variant), arena, lambda p: p.elementwise(0, op="Identity", **call)))
+
+
+@pytest.mark.parametrize(("op", "function"), [("Sin", np.sin), ("Cos", np.cos)])
+def test_waves_of_any_number(variant, op, function):
+    """Also of large ones, of multiples of pi / 2, and whatever lies beside them in a vector."""
+    quarters = np.arange(-4000, 4000) * (math.pi / 2)
+    sizes = np.concatenate([np.geomspace(1e-38, 3.4e38, 8001), [499999.97, 500000.0, 500000.03]])
+    x = np.concatenate([quarters, 97 * quarters, sizes, -sizes]).astype(np.float32)
+    x = np.concatenate([x, np.nextafter(x, np.float32(0)), x[::-1]])
+    exact = function(x.astype(np.longdouble))
+    got = activated_by(variant, s.Activation(op), x)
+    assert np.all(abs(got - exact) <= 2 * EPS * abs(exact) + 1e-37)
+    # A number's neighbours do not matter.
+    shifted = activated_by(variant, s.Activation(op), np.roll(x, 5))
+    np.testing.assert_array_equal(np.roll(shifted, -5), got)
+    ends = activated_by(variant, s.Activation(op), np.float32([np.nan, np.inf, -np.inf, 0.0, -0.0]))
+    np.testing.assert_array_equal(ends[:3], np.nan)
+    np.testing.assert_array_equal(ends[3:], function(np.float32([0.0, -0.0])))
+
+
+@pytest.mark.parametrize("op", ["Floor", "Ceil", "Round", "Sign"])
+def test_steps_between_whole_numbers(variant, op):
+    powers = 2.0 ** np.arange(-3, 30)
+    sizes = np.concatenate(
+        [np.arange(0, 300) / 4, powers, powers + 0.5, powers - 0.5, [1e30, 3e38]]
+    )
+    x = np.concatenate([sizes, -sizes, [np.nan, np.inf, -np.inf]]).astype(np.float32)
+    x = np.concatenate([x, np.nextafter(x, np.float32(0)), np.nextafter(x, np.float32(np.inf))])
+    got = activated_by(variant, s.Activation(op), x)
+    np.testing.assert_array_equal(got, reference.ACTIVATIONS[op](x, 0, 0))
 
 
 def test_operations_in_place(variant):

@@ -189,6 +189,12 @@ ACTIVATIONS = {
     "Log": {},
     "Sqrt": {},
     "ThresholdedRelu": {"alpha": 0.5},
+    "Sin": {},
+    "Cos": {},
+    "Floor": {},
+    "Ceil": {},
+    "Round": {},
+    "Sign": {},
 }
 
 
@@ -198,6 +204,24 @@ def test_activations(cupy, op):
     assert_one(op, {"x": x}, **ACTIVATIONS[op])
     x[0, 0, 0] = [np.nan, np.inf, -np.inf, 0, 1]
     assert_equal(one(op, {"x": x}, **ACTIVATIONS[op]), {"x": x})
+
+
+@pytest.mark.parametrize("op", ["Sin", "Cos"])
+def test_waves_of_large_numbers(cupy, op):
+    sizes = np.geomspace(1e-3, 3e38, 9 * 60).astype(np.float32)
+    x = np.where(np.arange(len(sizes)) % 2, sizes, -sizes).reshape(9, 3, 4, 5)
+    assert_equal(one(op, {"x": x}), {"x": x})
+
+
+@pytest.mark.parametrize("op", ["Floor", "Ceil", "Round", "Sign"])
+def test_steps_between_whole_numbers(cupy, op):
+    halves = np.concatenate(
+        [np.arange(-8, 8) / 2, [0.0, -0.0, 2**22 + 0.5, 2**23 + 1, -1e30, 3e38]]
+    )
+    x = np.resize(halves, (9, 3, 4, 5)).astype(np.float32)
+    near = np.nextafter(x, np.float32([np.inf, -np.inf, 0])[:, None, None])
+    for given in (x, near):
+        assert_equal(one(op, {"x": given}), {"x": given}, tolerance=0)
 
 
 @pytest.mark.parametrize("alpha", [1.0, -1e30])
@@ -232,12 +256,50 @@ def test_the_larger_and_the_smaller_of_two_numbers_are_nan_where_either_is(cupy)
         assert_equal(one(op, {"x": x, "z": z}), {"x": x, "z": z})
 
 
+def chosen_from(*shape):
+    """Return small whole numbers, many of them equal."""
+    return np.round(normal(*shape))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("op", ["Greater", "GreaterOrEqual", "Equal"])
+def test_comparisons(cupy, batch, op):
+    x, z = chosen_from(batch, 3, 4, 5), chosen_from(batch, 3, 4, 5)
+    assert_one(op, {"x": x, "z": z})
+    assert_one(op, {"x": x, "z": chosen_from(batch, 3, 1, 1)})
+    for constant in (chosen_from(3, 1, 1), chosen_from(4, 5), chosen_from(1, 3, 4, 1)):
+        assert_one(op, {"x": x}, {"c": constant})
+        assert_one(op, {"x": x}, {"c": constant}, order=("c", "x"))
+    x[0, 0, 0], z[0, 0, 0] = [np.nan, 1, np.inf, -np.inf, np.inf], [1, np.nan, np.inf, 0, np.nan]
+    assert_equal(one(op, {"x": x, "z": z}), {"x": x, "z": z})
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("batch", BATCHES)
+def test_choices(cupy, batch):
+    condition, x = chosen_from(batch, 3, 4, 5), normal(batch, 3, 4, 5)
+    assert_one("Where", {"c": condition, "x": x, "z": normal(batch, 3, 1, 5)})
+    assert_one("Where", {"c": chosen_from(batch, 3, 1, 1), "x": x}, {"k": normal(4, 5)})
+    assert_one("Where", {"c": condition, "x": x}, {"k": normal(1)}, order=("c", "k", "x"))
+    assert_one(
+        "Where", {"x": x}, {"k": chosen_from(3, 1, 1), "l": normal(5)}, order=("k", "x", "l")
+    )
+    assert_one("Where", {"c": condition}, {"k": normal(1, 3, 1, 5), "l": normal(1)})
+    x[0, 0, 0], z = [np.nan, 1, np.inf, -np.inf, 0], normal(batch, 3, 4, 5)
+    condition[0, 0, 0] = [0, np.nan, 1, 1, 0]
+    z[0, 0, 0] = [1, np.nan, np.nan, 2, np.inf]
+    given = {"c": condition, "x": x, "z": z}
+    assert_equal(one("Where", given), given)
+
+
 @pytest.mark.sanitized
 def test_operands_of_other_ranks_and_batches(cupy):
     assert_one("Mul", {"x": positive(9, 2, 3), "z": positive(2, 1)}, fixed=True)
     assert_one("Add", {"x": positive(1, 2, 3), "z": positive(9, 2, 3)}, fixed=True)
     assert_one("Sub", {"x": positive(9, 2, 3)}, {"c": positive(9, 1, 1)}, fixed=True)
     assert_one("Div", {"x": positive(4), "z": positive(9, 2, 4)}, fixed=True)
+    choice = {"c": chosen_from(9, 2, 1), "x": normal(4)}
+    assert_one("Where", choice, {"k": normal(9, 1, 4)}, fixed=True)
 
 
 @pytest.mark.parametrize("shape", [(9, 3), (3, 3, 4), (1, 3, 4, 5)])

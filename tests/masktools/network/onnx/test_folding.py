@@ -90,6 +90,24 @@ def test_a_weight_may_pass_through_an_activation(op, attributes):
     np.testing.assert_allclose(run(graph, x), run(read_onnx(alone), w).T, 1e-5, 1e-6)
 
 
+def test_a_weight_may_be_chosen_by_its_size():
+    """Pruned within the network: what is small becomes zero."""
+    w, x = weight(4, 3), np.eye(3, dtype=np.float32)
+    nodes = [
+        node("Abs", ["w"], ["a"], name="a"),
+        node("Less", ["a", "k"], ["b"], name="b"),
+        node("Not", ["b"], ["c"], name="c"),
+        node("LessOrEqual", ["w", "top"], ["d"], name="d"),
+        node("And", ["c", "d"], ["e"], name="e"),
+        node("Where", ["e", "w", "zero"], ["v"], name="f"),
+        node("Gemm", ["x", "v"], ["y"], transB=1),
+    ]
+    constants = {"w": w, "k": np.float32(0.5), "top": np.float32(9), "zero": np.float32(0)}
+    graph = read_onnx(model(nodes, constants, [("x", ["N", 3])]))
+    assert [n.op for n in graph.nodes] == ["Gemm"]
+    np.testing.assert_array_equal(run(graph, x), np.where(abs(w) >= 0.5, w, 0).T)
+
+
 def test_a_standardised_weight_is_folded():
     """timm's ScaledStdConv2d takes the batch normalisation of its weight, as one of training."""
 

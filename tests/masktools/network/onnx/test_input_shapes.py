@@ -92,7 +92,7 @@ def test_commands_and_functions_take_shapes(chain, tmp_path):
     assert report["difference"] < 1e-5
     assert runtime.load(out, "reference").inputs[0].shape == (None, 3, 6, 8)
     found = masktools.calibrate(
-        net, result, images, run=runtime.prepare, include=["conv"], input_shapes=(1, 3, 6, 8),
+        net, result, images, run=runtime.prepare, input_shapes=(1, 3, 6, 8),
         progress=False,
     )  # fmt: skip
     assert "conv.weight" in found.values

@@ -197,3 +197,67 @@ def test_channels_from_pixels():
         )
         with pytest.raises(GraphError, match="SpaceToDepth"):
             read_onnx(net)
+
+
+NESTED = {
+    "one axis": ([[2], [0], [-1]], 1),
+    "two axes": ([[2, 1], [0, -1]], 1),
+    "all axes": ([[2, 1, 0], [0, 3, 4]], 1),
+    "one entry": ([2, 1], 1),
+    "more axes of indices": ([[[2], [0]], [[1], [1]], [[0], [2]]], 1),
+    "rows by order": ([[0], [1], [2]], 1),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_gather_nd_of_each_sample(name):
+    """The same entries of each sample: how many there are follows from the batch."""
+    indices, first = NESTED[name]
+    x = weight(2, 3, 4, 5)
+    repeated = np.broadcast_to(np.array(indices, np.int64), (2, *np.shape(indices)))
+    net = model(
+        [node("GatherND", ["x", "i"], ["y"], batch_dims=first)],
+        {"i": np.ascontiguousarray(repeated)},
+        [("x", [2, 3, 4, 5])],
+    )
+    wanted = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(run(read_onnx(net), x), wanted)
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_gather_nd_before_the_axis_of_the_batch(name):
+    """As PyTorch writes x[:, i, j]: the axes are brought to the front, and back."""
+    indices = np.array(NESTED[name][0], np.int64)
+    x = weight(2, 3, 4, 5)
+    rank = 4 - indices.shape[-1] + indices.ndim - 1
+    batch = indices.ndim - 1 + (3 - indices.shape[-1])
+    nodes = [
+        node("Transpose", ["x"], ["t"], name="t", perm=[1, 2, 3, 0]),
+        node("GatherND", ["t", "i"], ["g"]),
+        node("Transpose", ["g"], ["y"], name="u",
+             perm=[batch, *(i for i in range(rank) if i != batch)]),
+    ]  # fmt: skip
+    net = model(nodes, {"i": indices}, [("x", ["N", 3, 4, 5])])
+    wanted = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})[0]
+    graph = read_onnx(net)
+    assert graph.inputs[0].shape[0] is None
+    np.testing.assert_array_equal(run(graph, x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([[[0]], [[1]]], "its indices differ along the first axes"),
+        ([[[3]], [[3]]], r"indices \[3\] of an axis of 3 entries"),
+        ([[[0]]], r"indices of shape \(1, 1, 1\) for a value of shape \(2, 3, 4\)"),
+        ([[[0, 1, 0]]] * 2, r"indices of shape \(2, 1, 3\)"),
+    ],
+)
+def test_entries_that_gather_nd_cannot_take_are_refused(indices, message):
+    net = model(
+        [node("GatherND", ["x", "i"], ["y"], batch_dims=1)],
+        {"i": np.array(indices, np.int64)},
+        [("x", [2, 3, 4])],
+    )
+    with pytest.raises(GraphError, match=rf"\(GatherND\): {message}"):
+        read_onnx(net)

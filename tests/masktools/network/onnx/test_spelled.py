@@ -22,6 +22,7 @@ CONSTANTS = {
     for name, value in {
         "half": 0.5, "one": 1, "two": 2, "three": 3, "six": 6, "root": ROOT, "inverse": 1 / ROOT,
         "tanh": TANH, "cube": 0.044715, "minus": -1, "quick": 1.702, "sixth": 1 / 6, "zero": 0,
+        "far": 20, "slope": 0.3, "small": 1e-4, "inside": 0.55, "below": 0.45,
     }.items()
 }  # fmt: skip
 
@@ -84,6 +85,33 @@ SPELLED = {
          ("Mul", "x d", "y")),
         "HardSwish", {},
     ),
+    "Softplus with a threshold": (
+        (("Greater", "x far", "g"), ("Softplus", "x", "s"), ("Where", "g x s", "y")),
+        "Softplus", {},
+    ),
+    "Softplus of Exp with a threshold": (
+        (("LessOrEqual", "x far", "g"), ("Exp", "x", "e"), ("Add", "e one", "a"), ("Log", "a", "s"),
+         ("Where", "g s x", "y")),
+        "Softplus", {},
+    ),
+    "Relu": ((("Less", "x zero", "c"), ("Where", "c zero x", "y")), "Relu", {}),
+    "LeakyRelu": (
+        (("Mul", "x slope", "m"), ("Greater", "x zero", "c"), ("Where", "c x m", "y")),
+        "LeakyRelu", {"alpha": float(np.float32(0.3))},
+    ),
+    "Elu": (
+        (("Exp", "x", "e"), ("Sub", "e one", "f"), ("Mul", "f slope", "m"),
+         ("Greater", "x zero", "c"), ("Where", "c x m", "y")),
+        "Elu", {"alpha": float(np.float32(0.3))},
+    ),
+    "Threshold": (
+        (("LessOrEqual", "x inside", "c"), ("Where", "c zero x", "y")),
+        "ThresholdedRelu", {"alpha": float(np.float32(0.55))},
+    ),
+    "Threshold by Not": (
+        (("Greater", "x inside", "c"), ("Not", "c", "d"), ("Where", "d zero x", "y")),
+        "ThresholdedRelu", {"alpha": float(np.float32(0.55))},
+    ),
 }  # fmt: skip
 
 
@@ -129,6 +157,9 @@ def test_it_is_found_between_layers_and_more_than_once():
         ((("Relu", "x", "r"), ("Sigmoid", "r", "s"), ("Mul", "x s", "y")), "Mul"),
         # By channel, not by number.
         ((("Mul", "x wide", "a"), ("Sigmoid", "a", "s"), ("Mul", "x s", "y")), "Mul"),
+        # A threshold so close to zero that few numbers tell it from Relu; one that jumps.
+        ((("Less", "x small", "c"), ("Where", "c zero x", "y")), "Where"),
+        ((("Less", "x inside", "c"), ("Where", "c below x", "y")), "Where"),
         # A product is no Swish.
         ((("Mul", "x two", "a"), ("Div", "a six", "y")), "Div"),
     ],
@@ -173,8 +204,6 @@ class Applied(nn.Module):
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_modules_of_pytorch_become_one_node(name, dynamo):
     module, op = MODULES[name]
-    if (name, dynamo) == ("Softplus", True):
-        pytest.skip("that exporter writes it with Greater and Where, which are refused by name")
     x = 3 * torch.from_numpy(weight(2, 3, 4, 5))
     graph = read_onnx(exported(module, x) if dynamo else torch_onnx(module, x))
     assert [n.op for n in graph.nodes] == [op]
