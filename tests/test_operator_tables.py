@@ -12,7 +12,7 @@ import pytest
 from paths import ROOT
 
 from masktools.checkpoint.metadata import VERSION
-from masktools.network.onnx.rewrites import REWRITES
+from masktools.network.onnx.rewrites.table import REWRITES
 from masktools.network.operators import OPERATORS
 from masktools.network.operators.elementwise import FUNCTIONS
 from runtime import reference

@@ -149,7 +149,7 @@ def _results(
     # notebook or a script without a main guard can use them.
     # Work that is abandoned is killed, never cancelled: loky's thread stumbles, with a traceback,
     # over a cancelled future when it kills. After a layer's error all is done, as without one.
-    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, initializer=serve, initargs=(os.getpid(),))
     abandoned = True
     try:
         yield from _completed(_submitted(jobs, pool))
@@ -196,9 +196,24 @@ def _naming(layer: str) -> Iterator[None]:
         raise MasktoolsError(f"layer {layer!r}: {type(error).__name__}: {error}") from error
 
 
-def _ignore_interrupts() -> None:
-    """Leave an interrupt to the parent, which ends its workers."""
+def serve(parent: int) -> None:
+    """Let this worker leave interrupts to its parent, and end when that is gone.
+
+    A parent that is killed ends none of its workers, which would wait for work for ever.
+
+    Parameters
+    ----------
+    parent : int
+        Its process number.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _OneThread:

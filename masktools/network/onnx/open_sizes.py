@@ -15,7 +15,7 @@ from masktools.errors import FormatError, GraphError
 from masktools.network.graph import Graph, Node, fresh, where
 from masktools.network.onnx.precision import FLOATS, casts_alone, dtype_of
 from masktools.network.onnx.reading import Pass
-from masktools.network.onnx.rewrites import REWRITES
+from masktools.network.onnx.rewrites.table import REWRITES
 from masktools.network.sizes import Size, is_name, spelled
 
 if TYPE_CHECKING:

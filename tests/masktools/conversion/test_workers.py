@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -166,6 +168,35 @@ except OSError as error:
     assert done.stderr == ""
     assert done.stdout.startswith(str(tmp_path / "out" / FOLDER))
     assert list((tmp_path / "out" / FOLDER).iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_parent_that_is_killed(tmp_path, how):
+    script = """
+import os, sys, time
+from loky import ProcessPoolExecutor
+from masktools.conversion.workers import serve
+
+def hold(path):
+    with open(path, "w") as file:
+        print("here", file=file, flush=True)
+        time.sleep(600)
+
+pool = ProcessPoolExecutor(2, initializer=serve, initargs=(os.getpid(),))
+futures = [pool.submit(hold, sys.argv[1]) for _ in range(2)]
+futures[0].result()
+"""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parent = subprocess.Popen([sys.executable, "-c", script, str(pipe)])
+    with pipe.open() as file:
+        assert [file.readline(), file.readline()] == ["here\n"] * 2
+        parent.send_signal(how)
+        parent.wait()
+        # The pipe ends when nobody has it open any more.
+        assert select.select([file], [], [], 30)[0]
+        assert file.read() == ""
 
 
 def test_an_interrupt_keeps_what_is_done(layers, tmp_path, monkeypatch):

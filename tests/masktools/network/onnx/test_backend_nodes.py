@@ -13,8 +13,8 @@ import pytest
 import runtime
 from masktools.checkpoint import Checkpoint, write
 from masktools.errors import FormatError, GraphError
-from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE
-from masktools.network.onnx.rewrites_logic import LOGIC
+from masktools.network.onnx.rewrites.elementwise import ELEMENTWISE
+from masktools.network.onnx.rewrites.logic import LOGIC
 from masktools.network.operators import ARITHMETIC, OPERATORS
 
 onnx = pytest.importorskip("onnx")

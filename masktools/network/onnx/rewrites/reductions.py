@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
-from masktools.network.onnx.rewrites_elementwise import Steps
+from masktools.network.onnx.rewrites.elementwise import Steps
 
 
 def reduction_of_sizes(ctx: Pass, source: Source) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
-from masktools.network.onnx.rewrites_elementwise import Steps, with_infinities
+from masktools.network.onnx.rewrites.elementwise import Steps, with_infinities
 
 
 def _comparison(op: str, turned: bool = False) -> Callable[[Pass, Source], None]:

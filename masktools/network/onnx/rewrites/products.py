@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from masktools.network.onnx.forms import SAME, TRANSPOSED
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
-from masktools.network.onnx.rewrites_einsum import matmul_terms, product
+from masktools.network.onnx.rewrites.einsum import matmul_terms, product
 
 
 def gemm(ctx: Pass, source: Source) -> None:

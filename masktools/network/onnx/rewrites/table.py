@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from masktools.network.onnx.batch_axis import with_any_batch_axis
+from masktools.network.onnx.batch_axis.table import with_any_batch_axis
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.precision import BOOL, FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
-from masktools.network.onnx.rewrites_einsum import einsum
-from masktools.network.onnx.rewrites_elementwise import ELEMENTWISE, axis_of, plain
-from masktools.network.onnx.rewrites_logic import LOGIC, cast_to_bool
-from masktools.network.onnx.rewrites_moves import (
+from masktools.network.onnx.rewrites.einsum import einsum
+from masktools.network.onnx.rewrites.elementwise import ELEMENTWISE, axis_of, plain
+from masktools.network.onnx.rewrites.logic import LOGIC, cast_to_bool
+from masktools.network.onnx.rewrites.moves import (
     concat,
     depth_to_space,
     expand,
@@ -27,21 +27,21 @@ from masktools.network.onnx.rewrites_moves import (
     split_to_sequence,
     tile,
 )
-from masktools.network.onnx.rewrites_norms import (
+from masktools.network.onnx.rewrites.norms import (
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
 )
-from masktools.network.onnx.rewrites_products import gemm, matmul
-from masktools.network.onnx.rewrites_reductions import (
+from masktools.network.onnx.rewrites.products import gemm, matmul
+from masktools.network.onnx.rewrites.reductions import (
     global_max_pool,
     reduction,
     reduction_of_sizes,
 )
-from masktools.network.onnx.rewrites_resizing import resize, upsample
-from masktools.network.onnx.rewrites_transposed import conv_transpose
-from masktools.network.onnx.rewrites_windows import (
+from masktools.network.onnx.rewrites.resizing import resize, upsample
+from masktools.network.onnx.rewrites.transposed import conv_transpose
+from masktools.network.onnx.rewrites.windows import (
     conv,
     global_lp_pool,
     local_response,

@@ -7,7 +7,7 @@ from typing import Any
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
-from masktools.network.onnx.rewrites_elementwise import Steps, powered
+from masktools.network.onnx.rewrites.elementwise import Steps, powered
 from masktools.network.sizes import largest
 
 
