@@ -87,6 +87,16 @@ void PythonProgram::copy_out(std::int64_t step, const View& view, std::int64_t i
   add(step, [&](auto t) { return make_copy_out<decltype(t)>(view, index, arena_elements()); });
 }
 
+namespace {
+
+// Lets Ctrl-C end a long call. Only the main thread is told of signals.
+void raise_on_signal() {
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+}  // namespace
+
 void PythonProgram::run(const py::list& inputs, const py::list& outputs,
                         const py::object& seconds) {
   const std::vector<py::array> from = matched(inputs, inputs_, "input");
@@ -101,7 +111,7 @@ void PythonProgram::run(const py::list& inputs, const py::list& outputs,
   {
     const py::gil_scoped_release release;
     try {
-      program_.run(*context, in.data(), out.data(), clock);
+      program_.run(*context, in.data(), out.data(), clock, raise_on_signal);
     } catch (...) {
       error = std::current_exception();
     }

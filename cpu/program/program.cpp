@@ -14,6 +14,7 @@ namespace {
 constexpr std::int64_t kMostElements = std::int64_t{1} << 40;
 constexpr std::size_t kMostOperations = std::size_t{1} << 20;
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 24;
+constexpr std::chrono::milliseconds kBetween{50};
 
 }  // namespace
 
@@ -69,16 +70,21 @@ std::unique_ptr<Context> Program::acquire() {
 void Program::release(std::unique_ptr<Context> context) { idle_.push_back(std::move(context)); }
 
 void Program::run(Context& context, const float* const* inputs, float* const* outputs,
-                  double* seconds) const {
+                  double* seconds, const std::function<void()>& between) const {
   using Clock = std::chrono::steady_clock;
   context.set(inputs, outputs);
+  Clock::time_point start = Clock::now(), looked = start;
   for (std::size_t job = 0; job < entries_.size(); ++job) {
-    const Clock::time_point start = seconds != nullptr ? Clock::now() : Clock::time_point();
     context.execute(static_cast<std::int64_t>(job));
+    const Clock::time_point end = Clock::now();
     const std::int64_t step = entries_[job].step;
     if (seconds != nullptr && step >= 0) {
-      seconds[step] += std::chrono::duration<double>(Clock::now() - start).count();
+      seconds[step] += std::chrono::duration<double>(end - start).count();
     }
+    start = end;
+    if (end - looked < kBetween) continue;
+    between();
+    start = looked = Clock::now();
   }
 }
 

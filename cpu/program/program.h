@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -42,9 +43,10 @@ class Program {
   void release(std::unique_ptr<Context> context);
 
   // Executes all operations. Adds the seconds of each to seconds[step] unless it is null or the
-  // step is -1. May be called in several threads at once, with a context each.
-  void run(Context& context, const float* const* inputs, float* const* outputs,
-           double* seconds) const;
+  // step is -1. Calls `between` after operations, at most twenty times a second: what it throws
+  // ends the run. May be called in several threads at once, with a context each.
+  void run(Context& context, const float* const* inputs, float* const* outputs, double* seconds,
+           const std::function<void()>& between) const;
 
  private:
   struct Entry {

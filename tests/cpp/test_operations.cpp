@@ -41,7 +41,7 @@ std::vector<float> executed(std::int64_t elements, const View& x, const View& y,
   const float* inputs[] = {input.data()};
   float* outputs[] = {output.data()};
   std::unique_ptr<Context> context = program.acquire();
-  for (int call = 0; call < 3; ++call) program.run(*context, inputs, outputs, nullptr);
+  for (int call = 0; call < 3; ++call) program.run(*context, inputs, outputs, nullptr, [] {});
   program.release(std::move(context));
   return output;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -215,11 +216,11 @@ def test_unknown_names_and_kinds_are_refused(variant, program):
     native = module(variant)
     with pytest.raises(ValueError, match="elementwise: op: there is no 'Pow'"):
         program.elementwise(0, op="Pow", operands=[WHOLE, WHOLE], y=WHOLE, activation=None)
-    sine = activation("Sin")
+    tangent = activation("Tan")
     with pytest.raises(
-        ValueError, match="activation: op: there is no 'Sin' in this build, only Relu, Clip"
+        ValueError, match="activation: op: there is no 'Tan' in this build, only Relu, Clip"
     ):
-        program.elementwise(0, op="Identity", operands=[WHOLE], y=WHOLE, activation=sine)
+        program.elementwise(0, op="Identity", operands=[WHOLE], y=WHOLE, activation=tangent)
     taps = Window((1, 1)).fields
     around = {"pads_after": (0, 0), "counted": (0,) * 4}
     with pytest.raises(ValueError, match="pool: op: there is no 'LpPool'"):
@@ -436,3 +437,30 @@ def test_variants_have_programs_of_their_own(variant):
     assert native.isa == variant
     assert native.lanes == {"avx512": 16, "avx2": 8, "portable": 4}[variant]
     assert native.fma_peak(0.0) > 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_a_signal_ends_a_call_between_two_operations(variant):
+    size = 2**22
+    long = module(variant).Program(size, 1)
+    for step in range(500):
+        long.fill(step, y=(0, (size,), (1,)), value=1.0)
+    long.copy_out(500, x=WHOLE, index=0)
+    y = np.full(16, np.nan, np.float32)
+
+    class Interruption(BaseException):
+        pass
+
+    def stop(*_):
+        raise Interruption
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(Interruption):
+            long.run([], [y])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert np.isnan(y).all()  # The last operation was not executed.
+    long.run([], [y])
+    assert (y == 1).all()
