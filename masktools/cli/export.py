@@ -57,6 +57,10 @@ def export_command(
         list[str] | None,
         typer.Option(metavar="LAYER", help="Read this layer's zeros although it would stay dense."),
     ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Leave this layer dense; pass over its mask or layout."),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -80,7 +84,17 @@ def export_command(
     with refusing():
         how = {"tool": tool, "names": read_names(names), "threshold": threshold}
         report, lines = export(
-            net, out, masks, layouts, residual, verify, how, asked, shapes, include or ()
+            net,
+            out,
+            masks,
+            layouts,
+            residual,
+            verify,
+            how,
+            asked,
+            shapes,
+            include or (),
+            skip or (),
         )
     for note in report["notes"]:
         print(f"masktools: {printable(note)}", file=sys.stderr)
@@ -103,6 +117,7 @@ def export(
     calibration: Fitting | None = None,
     shapes: InputShapes | None = None,
     include: Iterable[str] = (),
+    skip: Iterable[str] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a checkpoint, after comparing it with its source unless `verify` is False.
 
@@ -126,6 +141,8 @@ def export(
         Sizes that `net` leaves open, as `masktools.export.from_onnx` takes them.
     include : iterable of str, default ()
         Layers whose zeros are read although they would stay dense.
+    skip : iterable of str
+        Layers that stay dense; their masks and layouts are passed over.
 
     Returns
     -------
@@ -167,6 +184,7 @@ def export(
         layouts=blocks,
         residual=residual,
         include=include,
+        skip=skip,
         input_shapes=shapes,
         values=values,
         seed=seed,

@@ -96,7 +96,7 @@ def fitted(
     for line in (*found.notes, *found.guesses):
         say(f"{what}s were matched {line}")
     if found.unused:
-        raise unmatched(what, shapes, known, found)
+        raise MaskError(f"{unmatched(what, shapes, known, found)}; skip= (--skip) passes them over")
     result = {}
     for layer, names in found.layers.items():
         result[layer] = given[names[0]]

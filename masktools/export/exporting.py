@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint, write
-from masktools.checks import check_count, check_layers
+from masktools.checks import check_count, check_layers, listed
 from masktools.errors import GraphError, MaskError
 from masktools.export.aliases import fitted, known_layers
 from masktools.export.calibrated import Inputs, Values, calibrated, check_calibration
@@ -58,6 +58,7 @@ def from_onnx(
     names: Mapping[str, str] | None = None,
     residual: str = "error",
     include: Iterable[str] = (),
+    skip: Iterable[str] = (),
     input_shapes: InputShapes | None = None,
     values: Values | None = None,
     calibrate: Inputs | None = None,
@@ -92,6 +93,9 @@ def from_onnx(
     include : iterable of str, default ()
         Layers that stay dense otherwise, whose zeros are read nevertheless; for neither masks nor
         layouts.
+    skip : iterable of str, default ()
+        Layers that stay dense: their zeros are not read, and their masks and layouts are passed
+        over, as those of parts that the exporter left out.
     input_shapes : mapping of str to sequence of int, or one such sequence, default None
         Sizes that the file leaves open, by input or of its only one: ``{"x": (1, 3, 640, 640)}``.
         None, -1, ``"?"`` or a name leaves an axis as the file has it. A first size counts for the
@@ -138,6 +142,7 @@ def from_onnx(
         names=names,
         residual=residual,
         include=include,
+        skip=skip,
         input_shapes=input_shapes,
         values=values,
         calibrate=calibrate,
@@ -155,6 +160,7 @@ def prepare(
     names: Mapping[str, str] | None = None,
     residual: str = "error",
     include: Iterable[str] = (),
+    skip: Iterable[str] = (),
     input_shapes: InputShapes | None = None,
     values: Values | None = None,
     calibrate: Inputs | None = None,
@@ -166,7 +172,7 @@ def prepare(
 
     Parameters
     ----------
-    src, layouts, masks, names, residual, include, input_shapes, values, calibrate, run, seed
+    src, layouts, masks, names, residual, include, skip, input_shapes, values, calibrate, run, seed
         As `from_onnx`.
     say : callable, default a warning of the log
         Is told, in a sentence each, what was decided that could have been meant otherwise.
@@ -183,6 +189,7 @@ def prepare(
     check_calibration(layouts, values, calibrate, run)
     if names is not None:
         check_layers("names", names)
+    layouts, masks, left = _without(layouts, masks, skip)
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
@@ -191,7 +198,7 @@ def prepare(
     forms = transposed_layers(model, names or {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, say)
     network, layouts = calibrated(network, layouts, residual, values, calibrate, run)
-    stored = _stored(network, forms, layouts, masks, residual, say, include)
+    stored = _stored(network, forms, layouts, masks, residual, say, include, left)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -205,6 +212,7 @@ def from_torch(
     masks: Mapping[str, ArrayLike] | None = None,
     residual: str = "error",
     include: Iterable[str] = (),
+    skip: Iterable[str] = (),
     calibrate: Inputs | None = None,
     run: Run | None = None,
     seed: int | None = None,
@@ -217,7 +225,7 @@ def from_torch(
         Its training flags are as before afterwards; nothing else is touched.
     example_input : torch.Tensor or tuple of torch.Tensor
         Of the shapes that the network is to take; the batch size stays open where that is sound.
-    dst, layouts, masks, residual, include, calibrate, run, seed
+    dst, layouts, masks, residual, include, skip, calibrate, run, seed
         As `from_onnx`; layers have the names of their parameters, without ``.weight``.
 
     Raises
@@ -235,6 +243,7 @@ def from_torch(
 
     check_wishes(layouts, masks, residual)
     check_calibration(layouts, None, calibrate, run)
+    layouts, masks, left = _without(layouts, masks, skip)
     seed = _as_seed(seed)
     check_target(Path(dst))
     check_ending(Path(dst), *CHECKPOINT)
@@ -246,7 +255,7 @@ def from_torch(
     forms = transposed_layers(model, {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, logger.warning)
     network, layouts = calibrated(network, layouts, residual, None, calibrate, run)
-    stored = _stored(network, forms, layouts, masks, residual, logger.warning, include)
+    stored = _stored(network, forms, layouts, masks, residual, logger.warning, include, left)
     write(dst, replace(assemble(network, stored), seed=seed))
 
 
@@ -269,6 +278,28 @@ def _fitted(
     return layouts, masks
 
 
+def _without(
+    layouts: Mapping[str, BlockLayout] | None,
+    masks: Mapping[str, ArrayLike] | None,
+    skip: Iterable[str],
+) -> tuple[Mapping[str, BlockLayout] | None, Mapping[str, ArrayLike] | None, tuple[str, ...]]:
+    """Return layouts and masks but for some, and the layers that are left if zeros are read."""
+    if isinstance(skip, str):
+        raise TypeError(f"skip must hold layer names, got the one name {skip!r}")
+    names = tuple(skip)
+    given = {**(layouts or {}), **(masks or {})}
+    if layouts is None and masks is None:
+        return None, None, names
+    for name in names:
+        if name not in given:
+            raise MaskError(f"skip: there is no mask or layout {name!r}; {listed(given)}")
+    if layouts is not None:
+        layouts = {name: layout for name, layout in layouts.items() if name not in names}
+    if masks is not None:
+        masks = {name: mask for name, mask in masks.items() if name not in names}
+    return layouts, masks, ()
+
+
 def _stored(
     network: Network,
     forms: Forms,
@@ -277,11 +308,13 @@ def _stored(
     residual: str,
     say: Callable[[str], None],
     include: Iterable[str],
+    skip: Collection[str],
 ) -> dict[str, Stored]:
     places = {name: f.to_layer(np.ones(f.shape, np.bool_)) for name, f in forms.items()}
     weights = _weights(network)
-    named = tuple(include)
-    return select(network.layers, weights, layouts, masks, residual, say, places, named)
+    return select(
+        network.layers, weights, layouts, masks, residual, say, places, tuple(include), skip
+    )
 
 
 def _weights(network: Network) -> dict[str, NDArray[Any]]:

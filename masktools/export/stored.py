@@ -87,6 +87,7 @@ def select(
     say: Callable[[str], None],
     places: Mapping[str, BoolArray] | None = None,
     include: Collection[str] = (),
+    skip: Collection[str] = (),
 ) -> dict[str, Stored]:
     """Decide which weights of each layer are stored, and in which blocks.
 
@@ -110,14 +111,16 @@ def select(
         Of layers with zeros that are no weights of the file: where its weights are.
     include : collection of str, default ()
         Layers whose zeros are read although their role would leave them dense.
+    skip : collection of str, default ()
+        Layers whose zeros are not read.
 
     Raises
     ------
     MaskError
-        If a shape differs, if there is a residual under ``"error"``, or if `include` names no layer
-        or something else says what counts.
+        If a shape differs, if there is a residual under ``"error"``, or if `include` or `skip`
+        names no layer or something else says what counts.
     """
-    _check_include(include, layers, masks is None and layouts is None)
+    _check_named(include, skip, layers, masks is None and layouts is None)
     stored = {}
     outside: dict[str, tuple[int, float]] = {}
     pruned: dict[str, int] = {}
@@ -129,7 +132,7 @@ def select(
             pruned[name] = int(np.count_nonzero(weight[~keep]))
         elif layouts is not None and name in layouts:
             keep = weight != 0
-        elif masks is None and layouts is None:
+        elif masks is None and layouts is None and name not in skip:
             keep = _read(layer, weight, own, residual, include, say)
         fixed = (layouts or {}).get(name)
         if fixed is None and keep is not None and own is not None and np.array_equal(keep, own):
@@ -169,12 +172,18 @@ def select(
     return stored
 
 
-def _check_include(include: Collection[str], layers: Collection[str], zeros: bool) -> None:
+def _check_named(
+    include: Collection[str], skip: Collection[str], layers: Collection[str], zeros: bool
+) -> None:
     if include and not zeros:
         raise MaskError("include: masks and layouts name the layers themselves; leave it out")
-    for name in include:
-        if name not in layers:
-            raise MaskError(f"include: there is no layer {name!r}; {listed(layers)}")
+    for what, names in (("include", include), ("skip", skip)):
+        for name in names:
+            if name not in layers:
+                raise MaskError(f"{what}: there is no layer {name!r}; {listed(layers)}")
+    for name in skip:
+        if name in include:
+            raise MaskError(f"layer {name!r} is in both skip and include")
 
 
 def _read(

@@ -132,6 +132,12 @@ def test_layers_with_a_role_are_sparse_where_they_gain_or_are_named(module):
         ({"include": ["haed"]}, "include: there is no layer 'haed'; there are 'stem'"),
         ({"include": ["head"], "masks": {}}, "masks and layouts name the layers themselves"),
         ({"include": ["head"], "layouts": {}}, "masks and layouts name the layers themselves"),
+        ({"skip": ["haed"]}, "skip: there is no layer 'haed'; there are 'stem'"),
+        ({"skip": ["head"], "include": ["head"]}, "layer 'head' is in both skip and include"),
+        (
+            {"skip": ["haed"], "masks": {}},
+            "skip: there is no mask or layout 'haed'; there are none",
+        ),
     ],
 )
 def test_layers_to_include_that_do_not_fit_are_refused(net, how, message):
@@ -152,6 +158,23 @@ def test_weights_that_a_mask_prunes_and_the_network_does_not_are_said(module, ca
         module.conv[0].weight *= torch.from_numpy(keep)
     prepare(zoo.to_onnx(module, SIZE), masks={"conv.0": keep}, residual="keep")
     assert not caplog.text
+
+
+def test_masks_of_parts_that_are_not_in_the_file_are_passed_over_when_named(net, module):
+    masks = {"conv.0": mask(CONV), "aux.conv": np.ones((4, 3, 3, 3), bool)}
+    with pytest.raises(
+        MaskError, match=r"mask 'aux.conv' matches no layer.*--skip\) passes them over"
+    ):
+        prepare(net, masks=masks, residual="keep")
+    sparse, _ = told(net, masks=masks, residual="keep", skip=["aux.conv"])
+    assert sparse == ["conv.0"]
+    assert told(net, masks=masks, residual="keep", skip=["aux.conv", "conv.0"])[0] == []
+    with torch.no_grad():
+        module.conv[0].weight[:8, ::2] = 0
+        module.conv[0].weight[8:, 1::2] = 0
+    zeros = zoo.to_onnx(module, SIZE)
+    assert told(zeros)[0] == ["conv.0"]
+    assert told(zeros, skip=["conv.0"])[0] == []
 
 
 def test_a_zero_by_chance_leaves_a_layer_dense(module):
