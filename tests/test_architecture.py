@@ -22,6 +22,7 @@ FOLDERS = {
     "masktools.files": ["masktools.errors", "masktools.limits"],
     "masktools.checks": ["masktools.errors"],
     "masktools.names": ["masktools.errors"],
+    "masktools.named_layers": ["masktools.checks"],
     "masktools.row_patterns": [],
     "masktools.layout": [
         "masktools.checks",
@@ -39,7 +40,11 @@ FOLDERS = {
         "masktools.names",
     ],
     "masktools.checkpoint": ["masktools.network", "masktools.version"],
-    "masktools.calibration": ["masktools.checkpoint", "masktools.importers"],
+    "masktools.calibration": [
+        "masktools.checkpoint",
+        "masktools.importers",
+        "masktools.named_layers",
+    ],
     "masktools.export": ["masktools.calibration", "masktools.names"],
     "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
     "masktools.__main__": ["masktools.cli"],

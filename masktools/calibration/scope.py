@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from masktools.checks import BoolArray, listed
-from masktools.errors import CalibrationError, MaskError
+from masktools.checks import BoolArray
+from masktools.errors import MaskError
 from masktools.layout import BlockLayout
+from masktools.named_layers import NamedLayers
 from masktools.network.graph import Graph
 from masktools.network.layers import Layer
 
-# Of a dense layer: fits of twice as many weights take more than half a gigabyte.
+# Of a dense layer: its four fits and their start, in float64, take two thirds of a gigabyte.
 MOST_WEIGHTS = 2**24
 
 
@@ -64,26 +66,23 @@ def scope(
 
     Raises
     ------
-    TypeError, CalibrationError
-        If `skip` is a single name, or names no layer.
+    TypeError
+        If `skip` is a single name.
     MaskError
-        If a layout matches no layer, or has another shape.
+        If `skip` names no layer, or a layout matches none or has another shape.
     """
-    if isinstance(skip, str):
-        raise TypeError(f"skip must hold layer names, got the one name {skip!r}")
-    left = set(skip)
-    for name in sorted(left - set(known)):
-        raise CalibrationError(f"skip: there is no layer {name!r}; {listed(known)}")
+    named = NamedLayers.of(skip)
+    named.check(known)
     stored = {}
     for name, layout in layouts.items():
         _check_layout(name, layout, known)
         stored[name] = layout.to_mask()
         if residual == "keep":
             stored[name] |= graph.constants[known[name].weight] != 0
-    behind = _behind(graph, known, layouts) - left if dense else set()
-    large = {name for name in behind if np.prod(known[name].shape) > MOST_WEIGHTS}
+    behind = _behind(graph, known, layouts).difference(named.skip) if dense else set()
+    large = {name for name in behind if prod(known[name].shape) > MOST_WEIGHTS}
     whole = {name: np.ones(known[name].shape, np.bool_) for name in sorted(behind - large)}
-    fitted = {name: mask for name, mask in {**stored, **whole}.items() if name not in left}
+    fitted = {name: mask for name, mask in {**stored, **whole}.items() if name not in named.skip}
     return Scope(stored, fitted, tuple(sorted(large)))
 
 

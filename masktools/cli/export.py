@@ -84,18 +84,9 @@ def export_command(
     with refusing():
         how = {"tool": tool, "names": read_names(names), "threshold": threshold}
         report, lines = export(
-            net,
-            out,
-            masks,
-            layouts,
-            residual,
-            verify,
-            how,
-            asked,
-            shapes,
-            include or (),
-            skip or (),
-        )
+            net, out, masks, layouts, residual, verify=verify, how=how, calibration=asked,
+            shapes=shapes, include=include or (), skip=skip or (),
+        )  # fmt: skip
     for note in report["notes"]:
         print(f"masktools: {printable(note)}", file=sys.stderr)
     if as_json:
@@ -141,7 +132,7 @@ def export(
         Sizes that `net` leaves open, as `masktools.export.from_onnx` takes them.
     include : iterable of str, default ()
         Layers whose zeros are read although they would stay dense.
-    skip : iterable of str
+    skip : iterable of str, default ()
         Layers that stay dense; their masks and layouts are passed over.
 
     Returns

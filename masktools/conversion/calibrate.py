@@ -93,7 +93,7 @@ def calibrate(
         If the inputs do not fit the network, are too few, all the same or not finite, or there is
         not a label for each.
     MaskError
-        If a layout matches no layer, or has another shape.
+        If `skip` names no layer, or a layout matches none or has another shape.
     FormatError, GraphError, OSError
         If the network or the result folder cannot be read.
 

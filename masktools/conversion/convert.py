@@ -19,8 +19,9 @@ from masktools.conversion.report import LayerReport, Report, layer_report, total
 from masktools.conversion.result import Conversion as Conversion
 from masktools.conversion.result import check_place
 from masktools.conversion.resume import FOLDER, Finished
-from masktools.conversion.selection import Named, Source, select
+from masktools.conversion.selection import Source, select
 from masktools.errors import MaskError
+from masktools.named_layers import NamedLayers
 from masktools.names import Known, Shape, match, module_path
 from masktools.network.graph import Graph
 from masktools.network.layers import PHASES, Layer, layers
@@ -174,7 +175,7 @@ def convert(
     if weights is not None:
         check_layers("weights", weights)
     known = _layers(graph, masks)
-    sources = select(masks, weights, known, named := Named.of(skip, include))
+    sources = select(masks, weights, known, named := NamedLayers.of(skip, include))
     wanted = [source for source in sources if not source.dense_because]
     if not wanted:
         raise MaskError(
@@ -220,7 +221,7 @@ def converted_layers(
     masks, graph, skip, include
         As `convert`.
     """
-    sources = select(masks, None, _layers(graph, masks), Named.of(skip, include))
+    sources = select(masks, None, _layers(graph, masks), NamedLayers.of(skip, include))
     return [source.name for source in sources if not source.dense_because]
 
 

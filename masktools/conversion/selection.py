@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from masktools.checks import BoolArray, FloatArray, as_mask, as_saliency, listed
 from masktools.errors import MaskError
+from masktools.named_layers import NamedLayers
 from masktools.network.layers import ROLES, Layer
 
 _IMAGE_CHANNELS = 3
@@ -69,37 +70,11 @@ class Source:
         return int(np.count_nonzero(mask, axis=0) @ self.column_cost)
 
 
-@dataclass(frozen=True)
-class Named:
-    """The layers that a user named: those to leave dense, and those to convert in any case."""
-
-    skip: tuple[str, ...]
-    include: tuple[str, ...]
-
-    @classmethod
-    def of(cls, skip: Iterable[str], include: Iterable[str]) -> Named:
-        """Return the names, sorted; a single string is no collection of names."""
-        for argument, names in (("skip", skip), ("include", include)):
-            if isinstance(names, str):
-                raise TypeError(f"{argument} must hold layer names, got the one name {names!r}")
-        return cls(tuple(sorted(set(skip))), tuple(sorted(set(include))))
-
-    def check(self, layers: Collection[str]) -> None:
-        """Raise `MaskError` unless there are all these layers, and none is in both."""
-        for argument, names in (("skip", self.skip), ("include", self.include)):
-            for name in names:
-                if name not in layers:
-                    raise MaskError(f"{argument}: there is no layer {name!r}; {listed(layers)}")
-        for name in self.skip:
-            if name in self.include:
-                raise MaskError(f"layer {name!r} is in both skip and include")
-
-
 def select(
     masks: Mapping[str, ArrayLike],
     weights: Mapping[str, ArrayLike] | None,
     known: Mapping[str, Layer] | None,
-    named: Named,
+    named: NamedLayers,
 ) -> list[Source]:
     """Return every layer that has a mask, checked, with the reason where it stays dense.
 
@@ -112,7 +87,7 @@ def select(
     known : mapping of str to Layer, or None
         The layers of the network's graph: they tell the first layer, the classifier, depthwise
         convolutions and convolution groups.
-    named : Named
+    named : NamedLayers
 
     Returns
     -------

@@ -5,34 +5,31 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint, write
-from masktools.checks import check_count, check_layers, listed
-from masktools.errors import GraphError, MaskError
+from masktools.checks import check_count, check_layers
+from masktools.errors import MaskError
 from masktools.export.aliases import fitted, known_layers
 from masktools.export.calibrated import Inputs, Values, calibrated, check_calibration
 from masktools.export.fold import fold
 from masktools.export.shrink.shrink import shrink
 from masktools.export.stored import BoolArray, Stored, check_wishes, select
+from masktools.export.torch_module import module_to_onnx, tied_layers, untied
 from masktools.export.transposed import Forms, spread_layouts, spread_masks, transposed_layers
 from masktools.files import check_ending, check_target
 from masktools.layout import BlockLayout
-from masktools.network.layers import layer_name, names_layer
+from masktools.named_layers import NONE, NamedLayers
 from masktools.network.network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from onnx import ModelProto
 
@@ -41,10 +38,8 @@ if TYPE_CHECKING:
 # What is written, how to name it, and the endings that it has.
 CHECKPOINT = ("a checkpoint", "end its name in .safetensors", (".safetensors",))
 
-_OTHER_EXPORTER = (
-    "PyTorch's older exporter may: torch.onnx.export(module, inputs, FILE, dynamo=False), then "
-    "from_onnx"
-)
+
+_Given = TypeVar("_Given")
 
 logger = logging.getLogger("masktools.export")
 
@@ -81,8 +76,8 @@ def from_onnx(
     masks : mapping of str to array_like of bool, default None
         The weights that count, in the shape of the layer's weight; layers without a mask stay
         dense. None reads the zeros of the weights; then depthwise convolutions stay dense, the
-        first layer and the classifier where more than a quarter of their weights is left, and any
-        layer with less than 1 % zeros. What has zeros and stays dense is logged.
+        first layer and the classifier unless blocks hold all that is left, at most a quarter, and
+        any layer with less than 1 % zeros. What has zeros and stays dense is logged.
     names : mapping of str to str, default None
         Renames layers: the name in the ONNX file to the name that masks, layouts and the
         checkpoint have. Without it, masks and layouts are matched by what the exporter left of the
@@ -189,7 +184,7 @@ def prepare(
     check_calibration(layouts, values, calibrate, run)
     if names is not None:
         check_layers("names", names)
-    layouts, masks, left = _without(layouts, masks, skip)
+    layouts, masks, named = _chosen(layouts, masks, NamedLayers.of(skip, include))
     seed = _as_seed(seed)
     path = _path(src)
     source = None if path is None else _hash(path)
@@ -198,7 +193,7 @@ def prepare(
     forms = transposed_layers(model, names or {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, say)
     network, layouts = calibrated(network, layouts, residual, values, calibrate, run)
-    stored = _stored(network, forms, layouts, masks, residual, say, include, left)
+    stored = _stored(network, forms, layouts, masks, residual, say, named)
     kept = {name: layer.weight != 0 for name, layer in stored.items()}
     return replace(assemble(network, stored), source=source, seed=seed), kept
 
@@ -243,19 +238,19 @@ def from_torch(
 
     check_wishes(layouts, masks, residual)
     check_calibration(layouts, None, calibrate, run)
-    layouts, masks, left = _without(layouts, masks, skip)
+    layouts, masks, named = _chosen(layouts, masks, NamedLayers.of(skip, include))
     seed = _as_seed(seed)
     check_target(Path(dst))
     check_ending(Path(dst), *CHECKPOINT)
-    tied = _tied(module)
-    model = load_onnx(_to_onnx(module, example_input), say=logger.warning)
+    tied = tied_layers(module)
+    model = load_onnx(module_to_onnx(module, example_input), say=logger.warning)
     network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
-    layouts, masks = _untied(layouts, tied), _untied(masks, tied)
+    layouts, masks = untied(layouts, tied), untied(masks, tied)
     forms = transposed_layers(model, {})
     layouts, masks = _fitted(network, model, forms, layouts, masks, logger.warning)
     network, layouts = calibrated(network, layouts, residual, None, calibrate, run)
-    stored = _stored(network, forms, layouts, masks, residual, logger.warning, include, left)
+    stored = _stored(network, forms, layouts, masks, residual, logger.warning, named)
     write(dst, replace(assemble(network, stored), seed=seed))
 
 
@@ -278,26 +273,26 @@ def _fitted(
     return layouts, masks
 
 
-def _without(
+def _chosen(
     layouts: Mapping[str, BlockLayout] | None,
     masks: Mapping[str, ArrayLike] | None,
-    skip: Iterable[str],
-) -> tuple[Mapping[str, BlockLayout] | None, Mapping[str, ArrayLike] | None, tuple[str, ...]]:
-    """Return layouts and masks but for some, and the layers that are left if zeros are read."""
-    if isinstance(skip, str):
-        raise TypeError(f"skip must hold layer names, got the one name {skip!r}")
-    names = tuple(skip)
-    given = {**(layouts or {}), **(masks or {})}
+    named: NamedLayers,
+) -> tuple[Mapping[str, BlockLayout] | None, Mapping[str, ArrayLike] | None, NamedLayers]:
+    """Return layouts and masks but those to skip, and the layers named for reading zeros."""
     if layouts is None and masks is None:
-        return None, None, names
-    for name in names:
-        if name not in given:
-            raise MaskError(f"skip: there is no mask or layout {name!r}; {listed(given)}")
-    if layouts is not None:
-        layouts = {name: layout for name, layout in layouts.items() if name not in names}
-    if masks is not None:
-        masks = {name: mask for name, mask in masks.items() if name not in names}
-    return layouts, masks, ()
+        return None, None, named
+    if named.include:
+        raise MaskError("include: masks and layouts name the layers themselves; leave it out")
+    named.check({**(layouts or {}), **(masks or {})})
+    return _without(layouts, named.skip), _without(masks, named.skip), NONE
+
+
+def _without(
+    given: Mapping[str, _Given] | None, names: Collection[str]
+) -> dict[str, _Given] | None:
+    if given is None:
+        return None
+    return {name: value for name, value in given.items() if name not in names}
 
 
 def _stored(
@@ -307,14 +302,11 @@ def _stored(
     masks: Mapping[str, ArrayLike] | None,
     residual: str,
     say: Callable[[str], None],
-    include: Iterable[str],
-    skip: Collection[str],
+    named: NamedLayers,
 ) -> dict[str, Stored]:
     places = {name: f.to_layer(np.ones(f.shape, np.bool_)) for name, f in forms.items()}
     weights = _weights(network)
-    return select(
-        network.layers, weights, layouts, masks, residual, say, places, tuple(include), skip
-    )
+    return select(network.layers, weights, layouts, masks, residual, say, places, named)
 
 
 def _weights(network: Network) -> dict[str, NDArray[Any]]:
@@ -392,76 +384,3 @@ def _hash(path: Path) -> str:
         while part := file.read(2**20):
             digest.update(part)
     return f"sha256:{digest.hexdigest()}"
-
-
-def _tied(module: torch.nn.Module) -> dict[str, str]:
-    """Map each layer that shares its weight with an earlier layer to that layer's name."""
-    first: dict[int, str] = {}
-    tied = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if names_layer(name):
-            layer = layer_name(name, "")
-            if first.setdefault(id(parameter), layer) != layer:
-                tied[layer] = first[id(parameter)]
-    return tied
-
-
-def _untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
-    """Move masks or layouts of layers that share a weight to the first of these layers."""
-    if given is None:
-        return None
-    for name, first in tied.items():
-        if {name, first} <= given.keys() and not np.array_equal(given[name], given[first]):
-            raise MaskError(f"layers {first!r} and {name!r} share their weight, but differ here")
-    return {tied.get(name, name): value for name, value in given.items()}
-
-
-def _to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa: ANN401
-    import torch
-
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    with _evaluating(module), torch.no_grad(), _quiet():
-        step = "torch.export cannot capture the module"
-        try:
-            program = torch.export.export(module, inputs)
-            step = "PyTorch cannot write the module as ONNX"
-            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
-        except ImportError as error:
-            raise ImportError("from_torch needs: pip install 'masktools[torch,onnx]'") from error
-        except Exception as error:
-            raise GraphError(f"{step}: {_cause(error)}; {_OTHER_EXPORTER}") from error
-    assert exported is not None
-    return exported.model_proto
-
-
-def _cause(error: BaseException) -> str:
-    """Return the first line of what PyTorch's error comes from; its own has pages of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first.strip().rstrip('.')}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings that torch and onnx give about each other."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    before = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training

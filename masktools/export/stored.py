@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from masktools.checkpoint.weights import SparseWeight
-from masktools.checks import as_mask, check_layers, listed
+from masktools.checks import as_mask, check_layers
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout
+from masktools.named_layers import NONE, NamedLayers
 from masktools.network.layers import ROLES, Layer
 
 BoolArray = NDArray[np.bool_]
@@ -23,8 +24,9 @@ MIN_ROWS = 4
 SHOWN = 4  # layers in a message
 # Without a mask, a zero may be chance: a random float32 is exactly 0 once in some ten million.
 DENSE = 0.99
-# First layers and classifiers read few inputs or have few rows. At half of their weights they were
-# no faster for it on a CPU; at a fifth, up to 2.5 times in single rows, and 5 times in blocks of 8.
+# First layers and classifiers read few inputs or have few rows. In blocks of 8 rows at density 0.2,
+# on two cores of a Xeon, they took 0.35 to 1.0 of the time that they took dense. Rows of their own
+# are another matter: a classifier of 1000 of them took up to 2.3 times as long at batch 1.
 SPARSE = 0.25
 # Above, what blocks leave out is no reason to refuse: a few rows that died in training, say.
 NEARLY_DENSE = 0.9
@@ -86,8 +88,7 @@ def select(
     residual: str,
     say: Callable[[str], None],
     places: Mapping[str, BoolArray] | None = None,
-    include: Collection[str] = (),
-    skip: Collection[str] = (),
+    named: NamedLayers = NONE,
 ) -> dict[str, Stored]:
     """Decide which weights of each layer are stored, and in which blocks.
 
@@ -101,7 +102,7 @@ def select(
     masks : mapping of str to array_like of bool, default None
         The weights that count; all others are zero. None reads the zeros of the weights; a layer
         of few zeros that no blocks hold stays dense then, and so does one with a role, unless
-        `include` names it or it gains (see `SPARSE`).
+        it is to be included or gains (see `SPARSE`).
     residual : {"error", "keep", "drop"}
         What becomes of kept weights outside the blocks.
     say : callable
@@ -109,18 +110,17 @@ def select(
         have zeros, and of weights that masks prune though they are not zero.
     places : mapping of str to ndarray of bool, default None
         Of layers with zeros that are no weights of the file: where its weights are.
-    include : collection of str, default ()
-        Layers whose zeros are read although their role would leave them dense.
-    skip : collection of str, default ()
-        Layers whose zeros are not read.
+    named : NamedLayers, default none
+        Where the zeros are read: layers whose zeros are not, or are although their role would
+        leave them dense.
 
     Raises
     ------
     MaskError
-        If a shape differs, if there is a residual under ``"error"``, or if `include` or `skip`
-        names no layer or something else says what counts.
+        If a shape differs, if there is a residual under ``"error"``, or if `named` has
+        layers that are not there.
     """
-    _check_named(include, skip, layers, masks is None and layouts is None)
+    named.check(layers)
     stored = {}
     outside: dict[str, tuple[int, float]] = {}
     pruned: dict[str, int] = {}
@@ -132,8 +132,8 @@ def select(
             pruned[name] = int(np.count_nonzero(weight[~keep]))
         elif layouts is not None and name in layouts:
             keep = weight != 0
-        elif masks is None and layouts is None and name not in skip:
-            keep = _read(layer, weight, own, residual, include, say)
+        elif masks is None and layouts is None and name not in named.skip:
+            keep = _read(layer, weight, own, named.include, say)
         fixed = (layouts or {}).get(name)
         if fixed is None and keep is not None and own is not None and np.array_equal(keep, own):
             keep = None
@@ -172,25 +172,10 @@ def select(
     return stored
 
 
-def _check_named(
-    include: Collection[str], skip: Collection[str], layers: Collection[str], zeros: bool
-) -> None:
-    if include and not zeros:
-        raise MaskError("include: masks and layouts name the layers themselves; leave it out")
-    for what, names in (("include", include), ("skip", skip)):
-        for name in names:
-            if name not in layers:
-                raise MaskError(f"{what}: there is no layer {name!r}; {listed(layers)}")
-    for name in skip:
-        if name in include:
-            raise MaskError(f"layer {name!r} is in both skip and include")
-
-
 def _read(
     layer: Layer,
     weight: FloatArray,
     own: BoolArray | None,
-    residual: str,
     include: Collection[str],
     say: Callable[[str], None],
 ) -> BoolArray | None:
@@ -203,7 +188,7 @@ def _read(
         return keep
     if layer.role != "depthwise" and left <= SPARSE:
         layout = _layout(layer, keep, None)
-        if residual == "keep" or (layout is not None and not layout.residual(keep).any()):
+        if layout is not None and not layout.residual(keep).any():
             return keep
     say(
         f"layer {layer.name!r}: {ROLES[layer.role]} stays dense, though {1 - left:.1%} of its "

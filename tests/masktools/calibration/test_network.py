@@ -14,7 +14,7 @@ import masktools
 from masktools import BlockLayout
 from masktools.calibration import scope, walk
 from masktools.checkpoint import Checkpoint
-from masktools.errors import CalibrationError
+from masktools.errors import MaskError
 from masktools.network.graph import Value
 
 
@@ -170,7 +170,7 @@ def test_layers_to_skip_keep_their_values():
     assert "plain" not in found.layouts
     weight = graph.constants["plain.weight"] * layouts["plain"].to_mask()
     np.testing.assert_array_equal(found.values["plain.weight"], weight)
-    with pytest.raises(CalibrationError, match="skip: there is no layer 'lost'; there are 'first'"):
+    with pytest.raises(MaskError, match="skip: there is no layer 'lost'; there are 'first'"):
         masktools.calibrate(graph, layouts, images(), run=run, skip=["lost"])
     with pytest.raises(TypeError, match="skip must hold layer names, got the one name 'plain'"):
         masktools.calibrate(graph, layouts, images(), run=run, skip="plain")

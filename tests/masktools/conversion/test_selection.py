@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masktools.conversion.selection import Named, select
+from masktools.conversion.selection import select
 from masktools.errors import MaskError
+from masktools.named_layers import NamedLayers
 from masktools.network.layers import Layer
 
 # A small network's layers, in order.
@@ -25,7 +26,7 @@ def half(**shapes):
 
 
 def reasons(masks, known=None, skip=(), include=()):
-    sources = select(masks, None, known, Named.of(skip, include))
+    sources = select(masks, None, known, NamedLayers.of(skip, include))
     assert [source.name for source in sources] == list(masks)
     return {source.name: source.dense_because for source in sources if source.dense_because}
 
@@ -62,11 +63,11 @@ def test_a_graph_knows_better():
         "conv": "the first layer",
         "hidden": "the classifier",
     }
-    sources = {s.name: s for s in select(masks, None, known, Named.of((), ()))}
+    sources = {s.name: s for s in select(masks, None, known, NamedLayers.of())}
     assert [sources[name].groups for name in SHAPES] == [1, 8, 2, 1, 1]
     assert sources["conv"].column_cost.tolist() == [7] * 72
     assert sources["conv"].multiplications(sources["conv"].matrix) == 7 * 16 * 36
-    assert select(masks, None, None, Named.of((), ()))[2].column_cost is None
+    assert select(masks, None, None, NamedLayers.of())[2].column_cost is None
 
 
 def test_layers_are_named_to_be_skipped_or_converted():
@@ -92,9 +93,9 @@ def test_masks_of_a_dense_network_are_all_converted_but_where_layers_have_a_role
 def test_saliency_is_what_the_mask_leaves():
     masks = {"conv": np.array([[1, 0], [1, 1]])}
     weights = {"conv": np.array([[-2.0, 9.0], [0.5, 0.0]]), "unused": np.eye(3)}
-    (source,) = select(masks, weights, None, Named.of((), ()))
+    (source,) = select(masks, weights, None, NamedLayers.of())
     assert source.saliency.tolist() == [[2.0, 0.0], [0.5, 0.0]]
-    (source,) = select(masks, None, None, Named.of((), ()))
+    (source,) = select(masks, None, None, NamedLayers.of())
     assert source.saliency.tolist() == [[1.0, 0.0], [1.0, 1.0]]
 
 

@@ -1,0 +1,111 @@
+"""A PyTorch module on its way into a checkpoint: as ONNX, its shared layers under one name."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from masktools.errors import GraphError, MaskError
+from masktools.network.layers import layer_name, names_layer
+
+if TYPE_CHECKING:
+    import torch
+    from onnx import ModelProto
+
+_OTHER_EXPORTER = (
+    "PyTorch's older exporter may: torch.onnx.export(module, inputs, FILE, dynamo=False), then "
+    "from_onnx"
+)
+
+
+def module_to_onnx(module: torch.nn.Module, example_input: Any) -> ModelProto:  # noqa: ANN401
+    """Return a module in evaluation mode as ONNX, through `torch.export`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its training flags are as before afterwards.
+    example_input : torch.Tensor or tuple of torch.Tensor
+
+    Raises
+    ------
+    ImportError
+        Without onnxscript.
+    GraphError
+        If PyTorch cannot capture the module, or not write it.
+    """
+    import torch
+
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    with _evaluating(module), torch.no_grad(), _quiet():
+        step = "torch.export cannot capture the module"
+        try:
+            program = torch.export.export(module, inputs)
+            step = "PyTorch cannot write the module as ONNX"
+            exported = torch.onnx.export(program, dynamo=True, verbose=False, optimize=False)
+        except ImportError as error:
+            raise ImportError("from_torch needs: pip install 'masktools[torch,onnx]'") from error
+        except Exception as error:
+            raise GraphError(f"{step}: {_cause(error)}; {_OTHER_EXPORTER}") from error
+    assert exported is not None
+    return exported.model_proto
+
+
+def tied_layers(module: torch.nn.Module) -> dict[str, str]:
+    """Map each layer that shares its weight with an earlier layer to that layer's name."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if names_layer(name):
+            layer = layer_name(name, "")
+            if first.setdefault(id(parameter), layer) != layer:
+                tied[layer] = first[id(parameter)]
+    return tied
+
+
+def untied(given: Mapping[str, Any] | None, tied: Mapping[str, str]) -> dict[str, Any] | None:
+    """Move masks or layouts of layers that share a weight to the first of these layers."""
+    if given is None:
+        return None
+    for name, first in tied.items():
+        if {name, first} <= given.keys() and not np.array_equal(given[name], given[first]):
+            raise MaskError(f"layers {first!r} and {name!r} share their weight, but differ here")
+    return {tied.get(name, name): value for name, value in given.items()}
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what PyTorch's error comes from; its own has pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first.strip().rstrip('.')}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings that torch and onnx give about each other."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training
