@@ -81,7 +81,7 @@ class _Finder:
         axes, rank = ints(mean, "axes"), len(self._shapes[x])
         last = tuple(range(rank - len(axes), rank))
         alike = first.attributes == mean.attributes and mean.attributes["keepdims"] == 1
-        if not alike or tuple(sorted(axes)) != last or last[0] < 1:
+        if not alike or tuple(sorted(axes)) != last:
             return None
         if epsilon is None or epsilon.size != 1 or epsilon.ndim > rank or epsilon.item() < 0:
             return None

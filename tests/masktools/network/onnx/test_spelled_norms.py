@@ -9,6 +9,8 @@ import torch
 from onnx_models import model, node, run, torch_onnx, weight
 from torch import nn
 
+import runtime
+from masktools.checkpoint import Checkpoint
 from masktools.network.onnx.reader import read_onnx
 
 CONSTANTS = {
@@ -103,6 +105,7 @@ def test_what_does_not_belong_to_it_stays(name):
 RESEMBLING = {
     "another power": {"square": ("Pow", "d three")},
     "the square of x": {"square": ("Mul", "x x")},
+    "no square": {"square": ("Mul", "d three"), "epsilon": "one", "ends": (("Mul", "n d", "y"),)},
     "x over the deviation": {"divide": (("Div", "x s", "n"),)},
     "upside down": {"divide": (("Div", "s d", "n"),)},
     "twice the inverse": {"divide": (("Div", "two s", "r"), ("Mul", "d r", "n"))},
@@ -128,6 +131,19 @@ def read(nodes):
     used = {name for n in nodes for name in n.input}
     constants = {name: array for name, array in CONSTANTS.items() if name in used}
     return read_onnx(model(nodes, constants, [("x", ["N", 5, 6])], opset=13))
+
+
+def test_a_fixed_batch_may_be_normalised_too():
+    nodes = spelled(last=(0, 1, 2), ends=(("Mul", "n two", "y"),))
+    constants = {name: CONSTANTS[name] for name in ("two", "eps")}
+    net = model(nodes, constants, [("x", [4, 5, 6])], opset=13)
+    x = 3 * weight(4, 5, 6) + 1
+    (wanted,) = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})
+    graph = read_onnx(net)
+    assert [n.op for n in graph.nodes] == ["LayerNormalization", "Mul"]
+    for backend in ("reference", "cpu"):
+        got = runtime.prepare(Checkpoint(graph), backend=backend)(x)
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("inner", ["m", "d", "q", "v", "e", "s"])

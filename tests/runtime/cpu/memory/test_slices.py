@@ -14,6 +14,7 @@ from skip_networks import NETWORKS as SKIPPED
 
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout
+from masktools.network.graph import Graph, Value
 from runtime.cpu import native
 from runtime.cpu.backend import CpuBackend, PackedWeights
 from runtime.cpu.choice.choose import choose_ways
@@ -194,6 +195,19 @@ def test_slices_end_where_maps_are_small_or_samples_meet(small):
     steps = chosen(kept_network, 48).steps
     assert 1 < steps < len(made.steps)
     assert made.steps[steps].operator == "Reshape"
+
+
+@pytest.mark.parametrize("op", ["Add", "Where"])
+@pytest.mark.parametrize("samples", [1, 32])
+def test_a_constant_for_each_sample_ends_the_slices(op, samples, small):
+    b = Builder()
+    a = b.act("Relu", b.conv(b.conv("x", 4), 4))
+    c = b.constant("c", samples, 4, 6, 6)
+    made = b.conv(b.add(op, [a, c, a] if op == "Where" else [a, c], 4), 4)
+    x, y = Value("x", (32, 3, 6, 6)), Value(made, (32, 4, 6, 6))
+    network = plan.build(Checkpoint(Graph((x,), (y,), tuple(b.nodes), b.constants)))
+    assert choice_of(network, 32).slices.steps == (2 if samples > 1 else len(network.steps))
+    compare(network, [32])
 
 
 @pytest.mark.parametrize("batch", [1, 16, 40, 63])
