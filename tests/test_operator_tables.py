@@ -63,7 +63,7 @@ def test_differences_are_seen():
         ("the table in docs/format.md", documented()[0]),
         ("the meanings in docs/format.md", documented()[1] | PLAIN),
         # The reader turns some operators of ONNX into others, which no network keeps.
-        ("masktools/network/onnx/rewrites.py", set(REWRITES) & set(OPERATORS)),
+        ("masktools/network/onnx/rewrites/table.py", set(REWRITES) & set(OPERATORS)),
     ],
 )
 def test_every_operator_is_in_every_table(where, table):
@@ -157,10 +157,18 @@ def test_every_activation_is_in_the_code_of_the_device(pattern):
     assert differences(map(shouted, ACTIVATIONS), known) == {}, "cuda/activation.cuh"
 
 
+def test_every_operator_is_compared_with_onnxruntime():
+    tests = ROOT / "tests"
+    files = [tests / "support/onnx_operators.py"]
+    files += (tests / "masktools/network/operators").glob("test_*.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert [op for op in OPERATORS if f'"{op}"' not in source] == []
+
+
 @pytest.mark.parametrize(
     "file",
     [
-        "tests/runtime/cpu/test_operations.py",
+        "tests/runtime/cpu/steps/test_elementwise.py",
         "tests/runtime/cuda/test_steps.py",
         "tests/support/cuda_convolutions.py",
     ],
