@@ -25,8 +25,8 @@ SHOWN = 4  # layers in a message
 # Without a mask, a zero may be chance: a random float32 is exactly 0 once in some ten million.
 DENSE = 0.99
 # First layers and classifiers read few inputs or have few rows. In blocks of 8 rows at density 0.2,
-# on two cores of a Xeon, they took 0.35 to 1.0 of the time that they took dense. Rows of their own
-# are another matter: a classifier of 1000 of them took up to 2.3 times as long at batch 1.
+# on two cores of a Xeon, they took a third of the time that they took dense, to all of it. Rows of
+# their own are another matter: a classifier of 1000 took up to 2.2 times as long at batch 1.
 SPARSE = 0.25
 # Above, what blocks leave out is no reason to refuse: a few rows that died in training, say.
 NEARLY_DENSE = 0.9
