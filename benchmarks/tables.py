@@ -258,6 +258,16 @@ def export_accuracy() -> list[str]:
     return markdown(columns, rows)
 
 
+def trained_networks() -> list[str]:
+    """Return the largest difference from onnxruntime of networks that ship as packages."""
+    rows = []
+    for row in records("trained"):
+        sizes = ", ".join(row["errors"]["cpu"])
+        worst = (max(row["errors"][backend].values()) for backend in ("reference", "cpu"))
+        rows.append([row["network"], row["structure"], sizes, *(f"{x:.1e}" for x in worst)])
+    return markdown(("network", "structure", "sizes", "reference", "CPU"), rows)
+
+
 def loaded(name: str) -> dict[str, Any]:
     """Return a record whole."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
@@ -335,6 +345,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "partition-gains": partition_gains,
     "partition-times": partition_times,
     "export-accuracy": export_accuracy,
+    "trained-networks": trained_networks,
     "calibration": calibration,
     "calibration-images": calibration_images,
     "calibration-retraining": calibration_retraining,
