@@ -220,7 +220,8 @@ void Winograd::finish(const float* sums, std::int64_t lanes, std::int64_t row, s
     const Vector low = broadcast(bounds.low), high = broadcast(bounds.high);
     write([&](Vector v) { return clamp(v, low, high); });
   } else {
-    write([&](Vector v) { return activated(layer_.activation, v); });
+    write([](Vector v) { return v; });
+    activate(layer_.activation, y, lanes);
   }
 }
 

@@ -23,6 +23,18 @@ inline Vector load(const Bfloat16* from) {
   return widened(bits);
 }
 
+// The first `lanes` lanes, 0 to kLanes, and zeros: the memory behind them is not read.
+inline Vector load(const Bfloat16* from, std::int64_t lanes) {
+  HalfVector bits = {};
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  bits = reinterpret_cast<HalfVector>(
+      _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << lanes) - 1), from));
+#else
+  std::memcpy(&bits, from, sizeof(Bfloat16) * static_cast<std::size_t>(lanes));
+#endif
+  return widened(bits);
+}
+
 // As Bfloat16(float) rounds.
 inline HalfVector rounded(Vector v) {
   const WordVector word = reinterpret_cast<WordVector>(v);

@@ -8,16 +8,16 @@
 
 namespace masktools {
 
-// A NaN is kept, whatever the bounds: the comparison is false. The order of bounds is that of
+// A NaN is kept, whatever the bounds. The order of bounds is that of
 // numpy.minimum(numpy.maximum(x, low), high).
 template <class V>
 inline V at_least(V x, V low) {
-  return low > x ? low : x;
+  return larger(low, x);
 }
 
 template <class V>
 inline V at_most(V x, V high) {
-  return high < x ? high : x;
+  return smaller(high, x);
 }
 
 template <class V>
@@ -28,12 +28,12 @@ inline V clamp(V x, V low, V high) {
 // As numpy.maximum and numpy.minimum: NaN if either is.
 template <class V>
 inline V maximum(V a, V b) {
-  return a > b ? a : a != a ? a : b;
+  return a != a ? a : larger(a, b);
 }
 
 template <class V>
 inline V minimum(V a, V b) {
-  return a < b ? a : a != a ? a : b;
+  return a != a ? a : smaller(a, b);
 }
 
 template <class V>

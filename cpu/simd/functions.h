@@ -20,16 +20,17 @@ struct Power {
   V rest, scale;
 };
 
-// Powers beyond the normal numbers end at their limits. The rest is NaN where x is.
+constexpr float kLeastPower = -87.0f, kLargestPower = 88.0f;  // e to these are normal numbers
+
+// For x between the two powers; the rest is NaN where x is.
 template <class V>
 inline Power<V> power_of_e(V x) {
   constexpr float kLog2 = 1.44269504f;
   constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;  // ln 2 in two parts
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: sums with it are rounded to whole numbers
-  const V bounded = clamp(x, V{} - 87.0f, V{} + 88.0f);
-  const V shifted = bounded * kLog2 + kRound;
+  const V shifted = x * kLog2 + kRound;
   const V power = shifted - kRound;
-  const V r = (bounded - power * kHigh) - power * kLow;
+  const V r = (x - power * kHigh) - power * kLow;
   V sum = V{} + 1.9875691500e-4f;
   sum = sum * r + 1.3981999507e-3f;
   sum = sum * r + 8.3334519073e-3f;
@@ -46,25 +47,41 @@ inline Power<V> power_of_e(V x) {
   return {sum, scale};
 }
 
-// e to the power x, to within two units in the last place; NaN where x is.
+template <class V>
+inline V bounded_power(V x) {
+  return clamp(x, V{} + kLeastPower, V{} + kLargestPower);
+}
+
+// e to the power x, to within two units in the last place; NaN where x is. Powers beyond the normal
+// numbers end at their limits.
 template <class V>
 inline V exponential(V x) {
-  const Power<V> power = power_of_e(x);
+  const Power<V> power = power_of_e(bounded_power(x));
   return (power.rest + 1.0f) * power.scale;
 }
 
 // exponential(x) - 1, as exact where x is about 0 and the difference has few digits left.
 template <class V>
 inline V exponential_less_one(V x) {
-  const Power<V> power = power_of_e(x);
+  const Power<V> power = power_of_e(bounded_power(x));
   return power.rest * power.scale + (power.scale - 1.0f);
 }
 
-// As exponential, but zero beyond the normal numbers: large numbers times it vanish too.
+// As exponential, of x below zero, but zero beyond the normal numbers: large numbers times it
+// vanish too.
 template <class V>
 inline V vanishing(V x) {
-  const V zero = V{};
-  return x < zero - 87.0f ? zero : exponential(x);
+  const V least = V{} + kLeastPower;
+  const Power<V> power = power_of_e(at_least(x, least));
+  return x < least ? V{} : (power.rest + 1.0f) * power.scale;
+}
+
+// The number of the same size that is not above zero.
+inline float below_zero(float x) { return -std::fabs(x); }
+
+inline Vector below_zero(Vector x) {
+  return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(x) |
+                                  std::numeric_limits<std::int32_t>::min());
 }
 
 // e to the power x over the whole range of floats, from 0 to infinity.
@@ -136,9 +153,9 @@ inline V hyperbolic_tangent(V x) {
 // x * sigmoid(z). Where z is far below zero nothing is left, however large x is.
 template <class V>
 inline V gated(V x, V z) {
-  const V zero = V{}, one = V{} + 1.0f;
-  const V small = vanishing(z > zero ? zero - z : z);
-  return x * ((z > zero ? one : small) / (one + small));
+  const V one = V{} + 1.0f;
+  const V small = vanishing(below_zero(z));
+  return x * ((z > V{} ? one : small) * reciprocal(one + small));
 }
 
 // x * sigmoid(alpha x + beta x^3). Without beta the cube, which overflows early, is left out.
@@ -153,7 +170,7 @@ inline V swish(V x, float alpha, float beta) {
 template <class V>
 inline V mish(V x) {
   const V zero = V{}, two = V{} + 2.0f;
-  const V s = vanishing(x > zero ? zero - x : x);
+  const V s = vanishing(below_zero(x));
   const V above = x > zero ? s * two + 1.0f : s * (s + 2.0f);
   return x * (above / (above + (x > zero ? s * s * two : two)));
 }

@@ -47,6 +47,60 @@ inline IntVector load(const std::int32_t* from) {
 
 inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
+// The first `lanes` lanes, 0 to kLanes, and zeros: the memory behind them is not read.
+inline Vector load(const float* from, std::int64_t lanes) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(
+      _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes) - 1), from));
+#elif defined(__AVX2__)
+  const IntVector index = {0, 1, 2, 3, 4, 5, 6, 7};
+  const IntVector mask = index < static_cast<std::int32_t>(lanes);
+  return reinterpret_cast<Vector>(_mm256_maskload_ps(from, reinterpret_cast<__m256i>(mask)));
+#else
+  Vector v = {};
+  for (std::int64_t i = 0; i < lanes; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
+// The larger and the smaller; b where either is NaN. Compilers make two instructions of the
+// comparison and the choice. GCC 12 warns of what the intrinsics without a mask leave undefined.
+inline Vector larger(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  const auto other = reinterpret_cast<__m512>(b);
+  return reinterpret_cast<Vector>(
+      _mm512_mask_max_ps(other, 0xffff, reinterpret_cast<__m512>(a), other));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vector>(
+      _mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+
+inline Vector smaller(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  const auto other = reinterpret_cast<__m512>(b);
+  return reinterpret_cast<Vector>(
+      _mm512_mask_min_ps(other, 0xffff, reinterpret_cast<__m512>(a), other));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Vector>(
+      _mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
+
+template <class V>
+inline V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class V>
+inline V smaller(V a, V b) {
+  return a < b ? a : b;
+}
+
 // Less zero, not plus zero: that keeps every value, -0 too, and so leaves nothing to compute.
 inline Vector broadcast(float value) { return value - Vector{}; }
 
@@ -63,6 +117,19 @@ inline bool is_finite(Vector v) {
   float sum = 0.0f;
   for (int i = 0; i < kLanes; ++i) sum += zero[i];
   return sum == 0.0f;
+#endif
+}
+
+inline float reciprocal(float x) { return 1.0f / x; }
+
+// 1 / x to within two units in the last place, for x from 1e-37 to 1e37.
+inline Vector reciprocal(Vector v) {
+#if defined(__AVX512F__)
+  const auto wide = reinterpret_cast<__m512>(v);
+  const Vector near = reinterpret_cast<Vector>(_mm512_mask_rcp14_ps(wide, 0xffff, wide));
+  return near + near * (1.0f - v * near);  // A step of Newton's: a division takes as long as ten.
+#else
+  return 1.0f / v;
 #endif
 }
 

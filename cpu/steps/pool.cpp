@@ -47,12 +47,10 @@ void combine_rows(const T* from, std::int64_t stride, std::int64_t count, float*
     for (std::int64_t r = 1; r < rows; ++r) v = combine(v, load(from + r * stride + i));
     store(to + i, v);
   }
-  for (; i < n; ++i) {
-    float v = static_cast<float>(from[i]);
-    for (std::int64_t r = 1; r < rows; ++r)
-      v = combine(v, static_cast<float>(from[r * stride + i]));
-    to[i] = v;
-  }
+  if (i == n) return;
+  Vector v = load(from + i, n - i);
+  for (std::int64_t r = 1; r < rows; ++r) v = combine(v, load(from + r * stride + i, n - i));
+  store(to + i, v, n - i);
 }
 
 template <class Combine, class T>
@@ -108,7 +106,21 @@ void combine_short_pixels(const float* from, const Windows& w, float* to, std::i
   combine_short_pixels<Combine, kSamples, 0>(from, w, to, pixels);
 }
 
-// The same for pixels of one sample, one tap after the other: kStep, if not 0, is the step.
+// The same for pixels of one sample, with windows at neighbouring pixels.
+template <class Combine>
+void combine_neighbours(const float* from, const Windows& w, float* to, std::int64_t pixels) {
+  const Combine combine;
+  for (std::int64_t k = 0; k < pixels; k += kLanes) {
+    const std::int64_t lanes = std::min<std::int64_t>(pixels - k, kLanes);
+    Vector v = load(from + k, lanes);
+    for (std::int64_t t = 1; t < w.taps; ++t) {
+      v = combine(v, load(from + k + t * w.dilation, lanes));
+    }
+    store(to + k, v, lanes);
+  }
+}
+
+// The same for any step, one tap after the other: kStep, if not 0, is the step.
 template <class Combine, int kStep>
 void combine_samples(const float* from, const Windows& w, float* to, std::int64_t pixels) {
   const std::int64_t step = kStep ? kStep : w.step;
@@ -124,7 +136,7 @@ template <class Combine>
 void combine_windows(const float* from, const Windows& w, float* to, std::int64_t pixels,
                      std::int64_t n) {
   if (n == 1) {
-    if (w.step == 1) return combine_samples<Combine, 1>(from, w, to, pixels);
+    if (w.step == 1) return combine_neighbours<Combine>(from, w, to, pixels);
     if (w.step == 2) return combine_samples<Combine, 2>(from, w, to, pixels);
     return combine_samples<Combine, 0>(from, w, to, pixels);
   }

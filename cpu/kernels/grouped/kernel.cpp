@@ -79,14 +79,15 @@ inline Vector masked(Vector v, const std::int32_t* mask) {
 
 // Finishes sums that are not simply bounded and stored: [row][vector] in `sums`.
 __attribute__((noinline)) void finish(const Call& call, const Tile& tile, const Group& group,
-                                      int rows, int width, const float* sums) {
+                                      int rows, int width, float* sums) {
+  if (!call.bounded) activate(call.activation, sums, std::int64_t{rows} * width * kLanes);
   const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
   for (int r = 0; r < rows; ++r) {
     float* to = tile.y + group.rows[r] * tile.y_plane;
     for (int j = 0; j < width; ++j, sums += kLanes) {
       const std::int64_t lane = std::int64_t{j} * kLanes, at = j * tile.y_step;
       Vector v = load(sums);
-      v = call.bounded ? clamp(v, low, high) : activated(call.activation, v);
+      if (call.bounded) v = clamp(v, low, high);
       if (call.scale != 1.0f) v *= call.scale;
       if (tile.mask) v = masked(v, tile.mask + lane);
       if (tile.combine == Combine::kMax) v = maximum(v, load(to + at));

@@ -271,8 +271,8 @@ void Rows::finish(const Tile& tile, std::int64_t row, std::int64_t vectors, floa
 void Rows::activate_row(std::int64_t row, std::int64_t vectors, float* sums) const {
   const float bias = layer_.bias.size ? layer_.bias[row] : 0.0f;
   const auto apply = [&](auto function) {
-    for (std::int64_t v = 0; v < vectors; ++v, sums += kLanes) {
-      store(sums, function(load(sums) + bias));
+    for (std::int64_t v = 0; v < vectors; ++v) {
+      store(sums + v * kLanes, function(load(sums + v * kLanes) + bias));
     }
   };
   Bounds bounds;
@@ -280,7 +280,8 @@ void Rows::activate_row(std::int64_t row, std::int64_t vectors, float* sums) con
     const Vector low = broadcast(bounds.low), high = broadcast(bounds.high);
     apply([&](Vector v) { return clamp(v, low, high); });
   } else {
-    apply([&](Vector v) { return activated(layer_.activation, v); });
+    apply([](Vector v) { return v; });
+    activate(layer_.activation, sums, vectors * kLanes);
   }
 }
 
