@@ -74,7 +74,16 @@ def bench(
     dtype: Dtype = "float32",
     threads: Threads = None,
     tune: Tune = False,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 20,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs, or rounds of turns.")] = 20,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE,...",
+            help="onnxruntime, openvino, mnn, deepsparse: time these too, in turns, on the "
+            "processor. ENGINE=PYTHON: the interpreter that has it.",
+        ),
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="What the other engines run.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Time whole runs on random input; the first run is not counted."""
@@ -82,6 +91,16 @@ def bench(
 
     import runtime
 
+    if (against is None) != (onnx is None):
+        raise typer.BadParameter("--against and --onnx belong together")
+    if against is not None and onnx is not None:
+        # The others run on the processor, so does ours.
+        model = runtime.load(checkpoint, "cpu", dtype, threads, tune)
+        found = _beside(
+            checkpoint, model, _random_inputs(model, batch, shape), against, onnx, repeat
+        )
+        (_print_json if as_json else _show_beside)(found)
+        return
     model = runtime.load(checkpoint, backend, dtype, threads, tune)
     given = _random_inputs(model, batch, shape)
     # Where a device computes, its own arrays go in and come out: copies are the caller's.
@@ -141,6 +160,80 @@ def profile(
         _table(
             ["step", "operator", "inputs", "output", "density", "multiplications", "ms"],
             [_cells(row) for row in rows],
+        )
+
+
+def _beside(
+    checkpoint: Path,
+    model: Model,
+    inputs: dict[str, Any],
+    against: str,
+    onnx: Path,
+    rounds: int,
+) -> dict[str, Any]:
+    """Return the figures of a network beside other engines, timed in turns."""
+    from masktools.network.layers import layers
+    from masktools.network.onnx.reader import read_onnx
+    from runtime.cpu.processor import cores
+    from runtime.engines.comparison import compare, interpreters
+    from runtime.errors import InputError
+    from runtime.plan import cost
+
+    peers = interpreters(against)
+    if len(inputs) > 1:
+        raise InputError(f"{checkpoint}: --against takes networks of one input, not {len(inputs)}")
+    [x] = inputs.values()
+    plan = model.plan.at({name: array.shape for name, array in inputs.items()})
+    kept = sum(cost.multiplications(plan, step, len(x)) for step in plan.steps)
+    # Of the file, not of what is stored: channels that nothing reads are not stored.
+    network = layers(read_onnx(onnx, x.shape))
+    dense = sum(layer.multiplications() for layer in network.values()) * len(x)
+    threads = model.threads or cores()
+    tuned = model.backend.tuned
+    found = compare(
+        checkpoint,
+        onnx,
+        peers,
+        x,
+        dtype=model.dtype,
+        threads=threads,
+        rounds=rounds,
+        tuned=tuned,
+    )
+    share = kept / (found.rows[0].milliseconds / 1e3) / found.peak
+    return {
+        "dtype": model.dtype,
+        "threads": threads,
+        "tuned": tuned,
+        "rounds": rounds,
+        "input": "x".join(map(str, x.shape)),
+        "engines": [asdict(row) for row in found.rows],
+        "left_out": list(found.left_out),
+        "limit": dense / kept if kept else None,
+        "share_of_peak": share,
+    }
+
+
+def _show_beside(found: dict[str, Any]) -> None:
+    """Print a comparison with other engines."""
+    rows = [
+        [
+            row["engine"],
+            row["version"],
+            row["milliseconds"],
+            f"{row['over_ours']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["quartiles"]),
+            f"{row['apart']:.1e}",
+        ]
+        for row in found["engines"]
+    ]
+    _table(["engine", "version", "ms", "over ours", "quartiles", "output apart by"], rows)
+    for said in found["left_out"]:
+        print(f"left out: {said}", file=sys.stderr)
+    if found["limit"]:
+        print(
+            f"{found['input']}, {found['threads']} threads: dense over stored multiplications "
+            f"{found['limit']:.2f}, {found['share_of_peak']:.0%} of this machine's peak"
         )
 
 

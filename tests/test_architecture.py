@@ -72,7 +72,8 @@ FOLDERS = {
     "runtime.cpu.choice": ["runtime.cpu.kernels"],
     "runtime.cuda": ["runtime.backend", "runtime.tuning"],
     "runtime.model": ["runtime.backend"],
-    "runtime.__main__": ["runtime.model", "masktools.version"],
+    "runtime.engines": ["runtime.cpu", "masktools.version"],
+    "runtime.__main__": ["runtime.model", "runtime.engines", "masktools.version"],
 }
 # The folders of `cpu/`, and those whose headers each may include besides its own.
 CPU = {

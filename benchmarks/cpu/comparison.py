@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtime
-from benchmarks.cpu.engines import SUFFIXES, Engine, EngineError, take_turns
 from benchmarks.cpu.networks import Files, Variant, images
 from benchmarks.cpu.report import Measured, Size, records
 from masktools import checkpoint
+from runtime.engines.turns import SUFFIXES, Engine, EngineError, take_turns
 from runtime.plan import cost, plan
 from runtime.plan.steps import Weighted
 

@@ -12,11 +12,11 @@ import numpy as np
 from torch import nn
 
 import runtime
-from benchmarks.cpu.engines import PEAK, Times
 from benchmarks.cpu.networks import grouped, unstructured, zoo
-from benchmarks.cpu.peak import peak
 from benchmarks.cpu.report import share_of_peak
 from masktools.export import from_onnx
+from runtime.engines.peak import peak
+from runtime.engines.turns import PEAK, Times
 
 # Width of the map, channels, kernel: the middle of VGG-16 and ResNet at 32 x 32, and 1 x 1 layers.
 LAYERS = (

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.cpu.engines import Times
 from benchmarks.cpu.networks import Variant
+from runtime.engines.turns import Times
 
 DENSE_PEERS = ("onnxruntime", "openvino", "torch", "torch-compile", "deepsparse")
 

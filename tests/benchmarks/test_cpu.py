@@ -9,10 +9,10 @@ from paths import ROOT
 sys.path.append(str(ROOT))
 
 from benchmarks.cpu import report
-from benchmarks.cpu.engines import FEWEST, MOST, TURN, Engine, Times, runs_in_turn
 from benchmarks.cpu.networks import Variant, grouped, make_masks, unstructured, zoo
 from benchmarks.cpu.report import Measured, Size
 from runtime.cpu.backend import CpuBackend
+from runtime.engines.turns import FEWEST, MOST, TURN, Engine, Times, runs_in_turn
 
 DENSE, SPARSE = Variant("vgg16"), Variant("vgg16", "height-16", 0.2)
 

@@ -14,4 +14,5 @@ def peak(threads: int, seconds: float) -> float:
     """
     measure = native.load().fma_peak
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(lambda _: measure(seconds), range(threads)))
+        rate: float = sum(pool.map(lambda _: measure(seconds), range(threads)))
+        return rate

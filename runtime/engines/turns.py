@@ -1,4 +1,4 @@
-"""Engines in processes of their own, timed in turns."""
+"""Run other engines beside ours, each in a process of its own, and time them in turns."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SUFFIXES = {
     "torch": ".pt2",
     "torch-compile": ".pt2",
     "deepsparse": ".onnx",
+    "mnn": ".onnx",
     "masktools": ".safetensors",
     "masktools-bfloat16": ".safetensors",
 }
@@ -60,9 +61,11 @@ class Engine:
     name : str
     python : str
         The interpreter that has the engine.
+    settings : mapping of str to str
+        Of its environment.
     """
 
-    def __init__(self, name: str, python: str) -> None:
+    def __init__(self, name: str, python: str, settings: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.process = subprocess.Popen(
             [python, str(WORKER)],
@@ -71,7 +74,7 @@ class Engine:
             stderr=subprocess.DEVNULL,
             text=True,
             # DeepSparse reports its use to its makers unless told not to.
-            env=os.environ | {"NM_DISABLE_ANALYTICS": "True"},
+            env=os.environ | {"NM_DISABLE_ANALYTICS": "True"} | dict(settings or {}),
         )
 
     def ask(self, do: str, **what: object) -> dict[str, Any]:
@@ -94,6 +97,7 @@ class Engine:
         return answer
 
     def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.communicate()  # closes both pipes
 

@@ -19,11 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Run = Callable[[], Any]
+Array = NDArray[Any]
 
 
-def onnxruntime(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
+def onnxruntime(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run onnxruntime, on threads of its own."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -33,7 +36,8 @@ def onnxruntime(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
     return lambda: session.run(None, {name: x})[0], onnxruntime.__version__
 
 
-def openvino(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
+def openvino(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run OpenVINO in float32, for the least latency."""
     import openvino
 
     settings = {
@@ -45,20 +49,22 @@ def openvino(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
     return lambda: request.infer([x], share_inputs=True)[0], openvino.__version__
 
 
-def _torch_module(path: str, x: np.ndarray, threads: int) -> tuple[Any, Any]:
+def _torch_module(path: str, x: Array, threads: int) -> tuple[Any, Any]:
     import torch
 
     torch.set_num_threads(threads)
-    module = torch.export.load(path).module().to(memory_format=torch.channels_last)
+    module: Any = torch.export.load(path).module()
+    module = module.to(memory_format=torch.channels_last)
     return module, torch.from_numpy(x).to(memory_format=torch.channels_last)
 
 
-def torch_frozen(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
+def torch_frozen(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run PyTorch, traced and frozen, channels last."""
     import torch
 
     module, images = _torch_module(path, x, threads)
     with torch.inference_mode():
-        frozen = torch.jit.freeze(torch.jit.trace(module, images).eval())
+        frozen = torch.jit.freeze(torch.jit.trace(module, images).eval())  # type: ignore[no-untyped-call]
 
     def run() -> Any:  # noqa: ANN401
         with torch.inference_mode():
@@ -67,13 +73,14 @@ def torch_frozen(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
     return run, torch.__version__
 
 
-def torch_compile(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
+def torch_compile(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run PyTorch, compiled with frozen weights, channels last."""
     import torch
     import torch._inductor.config
 
     torch._inductor.config.freezing = True  # folds batch normalisation, packs the weights
     module, images = _torch_module(path, x, threads)
-    compiled = torch.compile(module)
+    compiled: Any = torch.compile(module)
 
     def run() -> Any:  # noqa: ANN401
         with torch.no_grad():
@@ -82,7 +89,8 @@ def torch_compile(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
     return run, torch.__version__
 
 
-def deepsparse(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
+def deepsparse(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run DeepSparse, which is told not to report its use."""
     os.environ["NM_DISABLE_ANALYTICS"] = "True"
     import deepsparse
 
@@ -90,7 +98,41 @@ def deepsparse(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
     return lambda: engine.run([x], val_inp=False)[0], deepsparse.__version__
 
 
-def masktools(path: str, x: np.ndarray, threads: int, dtype: str = "float32") -> tuple[Run, str]:
+def mnn(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run MNN on a conversion of the file, with the sparse kernels that it chooses by itself."""
+    import tempfile
+    from pathlib import Path
+
+    import _tools  # MNN's converter; its Python wrapper reports its use, and installs what it needs
+    import MNN
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = str(Path(folder) / "net.mnn")
+        files = ["--modelFile", path, "--MNNModel", made]
+        _tools.mnnconvert(
+            ["mnnconvert", "-f", "ONNX", *files, "--bizCode", "x", "--detectSparseSpeedUp"]
+        )
+        network = MNN.Interpreter(made)
+    session = network.createSession({"numThread": threads, "backend": "CPU", "precision": "high"})
+    (given,) = network.getSessionInputAll(session).values()
+    network.resizeTensor(given, x.shape)
+    network.resizeSession(session)
+    layout, number = MNN.Tensor_DimensionType_Caffe, MNN.Halide_Type_Float
+    given.copyFrom(MNN.Tensor(x.shape, number, x, layout))
+    made_by, *_ = network.getSessionOutputAll(session).values()
+
+    def run() -> Any:  # noqa: ANN401
+        network.runSession(session)
+        shape = made_by.getShape()
+        held = MNN.Tensor(shape, number, np.empty(shape, np.float32), layout)
+        made_by.copyToHostTensor(held)
+        return held.getNumpyData().copy()  # It is the tensor's memory, which ends with it.
+
+    return run, MNN.version()
+
+
+def masktools(path: str, x: Array, threads: int, dtype: str = "float32") -> tuple[Run, str]:
+    """Run a checkpoint on our CPU backend."""
     import runtime
     from masktools.version import __version__
 
@@ -98,7 +140,8 @@ def masktools(path: str, x: np.ndarray, threads: int, dtype: str = "float32") ->
     return lambda: model(x), __version__
 
 
-def masktools_bfloat16(path: str, x: np.ndarray, threads: int) -> tuple[Run, str]:
+def masktools_bfloat16(path: str, x: Array, threads: int) -> tuple[Run, str]:
+    """Run a checkpoint on our CPU backend, in bfloat16."""
     return masktools(path, x, threads, "bfloat16")
 
 
@@ -108,6 +151,7 @@ ENGINES = {
     "torch": torch_frozen,
     "torch-compile": torch_compile,
     "deepsparse": deepsparse,
+    "mnn": mnn,
     "masktools": masktools,
     "masktools-bfloat16": masktools_bfloat16,
 }
@@ -120,6 +164,7 @@ class Worker:
         self.run_once: Run | None = None
 
     def load(self, engine: str, path: str, images: str, threads: int) -> dict[str, Any]:
+        """Load a network and run it once."""
         self.run_once = None  # two networks at once would share the caches' sets, and the memory
         start = time.perf_counter()
         self.run_once, version = ENGINES[engine](path, np.load(images), threads)
@@ -138,18 +183,20 @@ class Worker:
         return {"seconds": seconds}
 
     def output(self, path: str) -> dict[str, Any]:
+        """Write the network's first output."""
         assert self.run_once is not None
         np.save(path, np.asarray(self.run_once(), np.float32))
         return {}
 
     def peak(self, seconds: float, threads: int) -> dict[str, Any]:
         """Measure fused multiply-adds on registers alone, on all threads at once."""
-        import peak
+        from runtime.engines.peak import peak
 
-        return {"multiplications": peak.peak(threads, seconds)}
+        return {"multiplications": peak(threads, seconds)}
 
 
 def main() -> None:
+    """Answer requests until there are no more."""
     # Engines print to standard output; answers alone may stand there.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
