@@ -77,24 +77,54 @@ inline Vector masked(Vector v, const std::int32_t* mask) {
   return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & load(mask));
 }
 
+// Writes finished sums of a kernel, [row][vector]: through the mask, and joined with what is there.
+template <bool kMasked, Combine kCombine>
+void write(const Tile& tile, const Group& group, int rows, int width, const float* sums) {
+  for (int r = 0; r < rows; ++r) {
+    float* to = tile.y + group.rows[r] * tile.y_plane;
+    for (int j = 0; j < width; ++j, sums += kLanes, to += tile.y_step) {
+      const std::int64_t lane = std::int64_t{j} * kLanes, lanes = tile.lanes - lane;
+      Vector v = load(sums);
+      if (kMasked) v = masked(v, tile.mask + lane);
+      if (kCombine == Combine::kMax) v = maximum(v, load(to));
+      if (kCombine == Combine::kAdd) v += load(to);
+      if (lanes >= kLanes) {
+        store(to, v);
+      } else {
+        store(to, v, lanes);
+      }
+    }
+  }
+}
+
+template <bool kMasked>
+void write(const Tile& tile, const Group& group, int rows, int width, const float* sums) {
+  switch (tile.combine) {
+    case Combine::kStore:
+      return write<kMasked, Combine::kStore>(tile, group, rows, width, sums);
+    case Combine::kMax:
+      return write<kMasked, Combine::kMax>(tile, group, rows, width, sums);
+    case Combine::kAdd:
+      return write<kMasked, Combine::kAdd>(tile, group, rows, width, sums);
+  }
+}
+
 // Finishes sums that are not simply bounded and stored: [row][vector] in `sums`.
 __attribute__((noinline)) void finish(const Call& call, const Tile& tile, const Group& group,
                                       int rows, int width, float* sums) {
-  if (!call.bounded) activate(call.activation, sums, std::int64_t{rows} * width * kLanes);
-  const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
-  for (int r = 0; r < rows; ++r) {
-    float* to = tile.y + group.rows[r] * tile.y_plane;
-    for (int j = 0; j < width; ++j, sums += kLanes) {
-      const std::int64_t lane = std::int64_t{j} * kLanes, at = j * tile.y_step;
-      Vector v = load(sums);
-      if (call.bounded) v = clamp(v, low, high);
-      if (call.scale != 1.0f) v *= call.scale;
-      if (tile.mask) v = masked(v, tile.mask + lane);
-      if (tile.combine == Combine::kMax) v = maximum(v, load(to + at));
-      if (tile.combine == Combine::kAdd) v += load(to + at);
-      store(to + at, v, std::min<std::int64_t>(tile.lanes - lane, kLanes));
-    }
+  const std::int64_t lanes = std::int64_t{rows} * width * kLanes;
+  if (!call.bounded) {
+    activate(call.activation, sums, lanes);
+  } else {
+    const Vector low = broadcast(call.bounds.low), high = broadcast(call.bounds.high);
+    for (std::int64_t i = 0; i < lanes; i += kLanes)
+      store(sums + i, clamp(load(sums + i), low, high));
   }
+  if (const float scale = call.scale; scale != 1.0f) {
+    for (std::int64_t i = 0; i < lanes; i += kLanes) store(sums + i, load(sums + i) * scale);
+  }
+  return tile.mask ? write<true>(tile, group, rows, width, sums)
+                   : write<false>(tile, group, rows, width, sums);
 }
 
 // Fetches the lines that a group will write: it has its products for that to come true.
