@@ -87,6 +87,9 @@ NARROW_EFFICIENCY = (0.6, 0.8)
 # Lanes of the whole output up to which rows may be lanes instead: beyond, taps find little of x in
 # the first level of the cache. Of single rows, which make no vector, a share of one.
 NARROW_LANES, NARROW_ROWS = 256, 0.25
+# Density from which rows of nonzeros are multiplied as a dense weight on up to so many lanes: a
+# nonzero by itself takes as long as eight to twelve multiplications of rows that are lanes.
+NARROW_DENSE, NARROW_DENSE_LANES = 0.12, 8
 # By how much a thread's rows may exceed the mean before groups are made half as high.
 NARROW_UNEVEN = 1.1
 # What vectors along pixels take where strides or dilations make them read a copy of the input.

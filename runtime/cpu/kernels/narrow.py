@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from masktools.checkpoint import SparseWeight
 from runtime.cpu.calibration import (
+    NARROW_DENSE,
+    NARROW_DENSE_LANES,
     NARROW_COPIED,
     NARROW_EFFICIENCY,
     NARROW_LANES,
@@ -90,20 +92,39 @@ def _scheme(problem: Problem, machine: Machine) -> Scheme | None:
     lanes = problem.pixels * problem.lanes
     if problem.lanes % vector == 0:
         return None
-    if scheme.form == "rows" or shape.group_rows == 1:
+    if shape.group_rows > 1 and _fills_up(scheme, problem, lanes):
+        scheme = Scheme("dense")
+    elif scheme.form == "rows" or shape.group_rows == 1:
         return scheme if lanes <= NARROW_ROWS * vector else None
-    if lanes > NARROW_LANES:
-        return None
-    vectors = -(-lanes // vector) + (2 if problem.inside(vector) < 1 else 0)
-    direct = cost * vectors * vector * problem.inside(vector)
-    direct *= 1 if problem.is_plain else NARROW_COPIED
-    if _lane_cost(scheme, problem, machine) * lanes > direct:
+    elif lanes > NARROW_LANES or _takes_longer(scheme, cost, problem, machine):
         return None
     height = 2 * vector
     groups = -(-shape.rows // height)
     if -(-groups // machine.threads) * machine.threads * height > NARROW_UNEVEN * shape.rows:
         height = vector
     return Scheme(scheme.form, height, unit=vector)
+
+
+def _fills_up(scheme: Scheme, problem: Problem, lanes: int) -> bool:
+    """Return whether zeros cost less than nonzeros by themselves, on a few lanes."""
+    shape, weight = problem.shape, problem.weight
+    if not isinstance(weight, SparseWeight) or lanes > NARROW_DENSE_LANES:
+        return False
+    alone = weight.stored if scheme.form == "rows" else _residual(weight)
+    return alone >= NARROW_DENSE * shape.rows * shape.group_channels * shape.taps
+
+
+def _residual(weight: SparseWeight) -> int:
+    return weight.residual.values.size if weight.residual is not None else 0
+
+
+def _takes_longer(scheme: Scheme, cost: float, problem: Problem, machine: Machine) -> bool:
+    """Return whether rows that are lanes take longer than vectors along pixels."""
+    vector, lanes = machine.vector, problem.pixels * problem.lanes
+    vectors = -(-lanes // vector) + (2 if problem.inside(vector) < 1 else 0)
+    direct = cost * vectors * vector * problem.inside(vector)
+    direct *= 1 if problem.is_plain else NARROW_COPIED
+    return _lane_cost(scheme, problem, machine) * lanes > direct
 
 
 def _lane_cost(scheme: Scheme, problem: Problem, machine: Machine) -> float:
@@ -117,5 +138,6 @@ def _lane_cost(scheme: Scheme, problem: Problem, machine: Machine) -> float:
 
     if scheme.form == "dense" or not isinstance(weight, SparseWeight):
         return shape.groups * cost(shape.group_rows, shape.group_channels * shape.taps)
-    residual = weight.residual.values.size if weight.residual is not None else 0
-    return cost(1, residual) + sum(cost(len(b.rows), len(b.columns)) for b in weight.layout.blocks)
+    return cost(1, _residual(weight)) + sum(
+        cost(len(b.rows), len(b.columns)) for b in weight.layout.blocks
+    )

@@ -91,6 +91,20 @@ def test_rows_are_lanes_where_few_pixels_fill_no_vectors():
     assert Narrow(GROUPED).cost(problem(rows, 4, 4, 1), MACHINE) == float("inf")
 
 
+@pytest.mark.parametrize(
+    ("density", "group_rows", "size", "lanes", "form"),
+    [(0.2, 1, 1, 1, "dense"), (0.2, 1, 1, 7, "dense"), (0.2, 1, 2, 2, "dense"),
+     (0.1, 1, 1, 1, "blocks"), (0.2, 8, 1, 1, "blocks")],
+)  # fmt: skip
+def test_nonzeros_that_are_many_are_multiplied_densely_on_few_lanes(
+    density, group_rows, size, lanes, form
+):
+    weight = sparse((512, 512, 1, 1), density, group_rows)
+    scheme = scheme_of_lanes(problem(weight, size, size, lanes, pads=(0, 0)), MACHINE)
+    assert scheme is not None
+    assert scheme.form == form
+
+
 @pytest.mark.parametrize(("rows", "height"), [(64, 32), (512, 32), (32, 16), (96, 16), (10, 16)])
 def test_groups_of_lanes_are_as_high_as_leaves_no_thread_idle(rows, height):
     weight = np.ones((rows, 64, 3, 3), np.float32)
