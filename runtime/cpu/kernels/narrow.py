@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from masktools.checkpoint import SparseWeight
 from runtime.cpu.calibration import (
+    NARROW_COPIED,
     NARROW_DENSE,
     NARROW_DENSE_LANES,
-    NARROW_COPIED,
     NARROW_EFFICIENCY,
     NARROW_LANES,
     NARROW_ROWS,
