@@ -184,7 +184,7 @@ class Pass:
         read = source.inputs[index]
         wish = layer_name(self._folding.origin(read), source.given) + form.mark
         name = self._store(array, wish, lambda name: name in self.weights, ".weight")
-        self.weights.setdefault(name, []).append(Use(source.outputs[0], form, index))
+        self.weights.setdefault(name, []).append(Use(source.first, form, index))
         return name.removesuffix(".weight")
 
     def _store(

@@ -91,6 +91,48 @@ def cut(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
 
 
+def pad(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Pad axes that are not that of the batch."""
+    tensor = ctx.turned.get(source.inputs[0])
+    kept = replace(source, attributes=dict(source.attributes))
+    pads = ctx.integers(kept, "pads", 1)
+    if tensor is None or pads is None:
+        return False
+    given, rank = ctx.integers(kept, "axes", 3), len(tensor.shape)
+    axes = source.axes(range(rank) if given is None else given, rank)
+    if len(pads) != 2 * len(axes):
+        return False
+    around = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
+    if any(around.pop(tensor.axis, ())):
+        return False
+    source.attributes["axes"] = tuple(value_axis(tensor, axis) for axis in around)
+    sides = zip(*around.values(), strict=True)
+    source.attributes["pads"] = tuple(n for side in sides for n in side)
+    return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
+
+
+def repeat(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Repeat entries along axes that are not that of the batch, by Expand or Tile."""
+    tensor = ctx.turned.get(source.inputs[0])
+    name = "shape" if source.op == "Expand" else "repeats"
+    kept = replace(source, attributes=dict(source.attributes))
+    given = ctx.integers(kept, name, 1) if tensor else None
+    if tensor is None or given is None or len(given) != len(tensor.shape):
+        return False
+    same = {1}
+    if source.op == "Expand":  # The size that the axis has, here or in the file, asks for no more.
+        batch = ctx.shape(tensor.value)[0]
+        same |= {tensor.before * n * tensor.after for n in (batch, ctx.said or batch)}
+    if given[tensor.axis] not in same:
+        return False
+    wanted = [1] * len(ctx.shape(tensor.value))
+    for axis, n in enumerate(given):
+        if axis != tensor.axis:
+            wanted[value_axis(tensor, axis)] = n
+    source.attributes[name] = tuple(wanted)
+    return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
+
+
 def gather_nd(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     """Take positions of axes before that of the batch."""
     tensor, indices = ctx.turned.get(source.inputs[0]), ctx.constant(source.input(1))
