@@ -15,6 +15,7 @@ from masktools.network.onnx.batch_axis.places import (
     turned_like,
     value_axis,
 )
+from masktools.network.onnx.batch_axis.reshaping import reshape
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
 
@@ -41,6 +42,28 @@ def along(*names: str) -> Callable[[Pass, Source, Rewrite], bool]:
         return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis - gone)
 
     return handle
+
+
+choose = along("0", "index")
+
+
+def gather(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Choose along an axis; all entries of that of the batch in order are a Reshape.
+
+    So torch.export writes ``as_strided``: the whole tensor as one axis, and places in it.
+    """
+    tensor, index = ctx.turned.get(source.inputs[0]), ctx.constant(source.input(1))
+    if tensor is None or index is None or ctx.said is None:
+        return choose(ctx, source, plain)
+    axis = source.axes((source.attributes.get("axis", 0),), len(tensor.shape))[0]
+    entries = tensor.before * ctx.said * tensor.after
+    if axis != tensor.axis or not np.array_equal(index.ravel(), np.arange(entries)):
+        return choose(ctx, source, plain)
+    shape = (*tensor.shape[:axis], *index.shape, *tensor.shape[axis + 1 :])
+    if not reshape(ctx, replace(source, op="Reshape", attributes={"shape": shape}), plain):
+        return False
+    source.take("axis")
+    return True
 
 
 def concat(ctx: Pass, source: Source, plain: Rewrite) -> bool:

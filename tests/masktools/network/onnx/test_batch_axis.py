@@ -191,6 +191,18 @@ def test_a_batch_of_one_that_the_file_fixes_is_opened():
     np.testing.assert_array_equal(run(graph, x), wanted)
 
 
+@pytest.mark.parametrize(("places", "batch"), [(range(12), None), (range(11, -1, -1), 1)])
+def test_a_tensor_as_one_axis_with_places_in_it(places, batch):
+    """As torch.export writes ``as_strided``; in another order it is left as it is."""
+    nodes = [
+        node("Reshape", ["x", "flat"], ["f"], "a"), node("Gather", ["f", "places"], ["g"], axis=0),
+        node("Reshape", ["g", "back"], ["y"], "b"),
+    ]  # fmt: skip
+    index = np.array(places, np.int64).reshape(1, 12, 1)
+    constants = {"flat": ints(-1), "places": index, "back": ints(1, 12)}
+    assert read_alone(nodes, constants, (4, 3)).inputs[0].shape == (batch, 4, 3)
+
+
 @pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceMax"])
 @pytest.mark.parametrize("keep", [0, 1])
 def test_values_stacked_before_the_batch_are_reduced(op, keep):
