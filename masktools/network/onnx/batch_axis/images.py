@@ -82,7 +82,7 @@ def _window(source: Source, axes: int) -> tuple[tuple[int, ...], ...] | None:
 
 
 def _below_each_other(ctx: Pass, source: Source, tensor: Turned, between: int) -> str:
-    """Return the images of each sample as one, with so many rows of zeros behind each."""
+    """Return the images of each sample as one, with `between` rows of zeros behind each."""
     parts, (channels, height, *rest) = parts_of(tensor), tensor.shape[1:]
     value, x, at = tensor.value, source.outputs[0], 1 + len(parts)
     rank = at + 2 + len(rest)
