@@ -5,9 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from masktools.network.graph import Node
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
 from masktools.network.onnx.rewrites.elementwise import Steps, powered
+from masktools.network.shapes import output_shapes
 from masktools.network.sizes import largest
 
 
@@ -76,17 +78,36 @@ def lp_pool(ctx: Pass, source: Source) -> None:
     """Write LpPool as the root of a sum of powers: an average times the size of the window."""
     order = float(source.take("p", 2))
     kernel = tuple(source.take("kernel_shape", ()))
-    source.take_only("ceil_mode", 0, 0)
+    ceil = source.take("ceil_mode", 0)
     mean = ctx.fresh(f"{source.outputs[0]}_mean")
     attributes: dict[str, Any] = {
         "kernel_shape": kernel,
         **_window(ctx, source, kernel),
-        "ceil_mode": 0,
+        "ceil_mode": ceil,
         "count_include_pad": 1,
     }
-    ctx.emit("AveragePool", [_size_to_the(ctx, source, order)], mean, source.name, **attributes)
+    x = _size_to_the(ctx, source, order)
+    if ceil:
+        attributes |= {"pads": _to_the_end(ctx, source, x, attributes), "ceil_mode": 0}
+    ctx.emit("AveragePool", [x], mean, source.name, **attributes)
     summed = Steps(ctx, source).add("Mul", mean, float(prod(kernel)))
     _end_with_root(ctx, source, summed, order)
+
+
+def _to_the_end(ctx: Pass, source: Source, x: str, attributes: dict[str, Any]) -> tuple[int, ...]:
+    """Return pads as far as the last windows of a pool with `ceil_mode` hang over the image.
+
+    An average leaves out what lies beyond the padding; of a sum of powers zeros change nothing.
+    """
+    pool = Node(source.name, "AveragePool", (x,), ("",), attributes)
+    shape, counts = ctx.shape(x)[2:], output_shapes(pool, {x: ctx.shape(x)})[0][2:]
+    before = attributes["pads"][: len(shape)]
+    ends = zip(
+        counts, attributes["strides"], attributes["dilations"], attributes["kernel_shape"],
+        shape, before, strict=False,  # What has too many entries is refused with the node.
+    )  # fmt: skip
+    behind = (largest((c - 1) * s + d * (k - 1) + 1 - n - p, 0) for c, s, d, k, n, p in ends)
+    return (*before, *behind)
 
 
 def global_lp_pool(ctx: Pass, source: Source) -> None:
