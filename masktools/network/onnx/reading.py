@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name
+from masktools.network.onnx.counts import makes_counts
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
 from masktools.network.onnx.forms import SAME, Form, Use
@@ -65,6 +66,8 @@ class Pass:
         All that is known while reading, integers too.
     booleans : set of str
         Values that are booleans in the file: ones and zeros here.
+    counts : set of str
+        Tensors of the file that are whole numbers there, counts of booleans: floats here.
     said : int or None
         The batch size that the file itself fixes.
 
@@ -89,6 +92,7 @@ class Pass:
         self.weights: dict[str, list[Use]] = {}
         self.turned: dict[str, Turned] = {}
         self.booleans: set[str] = set()
+        self.counts: set[str] = set()
         self.said = batch
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._folding = Folding(weights, opset)
@@ -316,8 +320,11 @@ class Pass:
         if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
             self._fold(proto, source, values)
         elif source.op in self._rewrites:
+            counted = makes_counts(source, proto.input, self.counts)
             self._rewrites[source.op](self, source)
             source.finish()
+            if counted:
+                self.counts.update(proto.output)
         else:
             way = WAYS_AROUND.get(source.op, "")
             raise source.refuse(f"operator {source.op!r} is not supported{way and f': {way}'}")
@@ -372,6 +379,8 @@ class Pass:
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:
+            if name in self.counts:
+                raise GraphError(f"output {name!r} is a count of booleans: cast it to float32")
             found = self.write_out(self._alias.get(name, name), f"Identity_{name}")
             if found not in self.shapes:
                 raise GraphError(f"output {name!r} does not depend on the inputs")
