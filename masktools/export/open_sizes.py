@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto
     from torch.onnx import ONNXProgram
 
+LARGEST = 2**14  # PyTorch says "any" by very large sizes too.
+
 Inputs: TypeAlias = tuple[Any, ...]
 Sizes: TypeAlias = Mapping[str, int]
 Capture: TypeAlias = "Callable[[Inputs], ONNXProgram]"
@@ -125,7 +127,8 @@ def _others(
     # Of each size another parity, whatever the largest has.
     falling = {name: size + 1 - (size + images[name]) % 2 for name, size in falling.items()}
     yield {**odd, **falling}, False
-    yield {**batches, **dict.fromkeys(images, max(multiples.values(), default=0))}, False
+    if len(images) > 1:  # All alike.
+        yield {**batches, **dict.fromkeys(images, max(multiples.values()))}, False
     for name, size in bounds:
         yield {**example, name: size}, False
 
@@ -144,7 +147,7 @@ def _bounds(program: ONNXProgram, dims: Sequence[Sequence[int | str]]) -> list[t
         name, lower, upper = symbols.get(str(symbol)), limits.lower, limits.upper
         if name is not None and lower.is_Integer and lower > 1:
             found.append((name, int(lower) - 1))
-        if name is not None and upper.is_Integer:
+        if name is not None and upper.is_Integer and upper < LARGEST:
             found.append((name, int(upper) + 1))
     return found
 
