@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from masktools.cli.common import Ready
     from masktools.importers.load import Names
     from masktools.network.graph import Graph
-    from masktools.network.input_shapes import InputShapes
 
 MASK_FILES = (".safetensors", ".npz", ".pt")
 
@@ -168,7 +167,10 @@ def convert_command(
         if not resume:
             discard(kept / FOLDER)
         chosen: dict[str, Any] = {"skip": skip or (), "include": include or ()}
-        chosen["graph"] = _network(graph, shapes) if ready is None else ready.network
+        if ready is None:
+            chosen |= {"graph": graph, "input_shapes": shapes}
+        else:
+            chosen["graph"] = ready.network
         if ready is not None and saliency != "magnitude":
             if values is None:
                 raise MaskError(f"{source} holds no weights: --saliency {saliency} needs --weights")
@@ -187,12 +189,6 @@ def convert_command(
         for note in notes:
             print(f"masktools: {printable(note)}", file=sys.stderr)
         show_result(result, {"out": str(out)}, as_json)
-
-
-def _network(graph: Path | None, shapes: InputShapes | None) -> Graph | None:
-    from masktools.network.onnx.reader import read_onnx
-
-    return None if graph is None else read_onnx(graph, shapes)
 
 
 def _norms(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
@@ -15,6 +14,7 @@ from masktools.calibration.report import Calibration
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint
 from masktools.checks import check_layers
+from masktools.conversion.graphs import read_graph
 from masktools.conversion.result import Conversion, load_layouts
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout
@@ -137,27 +137,11 @@ def calibrate(
     """
     if residual not in RESIDUALS:
         raise MaskError(f"residual must be one of {', '.join(RESIDUALS)}, got {residual!r}")
-    graph = _graph(network, input_shapes)
+    graph = read_graph(network, input_shapes)
     return calibrate_graph(
         graph, _layouts(layouts), inputs, run, labels=labels, method=method, residual=residual,
         skip=skip, progress=bar if progress else None,
     )  # fmt: skip
-
-
-def _graph(
-    network: Graph | Checkpoint | ModelProto | str | os.PathLike[str],
-    input_shapes: InputShapes | None,
-) -> Graph:
-    if isinstance(network, Graph | Checkpoint) and input_shapes is not None:
-        raise TypeError("input_shapes is for ONNX files: this network was read already")
-    if isinstance(network, Graph):
-        return network
-    if isinstance(network, Checkpoint):
-        sparse = {f"{name}.weight": part.to_dense() for name, part in network.sparse.items()}
-        return replace(network.graph, constants={**network.graph.constants, **sparse})
-    from masktools.network.onnx.reader import read_onnx
-
-    return read_onnx(network, input_shapes)
 
 
 def _layouts(

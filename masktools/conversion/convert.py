@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.checks import check_layers, listed
+from masktools.conversion.graphs import read_graph
 from masktools.conversion.methods import refill_layers, regroup_layers
 from masktools.conversion.options import Options
 from masktools.conversion.report import LayerReport, Report, layer_report, total
@@ -27,6 +29,9 @@ from masktools.network.graph import Graph
 from masktools.network.layers import PHASES, Layer, layers
 from masktools.transform.saliency import weigh
 
+if TYPE_CHECKING:
+    from masktools.network.input_shapes import InputShapes
+
 logger = logging.getLogger("masktools.conversion")
 
 
@@ -39,6 +44,7 @@ def convert(
     by: str = "weights",
     across: str = "log-share",
     graph: Graph | str | os.PathLike[str] | None = None,
+    input_shapes: InputShapes | None = None,
     extra: float = 0.0,
     criterion: str = "l1",
     scores: Mapping[str, ArrayLike] | None = None,
@@ -84,6 +90,9 @@ def convert(
         Says which layers are the first and the classifier, has convolution groups, and how often
         each weight is multiplied inside the image. Needed for ``by="multiplications"``. Without
         it, shapes tell the dense layers as far as they can and every layer has one group.
+    input_shapes : mapping of str to sequence of int, or one such sequence, default None
+        Sizes that the file of `graph` leaves open, as `export.from_onnx` takes them: what
+        multiplications are counted at.
     extra : float, default 0.0
         refill-plus: share of the dropped rows of a layer that come back on top of the density.
     criterion : str, default "l1"
@@ -174,7 +183,9 @@ def convert(
     check_layers("masks", masks)
     if weights is not None:
         check_layers("weights", weights)
-    known = _layers(graph, masks)
+    if graph is None and input_shapes is not None:
+        raise TypeError("input_shapes needs a graph: the network that it is of")
+    known = None if graph is None else _layers(read_graph(graph, input_shapes), masks)
     sources = select(masks, weights, known, named := NamedLayers.of(skip, include))
     wanted = [source for source in sources if not source.dense_because]
     if not wanted:
@@ -258,16 +269,8 @@ def _plain(values: Mapping[str, object]) -> dict[str, object]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
 
-def _layers(
-    graph: Graph | str | os.PathLike[str] | None, masks: Mapping[str, ArrayLike]
-) -> dict[str, Layer] | None:
+def _layers(graph: Graph, masks: Mapping[str, ArrayLike]) -> dict[str, Layer]:
     """Return the layers of the network; a mask tells the shape of a weight it does not hold."""
-    if graph is None:
-        return None
-    if not isinstance(graph, Graph):
-        from masktools.network.onnx.reader import read_onnx
-
-        graph = read_onnx(graph)
     shapes = {f"{name}.weight": np.shape(mask) for name, mask in masks.items()}
     found = layers(graph, {k: v for k, v in shapes.items() if k not in graph.constants})
     return _under_masks_names(found, {name: np.shape(mask) for name, mask in masks.items()})

@@ -208,6 +208,7 @@ def from_torch(
     residual: str = "error",
     include: Iterable[str] = (),
     skip: Iterable[str] = (),
+    dynamic_shapes: Any = None,  # noqa: ANN401 - as torch.onnx.export takes them
     calibrate: Inputs | None = None,
     run: Run | None = None,
     seed: int | None = None,
@@ -222,12 +223,17 @@ def from_torch(
         Of the shapes that the network is to take; the batch size stays open where that is sound.
     dst, layouts, masks, residual, include, skip, calibrate, run, seed
         As `from_onnx`; layers have the names of their parameters, without ``.weight``.
+    dynamic_shapes : dict, tuple or list, default None
+        Sizes to leave open, as `torch.onnx.export` takes them: ``({2: "height", 3: "width"},)``,
+        an entry for each input. Axes of one name have one size. The module is captured at other
+        sizes too, and must compute the same there. None fixes all but the batch.
 
     Raises
     ------
     TypeError, FormatError, GraphError, MaskError, CalibrationError
-        As `from_onnx`; GraphError too where `torch.export` cannot capture the module, or PyTorch
-        cannot write it as ONNX.
+        As `from_onnx`; GraphError too where `torch.export` cannot capture the module, PyTorch
+        cannot write it as ONNX, or fixes a size that `dynamic_shapes` leaves open, or the module
+        branches by one.
 
     Notes
     -----
@@ -243,7 +249,7 @@ def from_torch(
     check_target(Path(dst))
     check_ending(Path(dst), *CHECKPOINT)
     tied = tied_layers(module)
-    model = load_onnx(module_to_onnx(module, example_input), say=logger.warning)
+    model = load_onnx(module_to_onnx(module, example_input, dynamic_shapes), say=logger.warning)
     network = Network.of(read_onnx(model))
     network = _renamed(network, {name: tied[name] for name in network.layers if name in tied})
     layouts, masks = untied(layouts, tied), untied(masks, tied)

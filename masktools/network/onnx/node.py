@@ -50,6 +50,8 @@ class Source:
     inputs : list of str
         Without removed nodes in between; "" where left out.
     outputs : list of str
+    first : str
+        Its first output in the file; `outputs` may have other names while it is rewritten.
     attributes : dict
     """
 
@@ -58,6 +60,7 @@ class Source:
     given: str
     inputs: list[str]
     outputs: list[str]
+    first: str
     attributes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -72,7 +75,8 @@ class Source:
         from onnx import helper
 
         name = proto.name or next((name for name in proto.output if name), "")
-        source = cls(name, operator(proto), proto.name, [*inputs], [*outputs])
+        first = next(iter(outputs), "")
+        source = cls(name, operator(proto), proto.name, [*inputs], [*outputs], first)
         for attribute in proto.attribute:
             value = helper.get_attribute_value(attribute)
             if isinstance(value, list):

@@ -34,7 +34,7 @@ EXAMPLES = ((256, 128), (256, 0), (1024, 0), (2**14, 0))
 # How much larger the sizes are that the first are compared with, and how much more each next one:
 # what two sizes differ by changes too. Those of the last need not work.
 FURTHER = ((128, 256), (77, 77))
-HINT = "give the sizes by --input-shape (input_shapes=)"
+HINT = "give the sizes by --input-shape (input_shapes=), or leave them out of dynamic_shapes="
 
 
 class Reading:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # TensorProto.DataType
 FLOAT, BOOL, FLOAT16, DOUBLE, BFLOAT16 = 1, 9, 10, 11, 16
 FLOATS = (FLOAT, FLOAT16, DOUBLE, BFLOAT16)
+COUNTS = (6, 7)  # INT32, INT64
 _NAMES = {FLOAT16: "float16", DOUBLE: "float64", BFLOAT16: "bfloat16"}
 _NUMPY = {
     FLOAT: "float32", FLOAT16: "float16", DOUBLE: "float64",

@@ -76,9 +76,11 @@ def read_onnx(
     check_open(reading, sizes, first)
     graph = first.graph
     if reading.open_batch:
-        wrong = difference(first, reading.at(BATCHES[1], sizes), reading.open_batch)
-        if wrong:
-            raise GraphError(f"{wrong}, but the inputs leave the batch open")
+        # An If asks mostly whether an axis is 1, which a batch may be.
+        for batch in (BATCHES[1], 1) if first.chose else BATCHES[1:]:
+            wrong = difference(first, reading.at(batch, sizes), reading.open_batch)
+            if wrong:
+                raise GraphError(f"{wrong}, but the inputs leave the batch open")
         graph = _opened(graph, reading.open_batch)
     elif len(reading.fixed) == 1 and not any(map(_mixes_images, graph.nodes)):
         # Where it is no network at all at another size, the file's own size stays.

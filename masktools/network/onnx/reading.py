@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from masktools.errors import GraphError
 from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
 from masktools.network.layers import layer_name
+from masktools.network.onnx.branches import branch
+from masktools.network.onnx.counts import makes_counts
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
 from masktools.network.onnx.forms import SAME, Form, Use
 from masktools.network.onnx.node import Source, Turned
 from masktools.network.onnx.precision import BOOL, dtype_of
+from masktools.network.onnx.proto_nodes import with_branches
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
 from masktools.network.onnx.spelled import unspelled
 from masktools.network.onnx.spelled_norms import with_layer_norms
@@ -65,8 +68,12 @@ class Pass:
         All that is known while reading, integers too.
     booleans : set of str
         Values that are booleans in the file: ones and zeros here.
+    counts : set of str
+        Tensors of the file that are whole numbers there, counts of booleans: floats here.
     said : int or None
         The batch size that the file itself fixes.
+    chose : bool
+        An If was read: one of its branches.
 
     Raises
     ------
@@ -89,7 +96,9 @@ class Pass:
         self.weights: dict[str, list[Use]] = {}
         self.turned: dict[str, Turned] = {}
         self.booleans: set[str] = set()
+        self.counts: set[str] = set()
         self.said = batch
+        self.chose = False
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
         self._folding = Folding(weights, opset)
         self.constants = self._folding.values
@@ -99,8 +108,9 @@ class Pass:
         self._numbers: dict[float, str] = {}  # Of those constants that `number` made.
         self._alias: dict[str, str] = {}
         self._sequences: dict[str, tuple[str, ...]] = {}  # Of each sequence, the tensors in it.
-        self._taken = {name for node in proto.node for name in node.output} | set(inputs)
-        self._read_names = {name for node in proto.node for name in node.input}
+        everything = list(with_branches(proto.node))
+        self._taken = {name for node in everything for name in node.output} | set(inputs)
+        self._read_names = {name for node in everything for name in node.input}
         self._read_names |= {value.name for value in proto.output}
         self._nodes: list[Node] = []
         self._node_names: set[str] = set()
@@ -184,7 +194,7 @@ class Pass:
         read = source.inputs[index]
         wish = layer_name(self._folding.origin(read), source.given) + form.mark
         name = self._store(array, wish, lambda name: name in self.weights, ".weight")
-        self.weights.setdefault(name, []).append(Use(source.outputs[0], form, index))
+        self.weights.setdefault(name, []).append(Use(source.first, form, index))
         return name.removesuffix(".weight")
 
     def _store(
@@ -310,17 +320,44 @@ class Pass:
     def _read(self, proto: NodeProto) -> None:
         source = self._source(proto)
         values = [self.constants.get(name) for name in source.inputs]
+        if source.op == "If":
+            self._choose(source, branch(proto, source, next(iter(values), None)))
+            return
         if source.op in ("Shape", "Size") and values[0] is None:
             # Only the shape is looked at: one zero, repeated, has it at no cost.
             values = [np.broadcast_to(np.float32(0), self._in_file(source.inputs[0]))]
         if all(v is not None or not n for v, n in zip(values, source.inputs, strict=True)):
             self._fold(proto, source, values)
         elif source.op in self._rewrites:
+            counted = makes_counts(source, proto.input, self.counts)
             self._rewrites[source.op](self, source)
             source.finish()
+            if counted:
+                self.counts.update(proto.output)
         else:
             way = WAYS_AROUND.get(source.op, "")
             raise source.refuse(f"operator {source.op!r} is not supported{way and f': {way}'}")
+
+    def _choose(self, source: Source, chosen: GraphProto) -> None:
+        """Read the branch of an If in its place."""
+        self.chose = True
+        before = sum(map(len, self.weights.values()))
+        for node in chosen.node:
+            self._read(node)
+        if sum(map(len, self.weights.values())) > before:
+            raise source.refuse("its branch has a layer with weights, which is not supported")
+        for output, made in zip(source.outputs, chosen.output, strict=True):
+            if not output:
+                continue
+            found = self.renamed(made.name)
+            if found in self.constants:
+                self.constants[output] = self.constants[found]
+                if found in self._entries:
+                    self._entries[output] = self._entries[found]
+            else:
+                self.rename(output, found)
+            if made.name in self.counts:
+                self.counts.add(output)
 
     def _source(self, proto: NodeProto) -> Source:
         # Optional outputs that nothing reads, as Dropout's mask, are as good as left out.
@@ -372,6 +409,8 @@ class Pass:
 
     def _finish(self, outputs: Sequence[str], inputs: Mapping[str, Shape]) -> Graph:
         for name in outputs:
+            if name in self.counts:
+                raise GraphError(f"output {name!r} is a count of booleans: cast it to float32")
             found = self.write_out(self._alias.get(name, name), f"Identity_{name}")
             if found not in self.shapes:
                 raise GraphError(f"output {name!r} does not depend on the inputs")

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from masktools.network.onnx.proto_nodes import with_branches
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -57,6 +59,10 @@ def unsupported(
     counts: Counter[str] = Counter()
     for node in nodes:
         op = operator(node)
+        if op == "If":  # Its branch is read, or refused by itself.
+            inner = (name for part in with_branches([node]) for name in part.input)
+            changing.update(node.output if not changing.isdisjoint(inner) else ())
+            continue
         changes = not changing.isdisjoint(node.input)
         if changes and op in ("Shape", "Size"):
             continue  # Known while the network is read.

@@ -15,6 +15,7 @@ from masktools.network.onnx.batch_axis.places import (
     turned_like,
     value_axis,
 )
+from masktools.network.onnx.batch_axis.reshaping import reshape
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass
 
@@ -41,6 +42,28 @@ def along(*names: str) -> Callable[[Pass, Source, Rewrite], bool]:
         return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis - gone)
 
     return handle
+
+
+choose = along("0", "index")
+
+
+def gather(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Choose along an axis; all entries of that of the batch in order are a Reshape.
+
+    So torch.export writes ``as_strided``: the whole tensor as one axis, and places in it.
+    """
+    tensor, index = ctx.turned.get(source.inputs[0]), ctx.constant(source.input(1))
+    if tensor is None or index is None or ctx.said is None:
+        return choose(ctx, source, plain)
+    axis = source.axes((source.attributes.get("axis", 0),), len(tensor.shape))[0]
+    entries = tensor.before * ctx.said * tensor.after
+    if axis != tensor.axis or not np.array_equal(index.ravel(), np.arange(entries)):
+        return choose(ctx, source, plain)
+    shape = (*tensor.shape[:axis], *index.shape, *tensor.shape[axis + 1 :])
+    if not reshape(ctx, replace(source, op="Reshape", attributes={"shape": shape}), plain):
+        return False
+    source.take("axis")
+    return True
 
 
 def concat(ctx: Pass, source: Source, plain: Rewrite) -> bool:
@@ -88,6 +111,48 @@ def cut(ctx: Pass, source: Source, plain: Rewrite) -> bool:
     if tensor.axis in axes:
         return False
     source.attributes["axes"] = tuple(value_axis(tensor, axis) for axis in axes)
+    return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
+
+
+def pad(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Pad axes that are not that of the batch."""
+    tensor = ctx.turned.get(source.inputs[0])
+    kept = replace(source, attributes=dict(source.attributes))
+    pads = ctx.integers(kept, "pads", 1)
+    if tensor is None or pads is None:
+        return False
+    given, rank = ctx.integers(kept, "axes", 3), len(tensor.shape)
+    axes = source.axes(range(rank) if given is None else given, rank)
+    if len(pads) != 2 * len(axes):
+        return False
+    around = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
+    if any(around.pop(tensor.axis, ())):
+        return False
+    source.attributes["axes"] = tuple(value_axis(tensor, axis) for axis in around)
+    sides = zip(*around.values(), strict=True)
+    source.attributes["pads"] = tuple(n for side in sides for n in side)
+    return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
+
+
+def repeat(ctx: Pass, source: Source, plain: Rewrite) -> bool:
+    """Repeat entries along axes that are not that of the batch, by Expand or Tile."""
+    tensor = ctx.turned.get(source.inputs[0])
+    name = "shape" if source.op == "Expand" else "repeats"
+    kept = replace(source, attributes=dict(source.attributes))
+    given = ctx.integers(kept, name, 1) if tensor else None
+    if tensor is None or given is None or len(given) != len(tensor.shape):
+        return False
+    same = {1}
+    if source.op == "Expand":  # The size that the axis has, here or in the file, asks for no more.
+        batch = ctx.shape(tensor.value)[0]
+        same |= {tensor.before * n * tensor.after for n in (batch, ctx.said or batch)}
+    if given[tensor.axis] not in same:
+        return False
+    wanted = [1] * len(ctx.shape(tensor.value))
+    for axis, n in enumerate(given):
+        if axis != tensor.axis:
+            wanted[value_axis(tensor, axis)] = n
+    source.attributes[name] = tuple(wanted)
     return apply(ctx, source, plain, [tensor.value], tensor, tensor.axis)
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from masktools.network.onnx.batch_axis.movement import along, concat, cut, gather_nd, sequence
+from masktools.network.onnx.batch_axis.images import conv, pool
+from masktools.network.onnx.batch_axis.movement import (
+    along,
+    concat,
+    cut,
+    gather,
+    gather_nd,
+    pad,
+    repeat,
+    sequence,
+)
 from masktools.network.onnx.batch_axis.places import Rewrite
 from masktools.network.onnx.batch_axis.reshaping import (
     flatten,
@@ -57,24 +67,30 @@ class _Rewrite:
             self.plain(ctx, source)
 
 
+_POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 _HANDLERS: Mapping[str, Callable[[Pass, Source, Rewrite], bool]] = {
     **dict.fromkeys((*ARITHMETIC, "And", "Less", "LessOrEqual", "Or", "Xor"), arithmetic),
     **dict.fromkeys(("Abs", "Cast", "Clip", "Dropout", "Identity", "Neg", "Not"), unary),
     **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), reduction),
+    **dict.fromkeys(_POOLS, pool),
     "BatchNormalization": batch_norm,
     "Concat": concat,
+    "Conv": conv,
+    "Expand": repeat,
     "Flatten": flatten,
-    "Gather": along("0", "index"),
+    "Gather": gather,
     "GatherND": gather_nd,
     "Gemm": product,
     "LayerNormalization": along("-1", "all"),
     "MatMul": product,
+    "Pad": pad,
     "Reshape": reshape,
     "Slice": cut,
     "Softmax": softmax,
     "Split": along("0"),
     "SplitToSequence": sequence,
     "Squeeze": squeeze,
+    "Tile": repeat,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }

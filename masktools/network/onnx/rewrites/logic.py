@@ -6,10 +6,14 @@ All values are float32: what is true or false in the file is 1 or 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 from masktools.network.onnx.node import Source
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites.elementwise import Steps, with_infinities
+
+# A count up to this is exact in float32.
+COUNTED = 2**24
 
 
 def _comparison(op: str, turned: bool = False) -> Callable[[Pass, Source], None]:
@@ -66,6 +70,14 @@ def cast_to_bool(ctx: Pass, source: Source) -> None:
         ctx.remove(source)
     else:
         _noted(_cast)(ctx, source)
+
+
+def cast_to_count(ctx: Pass, source: Source) -> None:
+    """Write a Cast of booleans to whole numbers, as PyTorch sums them: they stay ones and zeros."""
+    if prod(ctx.shape(source.inputs[0])[1:]) > COUNTED:
+        raise source.refuse(f"more than {COUNTED} booleans cannot be counted in float32")
+    ctx.counts.add(source.first)
+    ctx.remove(source)
 
 
 def _where(ctx: Pass, source: Source) -> None:

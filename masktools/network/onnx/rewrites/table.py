@@ -10,11 +10,11 @@ import numpy as np
 
 from masktools.network.onnx.batch_axis.table import with_any_batch_axis
 from masktools.network.onnx.node import Source
-from masktools.network.onnx.precision import BOOL, FLOAT, FLOATS
+from masktools.network.onnx.precision import BOOL, COUNTS, FLOAT, FLOATS
 from masktools.network.onnx.reading import Pass, Rewrites
 from masktools.network.onnx.rewrites.einsum import einsum
 from masktools.network.onnx.rewrites.elementwise import ELEMENTWISE, axis_of, plain
-from masktools.network.onnx.rewrites.logic import LOGIC, cast_to_bool
+from masktools.network.onnx.rewrites.logic import LOGIC, cast_to_bool, cast_to_count
 from masktools.network.onnx.rewrites.moves import (
     concat,
     depth_to_space,
@@ -68,6 +68,9 @@ def _cast(ctx: Pass, source: Source) -> None:
     source.take("saturate")
     if to == BOOL:
         cast_to_bool(ctx, source)
+        return
+    if to in COUNTS and source.inputs[0] in ctx.booleans:
+        cast_to_count(ctx, source)
         return
     if to not in FLOATS:  # Every value is float32 already.
         raise source.refuse(

@@ -8,7 +8,7 @@ import pytest
 from onnx_models import ints, model, node, run, weight
 
 from masktools.errors import GraphError
-from masktools.network.onnx.reader import read_onnx
+from masktools.network.onnx.reader import read_onnx, with_masks
 
 TURN = node("Transpose", ["x"], ["t"], "turn", perm=[1, 0, 2])
 BACK = node("Transpose", ["u"], ["y"], "back", perm=[1, 0, 2])
@@ -22,12 +22,27 @@ def check(nodes, constants=None, shape=(3, 4), opset=17):
         assert graph.inputs[0].shape == (None, *shape)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # Its own moving of transpositions loses the axes of a Pad.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(net.SerializeToString(), options)
         for samples in (5,) if batch == 5 else (1, 2, 7):
             x = weight(samples, *shape, seed=1)
             (wanted,) = session.run(None, {"x": x})
             np.testing.assert_allclose(run(graph, x), wanted, rtol=1e-5, atol=1e-5)
     return [n.op for n in graph.nodes]
+
+
+def read_alone(nodes, constants, shape, opset=18):
+    """Read a network of one sample; compare what it gives each sample with what the file does."""
+    net = model(nodes, constants, [("x", [1, *shape])], opset=opset)
+    session = onnxruntime.InferenceSession(net.SerializeToString())
+    graph = read_onnx(net)
+    x = weight(3, *shape, seed=1)
+    wanted = np.concatenate([session.run(None, {"x": one[None]})[0] for one in x])
+    batches = [x] if graph.inputs[0].shape[0] is None else [one[None] for one in x]
+    found = np.concatenate([run(graph, batch) for batch in batches])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    return graph
 
 
 @pytest.mark.parametrize(
@@ -44,11 +59,54 @@ def check(nodes, constants=None, shape=(3, 4), opset=17):
         ([node("Gather", ["t", "i"], ["u"], axis=0)], {"i": ints(2, 0)}),
         ([node("Split", ["t", "s"], ["u", "v"], axis=2)], {"s": ints(1, 3)}),
         ([node("LayerNormalization", ["t", "g"], ["u"])], {"g": weight(4)}),
+        ([node("Pad", ["t", "p"], ["u"])], {"p": ints(2, 0, 1, 0, 0, 3)}),
+        ([node("Pad", ["t", "p", "", "a"], ["u"])], {"p": ints(2, 1), "a": ints(-1)}),
+        ([node("Tile", ["t", "n"], ["u"])], {"n": ints(2, 1, 3)}),
         ([node("Identity", ["t"], ["i"]), node("Clip", ["i", "lo"], ["u"])], {"lo": np.float32(0)}),
     ],
 )
 def test_operators_work_where_the_batch_is_the_second_axis(between, constants):
-    assert "Transpose" not in check([TURN, *between, BACK], constants)
+    assert "Transpose" not in check([TURN, *between, BACK], constants, opset=18)
+
+
+@pytest.mark.parametrize("whole", [(20, 3, 3), (1, 3, 1)])
+def test_windows_are_expanded(whole):
+    """As rows of relative positions are; the size of the joined axis may stand in the file."""
+    nodes = [
+        node("Reshape", ["x", "windows"], ["w"]), node("Expand", ["w", "whole"], ["e"]),
+        node("Reshape", ["e", "back"], ["y"], "b"),
+    ]  # fmt: skip
+    constants = {"windows": ints(-1, 1, 3), "whole": ints(*whole), "back": ints(5, 4, -1)}
+    net = model(nodes, constants, [("x", [5, 4, 3])])
+    graph = read_onnx(net)
+    assert graph.inputs[0].shape == (None, 4, 3)
+    x = weight(5, 4, 3)
+    (wanted,) = onnxruntime.InferenceSession(net.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(run(graph, x), wanted)
+    np.testing.assert_array_equal(run(graph, x[:2]), wanted[:2])
+
+
+@pytest.mark.parametrize(
+    ("node_", "constants"),
+    [
+        (node("Tile", ["w", "c"], ["u"]), {"c": ints(4, 1, 1)}),
+        (node("Pad", ["w", "c"], ["u"]), {"c": ints(12, 0, 0, 0, 0, 0)}),
+        (node("Concat", ["w", "w", "w", "w"], ["u"], axis=0), {}),
+    ],
+)
+@pytest.mark.parametrize("said", [1, "N"])
+def test_what_adds_entries_beside_the_batch_keeps_it(node_, constants, said):
+    """Global queries, repeated for all windows: at other batches samples would meet others'."""
+    nodes = [
+        node("Reshape", ["x", "windows"], ["w"]), node_,
+        node("Reshape", ["u", "back"], ["y"], "b"),
+    ]  # fmt: skip
+    constants = {**constants, "windows": ints(-1, 1, 3), "back": ints(-1, 16, 3)}
+    if said == 1:
+        assert read_alone(nodes, constants, (4, 3)).inputs[0].shape == (1, 4, 3)
+    else:
+        with pytest.raises(GraphError, match=r"batch|do not fit"):
+            read_onnx(model(nodes, constants, [("x", ["N", 4, 3])]))
 
 
 def test_queries_keys_and_values_before_the_batch():
@@ -59,6 +117,17 @@ def test_queries_keys_and_values_before_the_batch():
     ]
     constants = {"apart": ints(0, 5, 3, 2, 2), "one": np.int64(1)}
     assert check(nodes, constants, (5, 12)).count("Transpose") == 1
+
+
+def test_masks_reach_a_layer_whose_batch_is_not_in_front():
+    net = model([TURN, node("MatMul", ["t", "w"], ["u"]), BACK], {"w": weight(4, 6)},
+                [("x", [5, 3, 4])], opset=17)  # fmt: skip
+    (layer,) = (node.inputs[1].removesuffix(".weight") for node in read_onnx(net).nodes)
+    keep = np.random.default_rng(0).random((6, 4)) < 0.5
+    masked = with_masks(net, {layer: keep})
+    x = weight(5, 3, 4, seed=1)
+    (found,) = onnxruntime.InferenceSession(masked.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(found, x @ (weight(4, 6) * keep.T), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("inner", [(-1, 3, 2), (10, 3, 2)])
@@ -120,6 +189,18 @@ def test_a_batch_of_one_that_the_file_fixes_is_opened():
     x = weight(5, 3, 4)
     wanted = x.reshape(5, 3, 2, 2).transpose(0, 2, 1, 3)
     np.testing.assert_array_equal(run(graph, x), wanted)
+
+
+@pytest.mark.parametrize(("places", "batch"), [(range(12), None), (range(11, -1, -1), 1)])
+def test_a_tensor_as_one_axis_with_places_in_it(places, batch):
+    """As torch.export writes ``as_strided``; in another order it is left as it is."""
+    nodes = [
+        node("Reshape", ["x", "flat"], ["f"], "a"), node("Gather", ["f", "places"], ["g"], axis=0),
+        node("Reshape", ["g", "back"], ["y"], "b"),
+    ]  # fmt: skip
+    index = np.array(places, np.int64).reshape(1, 12, 1)
+    constants = {"flat": ints(-1), "places": index, "back": ints(1, 12)}
+    assert read_alone(nodes, constants, (4, 3)).inputs[0].shape == (batch, 4, 3)
 
 
 @pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceMax"])

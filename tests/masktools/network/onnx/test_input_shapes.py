@@ -100,6 +100,38 @@ def test_commands_and_functions_take_shapes(chain, tmp_path):
     assert runtime.load(tmp_path / "other.safetensors", "reference").inputs[0].shape[2] == 6
 
 
+def test_conversions_count_multiplications_at_given_sizes(chain, tmp_path):
+    """The function and the command read the network by the same code."""
+    net, out, masks = (
+        tmp_path / "net.onnx",
+        tmp_path / "result",
+        {"conv": np.abs(weight(4, 3, 3, 3)) > 0.3},
+    )
+    onnx.save(chain, net)
+    masktools.save_masks(tmp_path / "masks.npz", masks)
+    options = {
+        "method": "regroup", "by": "multiplications", "include": ["conv"], "group_rows": 2,
+        "partitioner": "spectral", "graph": net, "progress": False,
+    }  # fmt: skip
+    small = masktools.convert(masks, **options, input_shapes=(1, 3, 6, 8))
+    inside = (3 * 6 - 2) * (3 * 8 - 2)  # Of a window of 3 x 3, padded by 1.
+    assert small.report.total.multiplications == 4 * 3 * inside
+    assert masktools.convert(masks, **options).report.total.multiplications > 100 * inside
+    command(
+        "convert", tmp_path / "masks.npz", out, "--method", "regroup", "--by", "multiplications",
+        "--include", "conv", "--group-rows", 2, "--partitioner", "spectral", "--graph", net,
+        "--input-shape", "x=1,3,6,8",
+    )  # fmt: skip
+    (saved,) = json.loads((out / "report.json").read_text())["layers"]
+    assert saved["multiplications"] == small.report[0].multiplications
+    with pytest.raises(TypeError, match="input_shapes needs a graph"):
+        masktools.convert(masks, method="refill", input_shapes=(1, 3, 6, 8))
+    with pytest.raises(TypeError, match="this network was read already"):
+        masktools.convert(
+            masks, **{**options, "graph": read_onnx(chain)}, input_shapes=(1, 3, 6, 8)
+        )
+
+
 @pytest.mark.parametrize(
     "given", [("x=1,3,6,8", "x=1,3,6,8"), ("1,3,6,8", "x=1,3,6,8"), ("1,3,,8",), ("x=",)]
 )

@@ -189,3 +189,76 @@ def test_functions_of_pytorch(name):
     with torch.no_grad():
         wanted = FUNCTIONS[name](x).numpy()
     np.testing.assert_allclose(run(graph, x.numpy()), wanted, rtol=1e-5, atol=1e-6)
+
+
+INT64 = onnx.TensorProto.INT64
+COUNT = [node("Greater", ["x", "k"], ["g"]), node("Cast", ["g"], ["i"], "cast", to=INT64)]
+
+
+@pytest.mark.parametrize(
+    ("between", "constants"),
+    [
+        ([node("ReduceSum", ["i", "a"], ["n"])], {"a": np.array([1])}),
+        ([node("ReduceSum", ["i", "a"], ["n"])], {"a": np.array([2, 3])}),
+        ([node("ReduceMax", ["i"], ["n"], axes=[1])], {}),
+        (
+            [node("ReduceSum", ["i", "a"], ["s"]), node("Clip", ["s", "one"], ["c"]),
+             node("Unsqueeze", ["c", "a"], ["u"]), node("Squeeze", ["u", "a"], ["n"])],
+            {"a": np.array([-1]), "one": np.array(1)},
+        ),
+        ([node("Identity", ["i"], ["n"])], {}),
+    ],
+)  # fmt: skip
+def test_counts_of_booleans(between, constants):
+    """As PyTorch writes ``(x > 0).sum()``."""
+    nodes = [*COUNT, *between, node("Cast", ["n"], ["f"], "back", to=FLOAT),
+             node("Div", ["f", "two"], ["y"])]  # fmt: skip
+    constants = {"k": np.float32(0), "two": np.float32(2), **constants}
+    check(nodes, constants, x=weight(5, 2, 3, 4))
+
+
+def test_a_count_is_compared():
+    more = node("Greater", ["n", "one"], ["m"], "more")
+    nodes = [*COUNT, node("ReduceSum", ["i", "a"], ["n"]), more,
+             node("Cast", ["m"], ["y"], "back", to=FLOAT)]  # fmt: skip
+    check(nodes, {"k": np.float32(0), "a": np.array([1]), "one": np.array(1)}, x=weight(5, 2, 3, 4))
+
+
+@pytest.mark.parametrize("op", ["Div", "Mod", "Pow", "Mul", "ReduceMean"])
+def test_other_arithmetic_of_counts_is_refused(op):
+    """A whole number is divided to a whole number."""
+    last = node(op, ["n"] if op == "ReduceMean" else ["n", "two"], ["q"], "last")
+    nodes = [*COUNT, node("ReduceSum", ["i", "a"], ["n"]), last,
+             node("Cast", ["q"], ["y"], "back", to=FLOAT)]  # fmt: skip
+    constants = {"k": np.float32(0), "a": np.array([1]), "two": np.array(2)}
+    net = model(nodes, constants, [("x", ["N", 2, 3, 4])])
+    said = "not supported" if op == "Mod" else r"\(\w+\): input 'n' is a count of booleans.*cast"
+    with pytest.raises(GraphError, match=said):
+        read_onnx(net)
+
+
+def test_what_float32_cannot_count_is_refused():
+    sums, constants = node("ReduceSum", ["i", "a"], ["n"]), {"k": np.float32(0), "a": np.array([1])}
+    nodes = [*COUNT, sums, node("Cast", ["n"], ["y"], to=FLOAT)]
+    net = model(nodes, constants, [("x", ["N", 2, 4096, 4096])])
+    with pytest.raises(GraphError, match="16777216 booleans cannot be counted"):
+        read_onnx(net)
+    net = model([*COUNT, node("ReduceSum", ["i", "a"], ["y"])], constants, [("x", ["N", 2, 3])])
+    net.graph.output[0].type.tensor_type.elem_type = INT64
+    with pytest.raises(GraphError, match="output 'y' is a count of booleans"):
+        read_onnx(net)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_pytorch_counts(exporter):
+    class Share(nn.Module):
+        def forward(self, x):
+            return (x > 0).sum((2, 3), keepdim=True) / 12 + (x < -1).sum(1, keepdim=True).clamp(1)
+
+    module, x = Share().eval(), torch.from_numpy(weight(1, 2, 3, 4))
+    if exporter == "torchscript":
+        net = torch_onnx(module, (x,))
+    else:
+        net = torch.onnx.export(module, (x,), dynamo=True, verbose=False).model_proto
+    np.testing.assert_allclose(run(read_onnx(net), x.numpy()), module(x).numpy(), rtol=1e-6)

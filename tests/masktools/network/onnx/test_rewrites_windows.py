@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from onnx_models import ints, model, node, run, weight
+import torch
+from onnx_models import ints, model, node, run, torch_onnx, weight
+from torch import nn
 
 from masktools.checkpoint import Checkpoint
 from masktools.errors import GraphError
@@ -59,6 +61,10 @@ def test_windows_of_no_channel_are_refused(size):
         {"kernel_shape": [2, 3]},
         {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [1, 0, 2, 1]},
         {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        {"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [3, 2], "strides": [3, 3], "pads": [1, 1, 1, 0], "ceil_mode": 1},
+        {"kernel_shape": [2, 2], "strides": [3, 4], "ceil_mode": 1},
+        {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1], "ceil_mode": 1},
     ],
 )
 def test_lp_pool(p, window):
@@ -70,10 +76,51 @@ def test_lp_pool_of_signals():
 
 
 def test_what_lp_pool_lacks_is_refused_by_name():
-    with pytest.raises(GraphError, match=r"\(LpPool\): attribute ceil_mode=1"):
-        read_onnx(model([node("LpPool", ["x"], ["y"], kernel_shape=[2, 2], ceil_mode=1)], opset=18))
     with pytest.raises(GraphError, match=r"\(LpPool\): attribute p=0"):
         read_onnx(model([node("LpPool", ["x"], ["y"], kernel_shape=[2, 2], p=0)], opset=18))
+
+
+@pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"kernel_shape": [5, 1, 1]},
+        {"kernel_shape": [3, 1, 1], "strides": [2, 1, 1], "pads": [1, 0, 0, 2, 0, 0]},
+        {"kernel_shape": [2, 1, 1], "strides": [2, 1, 1], "auto_pad": "SAME_UPPER"},
+        {"kernel_shape": [2, 1, 1], "strides": [2, 1, 1], "ceil_mode": 1},
+    ],
+)
+def test_pools_of_the_first_of_three_axes(op, window):
+    assert op in check([node(op, ["x"], ["y"], **window)], weight(2, 3, 7, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"kernel_shape": [2, 2, 1]},
+        {"kernel_shape": [2, 1, 1], "strides": [1, 2, 1]},
+        {"kernel_shape": [2, 1, 1], "pads": [0, 0, 0, 0, 1, 0]},
+    ],
+)
+def test_other_pools_of_three_axes_are_refused(window):
+    net = model([node("MaxPool", ["x"], ["y"], **window)], {}, [("x", ["N", 3, 7, 4, 5])])
+    with pytest.raises(GraphError, match=r"\(MaxPool\): .*three|3 spatial axes"):
+        read_onnx(net)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_local_response_of_pytorch(exporter):
+    """It is written as an average over three axes; TorchScript has an If behind it."""
+    module, x = nn.LocalResponseNorm(4, 0.1, 0.7, 1.3).eval(), torch.from_numpy(weight(1, 6, 4, 5))
+    if exporter == "torchscript":
+        net = torch_onnx(module, (x,))
+    else:
+        net = torch.onnx.export(module, (x,), dynamo=True, verbose=False).model_proto
+    graph = read_onnx(net)
+    assert graph.inputs[0].shape == (None, 6, 4, 5)
+    x = torch.from_numpy(weight(3, 6, 4, 5, seed=1))
+    np.testing.assert_allclose(run(graph, x.numpy()), module(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3])
