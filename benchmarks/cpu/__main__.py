@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo import ZOO
+
 from benchmarks.cpu import accuracy, layers, memory
 from benchmarks.cpu.comparison import Bench, Contender
 from benchmarks.cpu.networks import BATCHES, Files, Variant
-from benchmarks.cpu.report import DENSE_PEERS
+from benchmarks.cpu.report import DENSE_PEERS, SPARSE_PEERS
 from benchmarks.record import environment, show, write
 
 PACKAGES = ["masktools", "numpy", "torch", "onnx"]
@@ -37,6 +39,7 @@ COLUMNS = {
     "share_of_peak": "of peak",
     "over_fastest_dense_peer": "x dense peer",
     "over_deepsparse": "x deepsparse",
+    "over_mnn": "x mnn",
     "limit": "limit",
     "deviation": "deviation",
 }
@@ -60,7 +63,7 @@ def contenders(
     else:
         variants = [Variant(network, f"height-{h}", d) for h in heights for d in DENSITIES]
     return [(engine, dense) for engine in yardsticks] + [
-        (engine, variant) for variant in variants for engine in ("deepsparse", "masktools")
+        (engine, variant) for variant in variants for engine in (*SPARSE_PEERS, "masktools")
     ]
 
 
@@ -93,7 +96,7 @@ def part_networks(options: argparse.Namespace) -> None:
     where = environment(PACKAGES)
     own = ("torch", "torch-compile", "masktools", "masktools-bfloat16")
     pythons = dict.fromkeys(own, sys.executable)
-    pythons |= dict.fromkeys(("onnxruntime", "openvino"), options.peers)
+    pythons |= dict.fromkeys(("onnxruntime", "openvino", "mnn"), options.peers)
     if options.deepsparse:
         pythons["deepsparse"] = options.deepsparse
     else:
@@ -190,7 +193,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("part", choices=PARTS)
-    add("--network", nargs="+", choices=BATCHES, default=list(BATCHES))
+    add("--network", nargs="+", choices=BATCHES, default=[n for n in BATCHES if n in ZOO])
     add("--structure", nargs="+", choices=STRUCTURES, default=STRUCTURES)
     add("--batch", type=int, nargs="+", help="instead of each network's own two")
     add("--threads", type=int, nargs="+", default=[2, 1])
@@ -198,7 +201,7 @@ def main() -> None:
     add("--rounds", type=int, default=5)
     add("--dense-peers", nargs="+", choices=DENSE_PEERS, help="yardsticks of sparse networks")
     add("--ticket", type=Path, help="the blocks of a VGG-16 ticket, as JSON")
-    add("--peers", metavar="PYTHON", help="that has onnxruntime and OpenVINO",
+    add("--peers", metavar="PYTHON", help="that has onnxruntime, OpenVINO and MNN",
         default=os.environ.get("MASKTOOLS_PEERS_PYTHON", sys.executable))  # fmt: skip
     add("--deepsparse", metavar="PYTHON", help="that has DeepSparse",
         default=os.environ.get("MASKTOOLS_DEEPSPARSE_PYTHON"))  # fmt: skip

@@ -17,12 +17,32 @@ import zoo
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.networks.families import build
 from masktools.export import from_onnx
 
 Mask = NDArray[np.bool_]
 
-SIZES = {"vgg16": 32, "resnet18-cifar": 32, "resnet50": 224, "mobilenet-v1": 224}
-BATCHES = {"vgg16": (64, 1), "resnet18-cifar": (64, 1), "resnet50": (8, 1), "mobilenet-v1": (8, 1)}
+# Width of the image, and the batches that are timed.
+SIZES = {
+    "vgg16": 32,
+    "resnet18-cifar": 32,
+    "resnet50": 224,
+    "mobilenet-v1": 224,
+    "efficientnet-b0": 224,
+    "unet": 256,
+    "yolov8n": 640,
+    "yolo11n": 640,
+}
+BATCHES = {"vgg16": (64, 1), "resnet18-cifar": (64, 1)} | {
+    name: (8, 1) for name, size in SIZES.items() if size > 32
+}
+# Those that are not in the tests' zoo, by their family and name in `benchmarks.networks`.
+ELSEWHERE = {
+    "efficientnet-b0": ("torchvision", "efficientnet_b0"),
+    "unet": ("handwritten", "unet"),
+    "yolov8n": ("ultralytics", "yolov8n"),
+    "yolo11n": ("ultralytics", "yolo11n"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +56,8 @@ class Variant:
     structure : str
         "dense"; "unstructured"; "height-R": row groups of R rows; or "ticket".
     density : float or None
-        Of every convolution but the first and the depthwise; None for a ticket, which has its own
-        in each layer.
+        Of every convolution but the first and those of groups, as depthwise; None for a ticket,
+        which has its own in each layer.
     """
 
     network: str
@@ -97,7 +117,7 @@ def make_masks(module: nn.Module, variant: Variant, ticket: Path | None) -> dict
     rng = np.random.default_rng(0)
     masks = {}
     for name, part in list(convolutions.items())[1:]:
-        if part.groups > 1:
+        if part.groups > 1 or not part.weight.requires_grad:
             continue
         shape = tuple(part.weight.shape)
         if variant.structure == "unstructured":
@@ -111,6 +131,14 @@ def make_masks(module: nn.Module, variant: Variant, ticket: Path | None) -> dict
 def images(variant: Variant, batch: int) -> NDArray[np.float32]:
     size = SIZES[variant.network]
     return np.random.default_rng(1).standard_normal((batch, 3, size, size), np.float32)
+
+
+def make(network: str) -> nn.Module:
+    """Return a network with random weights, in evaluation mode."""
+    if network in zoo.ZOO:
+        return zoo.make(network)
+    module, _ = build(*ELSEWHERE[network])
+    return module
 
 
 class Files:
@@ -138,7 +166,7 @@ class Files:
         return path
 
     def _write(self, variant: Variant, batch: int, path: Path) -> None:
-        module = zoo.make(variant.network)
+        module = make(variant.network)
         masks = make_masks(module, variant, self.ticket)
         if path.suffix == ".safetensors":
             model = zoo.to_onnx(module, SIZES[variant.network])

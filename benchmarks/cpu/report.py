@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from benchmarks.cpu.networks import Variant
 from runtime.engines.turns import Times
 
-DENSE_PEERS = ("onnxruntime", "openvino", "torch", "torch-compile", "deepsparse")
+DENSE_PEERS = ("onnxruntime", "openvino", "torch", "torch-compile", "mnn", "deepsparse")
+# Those that gain by zeros.
+SPARSE_PEERS = ("deepsparse", "mnn")
 
 
 class Size(NamedTuple):
@@ -72,7 +74,7 @@ def records(
     batch, threads : int
     """
     dense = fastest_dense_peer(measured)
-    deepsparse = {m.variant: m for m in measured if m.engine == "deepsparse"}
+    peers = {(m.engine, m.variant): m for m in measured if m.engine in SPARSE_PEERS}
     found = []
     for m in measured:
         size, whole = sizes[m.variant.name], sizes[Variant(m.variant.network).name]
@@ -87,8 +89,9 @@ def records(
         if dense:
             row["fastest_dense_peer"] = dense.engine
             row["over_fastest_dense_peer"] = speedup(m.times, dense.times)
-        if m.variant in deepsparse:
-            row["over_deepsparse"] = speedup(m.times, deepsparse[m.variant].times)
+        for peer in SPARSE_PEERS:
+            if (peer, m.variant) in peers:
+                row[f"over_{peer}"] = speedup(m.times, peers[peer, m.variant].times)
         row["deviation"] = m.deviation
         found.append(row)
     return found

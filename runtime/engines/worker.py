@@ -118,10 +118,11 @@ def mnn(path: str, x: Array, threads: int) -> tuple[Run, str]:
     network.resizeTensor(given, x.shape)
     network.resizeSession(session)
     layout, number = MNN.Tensor_DimensionType_Caffe, MNN.Halide_Type_Float
-    given.copyFrom(MNN.Tensor(x.shape, number, x, layout))
+    images = MNN.Tensor(x.shape, number, x, layout)
     made_by, *_ = network.getSessionOutputAll(session).values()
 
     def run() -> Any:  # noqa: ANN401
+        given.copyFrom(images)  # A run may write over its input.
         network.runSession(session)
         shape = made_by.getShape()
         held = MNN.Tensor(shape, number, np.empty(shape, np.float32), layout)
