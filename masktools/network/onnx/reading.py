@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktools.errors import GraphError
-from masktools.network.graph import Graph, Node, Shape, Value, fresh, numbered
-from masktools.network.layers import layer_name
+from masktools.network.graph import Graph, Shape, Value
 from masktools.network.onnx.branches import branch
+from masktools.network.onnx.cleaning import live, without_copies
 from masktools.network.onnx.counts import makes_counts
 from masktools.network.onnx.folding import Folding
 from masktools.network.onnx.folding_cost import FOLDED
-from masktools.network.onnx.forms import SAME, Form, Use
-from masktools.network.onnx.node import Source, Turned
+from masktools.network.onnx.node import Source
 from masktools.network.onnx.precision import BOOL, dtype_of
 from masktools.network.onnx.proto_nodes import with_branches
 from masktools.network.onnx.shape_arithmetic import follow, of_shape, sizes
@@ -25,7 +23,7 @@ from masktools.network.onnx.spelled import unspelled
 from masktools.network.onnx.spelled_norms import with_layer_norms
 from masktools.network.onnx.transposes import without_transposes
 from masktools.network.onnx.unsupported import WAYS_AROUND, unsupported
-from masktools.network.shapes import output_shapes
+from masktools.network.onnx.writing import Writing
 from masktools.network.sizes import Size
 
 if TYPE_CHECKING:
@@ -37,8 +35,10 @@ SEQUENCES = ("SequenceAt",)
 Rewrites: TypeAlias = "Mapping[str, Callable[[Pass, Source], None]]"
 
 
-class Pass:
+class Pass(Writing):
     """The network at one batch size, while its nodes are rewritten one by one.
+
+    What is written of it stands in `Writing`.
 
     Parameters
     ----------
@@ -58,14 +58,6 @@ class Pass:
     ----------
     graph : Graph
         In the normal form, with the shapes of this batch size.
-    shapes : dict of str to tuple of int
-        Of every tensor that depends on the inputs.
-    weights : dict of str to list of Use
-        By the weight's name in the graph, the nodes in the file that read it.
-    turned : dict of str to Turned
-        Tensors whose batch is not their first axis; `shapes` has the values that stand for them.
-    constants : dict of str to ndarray
-        All that is known while reading, integers too.
     booleans : set of str
         Values that are booleans in the file: ones and zeros here.
     counts : set of str
@@ -90,30 +82,20 @@ class Pass:
         batch: int | None,
         rewrites: Rewrites,
     ) -> None:
+        everything = list(with_branches(proto.node))
+        made = {name for node in everything for name in node.output}
+        super().__init__(Folding(weights, opset), inputs, made | set(inputs))
         self.opset = opset
         self._rewrites = rewrites
-        self.shapes: dict[str, Shape] = dict(inputs)
-        self.weights: dict[str, list[Use]] = {}
-        self.turned: dict[str, Turned] = {}
         self.booleans: set[str] = set()
         self.counts: set[str] = set()
         self.said = batch
         self.chose = False
         self._batches = {batch, *(shape[0] for shape in inputs.values())}
-        self._folding = Folding(weights, opset)
-        self.constants = self._folding.values
         # The formulas of constants that follow from open sizes.
         self._entries: dict[str, NDArray[Any]] = {}
-        self._kept: dict[str, NDArray[Any]] = {}  # What the nodes read, under its new name.
-        self._numbers: dict[float, str] = {}  # Of those constants that `number` made.
-        self._alias: dict[str, str] = {}
-        self._sequences: dict[str, tuple[str, ...]] = {}  # Of each sequence, the tensors in it.
-        everything = list(with_branches(proto.node))
-        self._taken = {name for node in everything for name in node.output} | set(inputs)
         self._read_names = {name for node in everything for name in node.input}
         self._read_names |= {value.name for value in proto.output}
-        self._nodes: list[Node] = []
-        self._node_names: set[str] = set()
         self._dtypes = {v.name: dtype_of(v) or "float32" for v in (*proto.input, *proto.output)}
         for value in proto.output:
             if value.type.tensor_type.elem_type == BOOL:
@@ -151,163 +133,9 @@ class Pass:
         value = self.constant_input(source, index, name)
         return sizes(value, self._entries.get(source.input(index)))
 
-    def shape(self, name: str) -> Shape:
-        """Return the shape of a tensor at this batch size."""
-        constant = self.constants.get(name)
-        return self.shapes[name] if constant is None else constant.shape
-
     def is_batch(self, size: int) -> bool:
         """Return whether a size on the first axis is the batch size."""
         return size in self._batches and not isinstance(size, Size)
-
-    # --- and what it makes ----------------------------------------------------------------------
-
-    def fresh(self, wish: str) -> str:
-        """Return a tensor name that nothing has yet: `wish`, if that is free."""
-        name = fresh(wish, self._taken, self._kept, self.constants)
-        self._taken.add(name)
-        return name
-
-    def _fresh_node(self, wish: str) -> str:
-        name = fresh(wish, self._node_names)
-        self._node_names.add(name)
-        return name
-
-    def keep(self, array: NDArray[Any], wish: str) -> str:
-        """Store a constant in float32 for the nodes to read, and return its name."""
-        return self._store(array, wish, lambda name: name not in self.weights)
-
-    def keep_weight(
-        self, source: Source, array: NDArray[Any], form: Form = SAME, index: int = 1
-    ) -> str:
-        """Store the weight of a layer, (out, in / groups, ...), and return the layer's name.
-
-        Parameters
-        ----------
-        source : Source
-        array : ndarray
-        form : Form, default SAME
-            How the file has the weight.
-        index : int, default 1
-            Which input of the node it is.
-        """
-        read = source.inputs[index]
-        wish = layer_name(self._folding.origin(read), source.given) + form.mark
-        name = self._store(array, wish, lambda name: name in self.weights, ".weight")
-        self.weights.setdefault(name, []).append(Use(source.first, form, index))
-        return name.removesuffix(".weight")
-
-    def _store(
-        self,
-        array: NDArray[Any],
-        wish: str,
-        may_share: Callable[[str], bool],
-        suffix: str = "",
-    ) -> str:
-        kept = np.asarray(array, np.float32, order="C")
-
-        def is_fit(name: str) -> bool:
-            if name in self._taken and name not in self.constants:
-                return False
-            before = self._kept.get(name)
-            return before is None or (may_share(name) and np.array_equal(before, kept))
-
-        name = next(filter(is_fit, numbered(wish, suffix)))
-        self._kept[name] = kept
-        return name
-
-    def emit(
-        self,
-        op: str,
-        inputs: Sequence[str],
-        outputs: str | Sequence[str],
-        name: str,
-        kept: Sequence[str] = (),
-        **attributes: Any,  # noqa: ANN401 - of several types
-    ) -> None:
-        """Append a node of the normal form, and derive the shapes of its outputs.
-
-        Parameters
-        ----------
-        op : str
-        inputs : sequence of str
-            As the file names them; constants among them are kept for the node.
-        outputs : str or sequence of str
-        name : str
-            A number is added where another node has it.
-        kept : sequence of str, default ()
-            Further inputs: constants, as `keep` named them.
-        **attributes
-            Of the normal form.
-        """
-        unique = self._fresh_node(name)
-        values = [i if i in self.shapes else self.keep(self.constants[i], i) for i in inputs]
-        known = {
-            i: self.shapes[i] if i in self.shapes else self._kept[i].shape for i in [*values, *kept]
-        }
-        made = (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        node = Node(unique, op, (*values, *kept), made, attributes)
-        self._nodes.append(node)
-        self.shapes.update(zip(made, output_shapes(node, known), strict=True))
-
-    def number(self, value: float) -> str:
-        """Return the name of a constant of one number, for `emit`."""
-        name = self._numbers.get(value)
-        if name is None:
-            name = self._numbers[value] = self.fresh("number")
-            self.constants[name] = np.array(value, np.float32)
-        return name
-
-    def remove(self, source: Source, value: str | None = None) -> None:
-        """Let a node's output be its first input, or another tensor that is there."""
-        self.rename(source.outputs[0], source.inputs[0] if value is None else value)
-
-    def rename(self, output: str, name: str) -> None:
-        """Let an output of the file be a tensor that is there."""
-        self._alias[output] = name
-
-    def renamed(self, output: str) -> str:
-        """Return the tensor that an output of the file is."""
-        return self._alias.get(output, output)
-
-    def write_out(self, name: str, node: str) -> str:
-        """Return a value that is a tensor as the file has it, wherever its batch is.
-
-        Parameters
-        ----------
-        name : str
-            Of the tensor.
-        node : str
-            The name of the node that reads it.
-        """
-        if name not in self.turned:
-            return name
-        tensor = self.turned[name]
-        apart, rank = tensor.value, len(self.shape(tensor.value))
-        inner = 1 + tensor.axis + (tensor.before > 1)
-        perm = (*range(1, inner), 0, *range(inner, rank))
-        if perm != tuple(range(rank)):
-            apart = self.fresh(f"{name}_turned")
-            self.emit("Transpose", [tensor.value], apart, f"{node}_turn", perm=perm)
-        if tensor.before * tensor.after == 1:
-            return apart
-        joined = self.fresh(f"{name}_joined")
-        self.emit("Reshape", [apart], joined, f"{node}_join", shape=tensor.shape)
-        return joined
-
-    def collect(self, source: Source, tensors: Sequence[str]) -> None:
-        """Let a node's output be a sequence of tensors."""
-        self._sequences[source.outputs[0]] = tuple(tensors)
-
-    def sequence(self, source: Source) -> tuple[str, ...]:
-        """Return the tensors in the sequence that is a node's first input."""
-        if source.inputs[0] not in self._sequences:
-            raise source.refuse(f"input {source.inputs[0]!r} is no sequence")
-        return self._sequences[source.inputs[0]]
-
-    def define(self, source: Source, array: NDArray[Any]) -> None:
-        """Let a node's output be a constant."""
-        self.constants[source.outputs[0]] = array
 
     def _all_others(self, nodes: Sequence[NodeProto]) -> str:
         """Return the end of an error: every operator that cannot be read, not only the first."""
@@ -416,11 +244,11 @@ class Pass:
                 raise GraphError(f"output {name!r} does not depend on the inputs")
             if found != name:
                 self.emit("Identity", [found], name, f"Identity_{name}")
-        nodes = _without_copies(_live(self._nodes, outputs), {*outputs, *inputs})
+        nodes = without_copies(live(self._nodes, outputs), {*outputs, *inputs})
         nodes = without_transposes(
             nodes, self.shapes, self._kept, outputs, self.fresh, self._fresh_node
         )
-        nodes = _without_copies(nodes, {*outputs, *inputs})
+        nodes = without_copies(nodes, {*outputs, *inputs})
         nodes = unspelled(nodes, self._kept, self.shapes, outputs)
         nodes = with_layer_norms(nodes, self._kept, self.shapes, outputs)
         read = {name for node in nodes for name in node.inputs}
@@ -430,32 +258,3 @@ class Pass:
             tuple(nodes),
             {name: array for name, array in self._kept.items() if name in read},
         )
-
-
-def _live(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
-    """Return the nodes that an output depends on."""
-    wanted, live = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
-            live.append(node)
-    return live[::-1]
-
-
-def _without_copies(nodes: list[Node], border: set[str]) -> list[Node]:
-    """Let a node write an output itself where only an Identity stands between."""
-    for copy in [node for node in nodes if node.op == "Identity"]:
-        source, target = copy.inputs[0], copy.outputs[0]
-        if source in border:
-            continue
-        border.add(source)
-        nodes = [
-            replace(
-                node,
-                inputs=tuple(target if name == source else name for name in node.inputs),
-                outputs=tuple(target if name == source else name for name in node.outputs),
-            )
-            for node in nodes
-            if node.name != copy.name
-        ]
-    return nodes
