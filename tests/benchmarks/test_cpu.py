@@ -9,8 +9,18 @@ from paths import ROOT
 sys.path.append(str(ROOT))
 
 from benchmarks.cpu import report
-from benchmarks.cpu.networks import Variant, grouped, make_masks, unstructured, zoo
+from benchmarks.cpu.networks import (
+    Files,
+    Variant,
+    grouped,
+    images,
+    make,
+    make_masks,
+    unstructured,
+    zoo,
+)
 from benchmarks.cpu.report import Measured, Size
+from masktools import checkpoint
 from runtime.cpu.backend import CpuBackend
 from runtime.engines.turns import FEWEST, MOST, TURN, Engine, Times, runs_in_turn
 
@@ -33,6 +43,7 @@ def test_records_name_yardsticks_and_limit():
         Measured("deepsparse", DENSE, times(3e-3), 0.0),
         Measured("masktools", DENSE, times(2e-3), 0.0),  # ours is no peer
         Measured("deepsparse", SPARSE, times(1.5e-3), 0.0),
+        Measured("mnn", SPARSE, times(2.5e-3), 0.0),
         Measured("masktools", SPARSE, times(1e-3), 0.0),
     ]
     sizes = {DENSE.name: Size(10**8, 1000), SPARSE.name: Size(2 * 10**7, 250)}
@@ -41,6 +52,7 @@ def test_records_name_yardsticks_and_limit():
     assert {row["fastest_dense_peer"] for row in rows} == {"deepsparse"}
     assert last["over_fastest_dense_peer"] == pytest.approx(3)
     assert last["over_deepsparse"] == pytest.approx(1.5)
+    assert last["over_mnn"] == pytest.approx(2.5)
     assert last["limit"] == pytest.approx(5)
     assert last["density_by_multiplications"] == pytest.approx(0.2)
     assert last["density_by_weights"] == pytest.approx(0.25)
@@ -76,6 +88,15 @@ def test_first_and_depthwise_layers_stay_dense():
     assert all(mask.shape[2:] == (1, 1) for mask in masks.values())
     with pytest.raises(ValueError, match="--ticket"):
         make_masks(module, Variant("mobilenet-v1", "ticket"), None)
+
+
+def test_a_network_from_elsewhere_is_exported_under_its_masks(tmp_path):
+    variant = Variant("unet", "unstructured", 0.2)
+    masks = make_masks(make("unet"), variant, None)
+    found = checkpoint.read(Files(tmp_path, None).find(variant, 1, ".safetensors"))
+    stored = sum(weight.stored for weight in found.sparse.values())
+    assert stored == sum(int(mask.sum()) for mask in masks.values())
+    assert images(variant, 2).shape == (2, 3, 256, 256)
 
 
 @pytest.mark.skipif(
