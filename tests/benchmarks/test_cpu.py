@@ -95,7 +95,8 @@ def test_a_network_from_elsewhere_is_exported_under_its_masks(tmp_path):
     masks = make_masks(make("unet"), variant, None)
     found = checkpoint.read(Files(tmp_path, None).find(variant, 1, ".safetensors"))
     stored = sum(weight.stored for weight in found.sparse.values())
-    assert stored == sum(int(mask.sum()) for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert 0.99 * kept < stored <= kept  # Less the channels that the last layer does not read.
     assert images(variant, 2).shape == (2, 3, 256, 256)
 
 
