@@ -20,6 +20,7 @@ FOLDERS = {
     "masktools.limits": [],
     "masktools.forks": [],
     "masktools.files": ["masktools.errors", "masktools.limits"],
+    "masktools.tensor_file": ["masktools.files"],
     "masktools.checks": ["masktools.errors"],
     "masktools.names": ["masktools.errors"],
     "masktools.named_layers": ["masktools.checks"],
@@ -31,7 +32,7 @@ FOLDERS = {
         "masktools.row_patterns",
     ],
     "masktools.network": ["masktools.layout"],
-    "masktools.importers": ["masktools.network"],
+    "masktools.importers": ["masktools.network", "masktools.tensor_file"],
     "masktools.partition": ["masktools.layout"],
     "masktools.transform": ["masktools.partition"],
     "masktools.conversion": [
@@ -39,7 +40,7 @@ FOLDERS = {
         "masktools.calibration",
         "masktools.names",
     ],
-    "masktools.checkpoint": ["masktools.network", "masktools.version"],
+    "masktools.checkpoint": ["masktools.network", "masktools.tensor_file", "masktools.version"],
     "masktools.calibration": [
         "masktools.checkpoint",
         "masktools.importers",

@@ -23,6 +23,7 @@ from masktools.errors import FormatError, GraphError, MaskError
 from masktools.files import check_source, whole_file
 from masktools.network.graph import Graph, where
 from masktools.network.normal_form import check_graph
+from masktools.tensor_file import TensorFile
 from masktools.version import __version__
 
 __all__ = ["Checkpoint", "Residual", "SparseWeight", "read", "write"]
@@ -137,13 +138,13 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     OSError
         If the file cannot be opened.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     check_source(path)
     with Path(path).open("rb"):
         pass  # A missing file is an OSError of its own kind, not a damaged one.
     try:
-        with safe_open(str(path), framework="np") as file:
+        with TensorFile(path) as file:
             return _read(file)
     except SafetensorError as error:
         raise FormatError(f"{path}: not a safetensors file: {error}") from error
@@ -153,9 +154,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _read(file: Any) -> Checkpoint:  # noqa: ANN401 - safetensors has no type for its handle
-    header = from_json(file.metadata() or {})
-    names = set(file.keys())
+def _read(file: TensorFile) -> Checkpoint:
+    header = from_json(file.metadata)
+    names = file.dtypes.keys()
     graph = header["graph"]
     made = {v.name for v in graph.inputs} | {o for node in graph.nodes for o in node.outputs}
     read = {name for node in graph.nodes for name in node.inputs} - made
@@ -192,12 +193,11 @@ def _read(file: Any) -> Checkpoint:  # noqa: ANN401 - safetensors has no type fo
     return Checkpoint(whole, weights, header["producer"], header["seed"], header["source"])
 
 
-def _load(file: Any, name: str) -> NDArray[Any]:  # noqa: ANN401
-    dtype = file.get_slice(name).get_dtype()
+def _load(file: TensorFile, name: str) -> NDArray[Any]:
+    dtype = file.dtypes[name]
     if dtype not in ("F32", "F16", "I32", "I64"):
         raise FormatError(f"tensor {name!r}: dtype {dtype} is not supported")
-    array: NDArray[Any] = file.get_tensor(name)
-    return array
+    return file.read(name)
 
 
 def _groups(graph: Graph) -> dict[str, int]:

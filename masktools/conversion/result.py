@@ -24,6 +24,7 @@ from masktools.files import check_source, target_of, whole_file
 from masktools.forks import unlocked_property
 from masktools.importers.containers.detect import MASKS, VALUES
 from masktools.layout import BlockLayout
+from masktools.tensor_file import TensorFile
 from masktools.version import __version__
 
 LAYOUTS, REPORT = "layouts.safetensors", "report.json"
@@ -184,16 +185,16 @@ def load_layouts(path: str | os.PathLike[str]) -> dict[str, BlockLayout]:
     FormatError
         Naming the file, and the layer that is wrong.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     place = Path(path)
     file = place / LAYOUTS if place.is_dir() else place
     if not file.is_file():
         raise FormatError(f"{file}: there is no such file, or it is no regular one")
     try:
-        with safe_open(file, "numpy") as tensors:
-            header = json.loads((tensors.metadata() or {}).get("masktools", "null"))
-            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        with TensorFile(file) as tensors:
+            header = json.loads(tensors.metadata.get("masktools", "null"))
+            arrays = {name: tensors.read(name) for name in tensors.dtypes}
     except (SafetensorError, ValueError, RecursionError) as error:
         raise FormatError(f"{file}: {error}") from error
     header = _of_format(file, header, _LAYOUTS_FORMAT, "it holds no layouts of masktools")
@@ -273,12 +274,12 @@ def _render_values(values: Mapping[str, NDArray[np.float32]]) -> bytes:
 
 def _load_values(file: Path) -> dict[str, NDArray[np.float32]]:
     """Return the calibrated constants that a result folder keeps."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(file, "numpy") as tensors:
-            header = json.loads((tensors.metadata() or {}).get("masktools", "null"))
-            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        with TensorFile(file) as tensors:
+            header = json.loads(tensors.metadata.get("masktools", "null"))
+            arrays = {name: tensors.read(name) for name in tensors.dtypes}
         _of_format(file, header, _VALUES_FORMAT, "it holds no calibrated values of masktools")
         for name, array in arrays.items():
             check_values(f"value {name!r}", array)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from masktools.errors import FormatError
 from masktools.files import check_source, target_of, whole_file
 from masktools.partition.row_groups import RowGroups
+from masktools.tensor_file import TensorFile
 
 FOLDER = "layers"
 _VERSION = 1
@@ -105,13 +106,13 @@ def _render(found: RowGroups) -> bytes:
 
 
 def _parse(path: Path) -> RowGroups:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     check_source(path)
     try:
-        with safe_open(path, "numpy") as file:
-            header = dict(json.loads(file.metadata()["masktools"]))
-            labels, sums, cost = map(file.get_tensor, ("labels", "sums", "column_cost"))
+        with TensorFile(path) as file:
+            header = dict(json.loads(file.metadata["masktools"]))
+            labels, sums, cost = map(file.read, ("labels", "sums", "column_cost"))
         expected = header.pop("hash")
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"a finished layer's file is damaged: {error}") from error
