@@ -121,6 +121,11 @@ WINOGRAD_PRODUCTS, WINOGRAD_SINGLE, WINOGRAD_UNCACHED = 0.8, 0.75, 0.7
 WINOGRAD_TRANSFORM = 8
 # The same of the whole layer, beside other kernels: what the rest of it takes is in these shares.
 WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM = 0.42, 12
+# And where pixels do not fill vectors: what a tile reads and writes lies in pieces.
+WINOGRAD_PIECES, WINOGRAD_PIECES_TRANSFORM = 0.62, 36
+# Multiplications in the time that a byte of weights takes, of those that a dense weight has not: in
+# a network they come from behind the near cache, once for each call.
+WINOGRAD_BYTE = 20
 # Channels and rows below which its transforms are not paid back.
 WINOGRAD_CHANNELS = 16
 

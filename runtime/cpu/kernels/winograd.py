@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktools.forks import PRODUCTS
 from runtime.cpu.calibration import (
+    WINOGRAD_BYTE,
     WINOGRAD_CHANNELS,
+    WINOGRAD_PIECES,
+    WINOGRAD_PIECES_TRANSFORM,
     WINOGRAD_PRODUCTS,
     WINOGRAD_SHARE,
     WINOGRAD_SINGLE,
@@ -22,6 +25,7 @@ from runtime.cpu.calibration import (
 from runtime.cpu.kernels.inputs import in_rows, skip_of
 from runtime.cpu.kernels.problem import Configuration, LayerCall, Problem, plain_halo
 from runtime.cpu.machine import Machine
+from runtime.cpu.memory.layout import round_up
 from runtime.cpu.memory.window import Pooling
 from runtime.cpu.program import Assembly
 from runtime.plan.steps import Weight
@@ -52,9 +56,17 @@ class Winograd:
             or tiles * problem.lanes < 2 * machine.vector
         ):
             return float("inf")
-        return tiles * _tile_cost(
-            shape.channels, shape.rows, WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM
-        )
+        cut = _cut(shape.channels, shape.rows, tiles * problem.lanes, machine)
+        at_once = cut.vectors * machine.vector
+        rounds = -(-cut.items // machine.threads)  # Threads that have no item wait.
+        computed = rounds * machine.threads * at_once / cut.parts / problem.lanes
+        more = self.weight_bytes(problem, machine) - problem.dense_bytes
+        rows = round_up(shape.rows, ROWS)
+        if problem.lanes % machine.vector:
+            whole = _tile_cost(shape.channels, rows, WINOGRAD_PIECES, WINOGRAD_PIECES_TRANSFORM)
+        else:
+            whole = _tile_cost(shape.channels, rows, WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM)
+        return computed * whole + WINOGRAD_BYTE * more / problem.lanes
 
     def weight_bytes(self, problem: Problem, machine: Machine) -> int:
         """Return the memory of the transformed weights."""
@@ -171,21 +183,46 @@ def configured(
     >>> configured(64, 64, 32, 32, 64, Machine(16, 2))
     {'vectors': 2, 'row_blocks': 8, 'parts': 1}
     """
+    cut = _cut(channels, rows, _tiles(height, width) * lanes, machine)
+    row_blocks = 8 if cut.vectors == 2 else 16
+    return {"vectors": cut.vectors, "row_blocks": row_blocks, "parts": cut.parts}
+
+
+class Cut(NamedTuple):
+    """How the work of a layer is cut into items.
+
+    Parameters
+    ----------
+    vectors : int
+        Of tiles in a block.
+    parts : int
+        Of the rows.
+    items : int
+        Parts of all blocks.
+    """
+
+    vectors: int
+    parts: int
+    items: int
+
+
+def _cut(channels: int, rows: int, tiles: int, machine: Machine) -> Cut:
+    """Return the cut that takes least time, where all threads work on items of one size."""
     vector, threads = machine.vector, machine.threads
-    tiles = _tiles(height, width) * lanes
     most = WINOGRAD_SHARE * machine.near
     row_blocks = -(-rows // ROWS)
 
-    def time(choice: tuple[int, int]) -> float:
-        vectors, parts = choice
-        blocks = -(-tiles // (vectors * vector))
-        part = -(-row_blocks // parts) * ROWS
-        cached = POSITIONS * channels * vectors * vector * 4 <= most
-        share = WINOGRAD_PRODUCTS if vectors == 2 else WINOGRAD_SINGLE
+    def time(cut: Cut) -> float:
+        part = -(-row_blocks // cut.parts) * ROWS
+        cached = POSITIONS * channels * cut.vectors * vector * 4 <= most
+        share = WINOGRAD_PRODUCTS if cut.vectors == 2 else WINOGRAD_SINGLE
         share *= 1 if cached else WINOGRAD_UNCACHED
         work = _tile_cost(channels, part, share, WINOGRAD_TRANSFORM)
-        return -(-blocks * parts // threads) * vectors * work
+        return -(-cut.items // threads) * cut.vectors * work
 
-    choices = [(v, p) for v in (2, 1) for p in range(1, min(row_blocks, 2 * threads) + 1)]
-    vectors, parts = min(choices, key=time)
-    return {"vectors": vectors, "row_blocks": 8 if vectors == 2 else 16, "parts": parts}
+    cuts = [
+        Cut(vectors, parts, -(-tiles // (vectors * vector)) * parts)
+        for vectors in (2, 1)
+        for parts in range(1, min(row_blocks, 2 * threads) + 1)
+    ]
+    return min(cuts, key=time)
