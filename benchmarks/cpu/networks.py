@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.networks.families import build
+from benchmarks.networks.trial import calibrate
 from masktools.export import from_onnx
 
 Mask = NDArray[np.bool_]
@@ -137,7 +138,8 @@ def make(network: str) -> nn.Module:
     """Return a network with random weights, in evaluation mode."""
     if network in zoo.ZOO:
         return zoo.make(network)
-    module, _ = build(*ELSEWHERE[network])
+    module, shape = build(*ELSEWHERE[network])
+    calibrate(module, shape)  # Else activations of an EfficientNet vanish.
     return module
 
 
