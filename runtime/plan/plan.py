@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -20,16 +20,8 @@ from runtime.plan.bounds import check_cost
 from runtime.plan.lifetimes import lifetimes, most_at_once
 from runtime.plan.lowering import lower
 from runtime.plan.lowering.context import Context
-from runtime.plan.steps import (
-    Activate,
-    Activation,
-    Arithmetic,
-    Convolution,
-    Product,
-    ScaleShift,
-    Step,
-    Weighted,
-)
+from runtime.plan.simplify import simplified
+from runtime.plan.steps import Step
 
 Shape = tuple[int, ...]
 
@@ -188,7 +180,7 @@ def _built(checkpoint: Checkpoint) -> Plan:
             same[node.outputs[0]] = same.get(node.inputs[0], node.inputs[0])
         steps += [replace(s, inputs=tuple(same.get(v, v) for v in s.inputs)) for s in made]
     results = {value.name: same.get(value.name, value.name) for value in graph.outputs}
-    kept = _fused(_used(steps, set(results.values())), set(results.values()), shapes)
+    kept = simplified(steps, set(results.values()), shapes)
     values = {v.name for v in graph.inputs} | {step.output for step in kept}
     plan = Plan(
         graph.inputs,
@@ -231,63 +223,3 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
                 f"output {value.name!r}: expected shape {value.shape}, got {shapes[value.name]}"
             )
     return shapes
-
-
-def _used(steps: list[Step], results: set[str]) -> list[Step]:
-    """Leave out steps whose output nothing reads."""
-    needed = set(results)
-    kept = []
-    for step in reversed(steps):
-        if step.output in needed:
-            needed.update(step.inputs)
-            kept.append(step)
-    return kept[::-1]
-
-
-def _fused(
-    steps: list[Step], results: set[str], shapes: Mapping[str, tuple[int | None, ...]]
-) -> list[Step]:
-    """Merge each step into the step before it, if no other step reads the value between."""
-    readers = Counter(value for step in steps for value in step.inputs)
-    readers.update(results)
-    made_by: dict[str, int] = {}
-    merged: list[Step | None] = []
-    for step in steps:
-        # The merged step stands where the later one stood: everything it reads is made by then.
-        at = sorted(made_by[v] for v in step.inputs if v in made_by and readers[v] == 1)
-        new = step
-        for index in reversed(at):
-            before = merged[index]
-            both = _merge(before, step, shapes) if before is not None else None
-            if both is not None:
-                merged[index] = None
-                new = both
-                break
-        made_by[new.output] = len(merged)
-        merged.append(new)
-    return [step for step in merged if step is not None]
-
-
-def _merge(before: Step, step: Step, shapes: Mapping[str, tuple[int | None, ...]]) -> Step | None:
-    """Return one step that does `before`, then `step`; None where there is none."""
-    if isinstance(step, Activate):
-        return _activated(before, step.activation, step.output)
-    if isinstance(step, ScaleShift) and isinstance(before, ScaleShift):
-        apart = before.shift is None and before.activation is None and step.scale is None
-        return replace(before, shift=step.shift, output=step.output) if apart else None
-    if not (isinstance(step, Arithmetic) and step.op == "Add" and len(step.inputs) == 2):
-        return None
-    if not isinstance(before, Weighted) or before.activation or len(before.inputs) == 2:
-        return None
-    skip = step.inputs[1 if step.inputs[0] == before.output else 0]
-    if shapes[skip] != shapes[before.output]:
-        return None  # A skip that broadcasts is an addition of its own.
-    return replace(
-        before, inputs=(*before.inputs, skip), output=step.output, activation=step.activation
-    )
-
-
-def _activated(step: Step, activation: Activation, output: str) -> Step | None:
-    if isinstance(step, Convolution | Product | ScaleShift | Arithmetic) and not step.activation:
-        return replace(step, activation=activation, output=output)
-    return None

@@ -56,6 +56,69 @@ def operators(made: plan.Plan) -> list[str]:
     return [step.operator for step in made.steps]
 
 
+# --- slices that are put together again ---------------------------------------------------------
+
+
+def split_and_joined(
+    joined: tuple[str, ...], split: tuple[int, ...] = (1, 3), axis: int = 1
+) -> Any:
+    """Return a plan that splits x, convolves the last part, and joins some of the three."""
+    last = ("a", "b", "c")[len(split) - 1]
+    nodes = [
+        Node("s", "Split", ("x",), ("a", "b", "c")[: len(split)], {"axis": axis, "split": split}),
+        node("Relu", "d", last),
+        Node("j", "Concat", joined, ("y",), {"axis": axis}),
+    ]
+    sizes = dict(zip("abc", split, strict=False)) | {"d": split[-1]}
+    shape = [None, 4, 6, 6]
+    shape[axis] = sum(sizes[name] for name in joined)
+    return build(*nodes, outputs={"y": tuple(shape)})
+
+
+@pytest.mark.parametrize(
+    ("joined", "split", "axis", "inputs"),
+    [
+        (("a", "b", "d"), (1, 3), 1, ("x", "d")),
+        (("d", "a", "b"), (1, 3), 1, ("d", "x")),
+        (("d", "a", "b", "c"), (1, 1, 2), 1, ("d", "x")),
+        (("a", "b", "a", "b"), (2, 2), 1, ("x", "x")),
+        (("a", "b", "d"), (2, 4), 2, ("x", "d")),
+        (("b", "a", "d"), (2, 2), 1, ("b", "a", "d")),
+        (("a", "d", "b"), (2, 2), 1, ("a", "d", "b")),
+        (("a", "b", "d"), (1, 1, 2), 1, ("a", "b", "d")),
+        (("b", "c", "d"), (1, 1, 2), 1, ("b", "c", "d")),
+        (("a", "a", "d"), (2, 2), 1, ("a", "a", "d")),
+        (("a", "b"), (2, 2), 1, ("a", "b")),
+    ],
+)
+def test_a_concat_reads_a_value_of_which_it_reads_all_slices(joined, split, axis, inputs):
+    made = split_and_joined(joined, split, axis)
+    concat = next(step for step in made.steps if step.operator == "Concat")
+    assert concat.inputs == inputs
+    read = {name for step in made.steps for name in step.inputs}
+    assert {step.output for step in made.steps if isinstance(step, Slice)} <= read
+
+
+def test_slices_along_another_axis_or_in_steps_stay():
+    cut = {"axes": (2,), "steps": (1,)}
+    nodes = [
+        node("Slice", "a", "x", starts=(0,), ends=(3,), **cut),
+        node("Slice", "b", "x", starts=(3,), ends=(6,), **cut),
+        node("Concat", "y", "a", "b", "a", axis=1),
+    ]
+    made = build(*nodes, outputs={"y": (None, 12, 3, 6)})
+    assert operators(made) == ["Slice", "Slice", "Concat"]
+    even = {"starts": (0,), "ends": (4,), "axes": (1,), "steps": (2,)}
+    odd = even | {"starts": (1,)}
+    made = build(
+        node("Slice", "a", "x", **even),
+        node("Slice", "b", "x", **odd),
+        node("Concat", "y", "a", "b", "x", axis=1),
+        outputs={"y": (None, 8, 6, 6)},
+    )
+    assert made.steps[-1].inputs == ("a", "b", "x")
+
+
 # --- fusion ------------------------------------------------------------------------------------
 
 
