@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.networks.families import build
-from benchmarks.networks.trial import calibrate
 from masktools.export import from_onnx
 
 Mask = NDArray[np.bool_]
@@ -138,8 +137,10 @@ def make(network: str) -> nn.Module:
     """Return a network with random weights, in evaluation mode."""
     if network in zoo.ZOO:
         return zoo.make(network)
-    module, shape = build(*ELSEWHERE[network])
-    calibrate(module, shape)  # Else activations of an EfficientNet vanish.
+    module, _ = build(*ELSEWHERE[network])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        zoo.randomise(module)  # Else activations of an EfficientNet vanish.
     return module
 
 
