@@ -12,6 +12,7 @@ from masktools.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from masktools import export as export
+    from masktools import prune as prune
     from masktools.calibration.report import Calibration as Calibration
     from masktools.conversion.calibrate import calibrate as calibrate
     from masktools.conversion.convert import Conversion as Conversion
@@ -50,12 +51,14 @@ _HOME = {
     "save_masks": "importers",
 }
 
-__all__ = ["__version__", "export", *sorted(_HOME)]
+_FOLDERS = ("export", "prune")
+
+__all__ = ["__version__", *_FOLDERS, *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
-    if name == "export":
-        return import_module("masktools.export")
+    if name in _FOLDERS:
+        return import_module(f"masktools.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'masktools' has no attribute {name!r}")
     value = getattr(import_module(f"masktools.{_HOME[name]}"), name)

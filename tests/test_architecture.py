@@ -25,6 +25,7 @@ FOLDERS = {
     "masktools.names": ["masktools.errors"],
     "masktools.named_layers": ["masktools.checks"],
     "masktools.row_patterns": [],
+    "masktools.shares": [],
     "masktools.layout": [
         "masktools.checks",
         "masktools.files",
@@ -32,13 +33,16 @@ FOLDERS = {
         "masktools.row_patterns",
     ],
     "masktools.network": ["masktools.layout"],
+    "masktools.roles": ["masktools.named_layers", "masktools.names", "masktools.network"],
+    "masktools.prune": ["masktools.roles", "masktools.shares"],
     "masktools.importers": ["masktools.network", "masktools.tensor_file"],
     "masktools.partition": ["masktools.layout"],
     "masktools.transform": ["masktools.partition"],
     "masktools.conversion": [
         "masktools.transform",
         "masktools.calibration",
-        "masktools.names",
+        "masktools.roles",
+        "masktools.shares",
     ],
     "masktools.checkpoint": ["masktools.network", "masktools.tensor_file", "masktools.version"],
     "masktools.calibration": [
@@ -47,7 +51,12 @@ FOLDERS = {
         "masktools.named_layers",
     ],
     "masktools.export": ["masktools.calibration", "masktools.names"],
-    "masktools.cli": ["masktools.conversion", "masktools.export", "runtime.model"],
+    "masktools.cli": [
+        "masktools.conversion",
+        "masktools.export",
+        "masktools.prune",
+        "runtime.model",
+    ],
     "masktools.__main__": ["masktools.cli"],
     # runtime: a checkpoint in, outputs out
     "runtime.errors": ["masktools.errors", "masktools.forks"],
@@ -244,7 +253,7 @@ def test_no_module_bears_the_name_of_a_public_function():
     """Importing a module binds its name on the package, and would hide the function."""
     import masktools
 
-    functions = {n for n in masktools.__all__ if not n.startswith("_")} - {"export"}
+    functions = {n for n in masktools.__all__ if not n.startswith("_")} - {"export", "prune"}
     assert not functions & {name.split(".")[1] for name, _ in sources() if "." in name}
 
 

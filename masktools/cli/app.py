@@ -7,6 +7,7 @@ import typer
 from masktools.cli.convert import convert_command
 from masktools.cli.export import export_command
 from masktools.cli.inspect import inspect_command
+from masktools.cli.prune import prune_command
 from masktools.version import add_version
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 add_version(app, "masktools")
 app.command("inspect")(inspect_command)
+app.command("prune")(prune_command)
 app.command("convert")(convert_command)
 app.command("export")(export_command)
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from masktools.network.graph import Graph
     from masktools.network.input_shapes import InputShapes
 
+# The endings of files that hold masks alone.
+MASK_FILES = (".safetensors", ".npz", ".pt")
+
 Tool = Annotated[
     str | None, typer.Option(help="The tool that wrote it, where its keys leave it open.")
 ]

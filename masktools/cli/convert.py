@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from masktools.cli.common import (
+    MASK_FILES,
     CalibrateMethod,
     Images,
     InputShape,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from masktools.cli.common import Ready
     from masktools.importers.load import Names
     from masktools.network.graph import Graph
-
-MASK_FILES = (".safetensors", ".npz", ".pt")
 
 
 def convert_command(

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from masktools.checkpoint import Checkpoint
     from masktools.checkpoint.inventory import StoredLayer
     from masktools.conversion.report import Figures, LayerReport, Report
-    from masktools.importers import MaskFile
+    from masktools.importers import LayerSummary, MaskFile
 
 
 def conversion_table(report: Report) -> Table:
@@ -49,14 +50,38 @@ def conversion_lines(report: Report) -> list[Text]:
     limit = report.total.limit
     if limit is not None:
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
-    reasons: dict[str, list[str]] = {}
-    for row in report:
-        if row.dense_because:
-            reasons.setdefault(row.dense_because, []).append(row.layer)
-    lines += [
-        Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in reasons.items()
-    ]
+    lines += dense_lines({row.layer: row.dense_because for row in report})
     return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+def dense_lines(reasons: Mapping[str, str]) -> list[Text]:
+    """Return a line for each reason why layers stay dense; an empty one is none."""
+    by_reason: dict[str, list[str]] = {}
+    for layer, why in reasons.items():
+        if why:
+            by_reason.setdefault(why, []).append(layer)
+    return [
+        Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in by_reason.items()
+    ]
+
+
+def pruning_table(layers: Sequence[LayerSummary], reasons: Mapping[str, str]) -> Table:
+    """Return a line per layer, one for the pruned layers and one for all together."""
+    table = _table("layer", ("shape", "weights", "kept", "density"))
+    for layer in layers:
+        shape = " × ".join(map(str, layer.shape))
+        dim = "dim" if reasons[layer.name] else ""
+        table.add_row(_name(layer.name), shape, *_counted([layer]), style=dim)
+    table.add_section()
+    pruned = [layer for layer in layers if not reasons[layer.name]]
+    table.add_row(f"{len(pruned)} pruned", "", *_counted(pruned))
+    table.add_row(f"all {len(layers)}", "", *_counted(layers), style="bold")
+    return table
+
+
+def _counted(layers: Sequence[LayerSummary]) -> tuple[str, str, str]:
+    size, kept = sum(prod(layer.shape) for layer in layers), sum(layer.kept for layer in layers)
+    return f"{size:,}", f"{kept:,}", f"{kept / max(size, 1):.4f}"
 
 
 def calibration_table(report: CalibrationReport) -> Table:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from masktools.checks import BoolArray
 from masktools.partition.budget import by_gain_per_cost, choose
+from masktools.shares import erk, in_proportion
 
 ACROSS = ("log-share", "share", "absolute", "erk", "own")
 
@@ -160,24 +161,8 @@ def _finite(gain: Gains) -> NDArray[np.float64]:
 def _budgets(offers: Sequence[Offer], budget: int, across: str) -> list[int]:
     """Return the budget of each layer: in proportion, and none above what it can spend."""
     most = [int(offer.cost[offer.gain > 0].sum()) for offer in offers]
-    parts = [_erk(offer) if across == "erk" else Fraction(offer.own) for offer in offers]
-    budgets = [0] * len(offers)
-    left, room = [n for n, part in enumerate(parts) if part], budget
-    while left:
-        whole = sum(parts[n] for n in left)
-        full = [n for n in left if room * parts[n] >= most[n] * whole]
-        if not full:
-            for n in left:
-                budgets[n] = math.floor(room * parts[n] / whole)
-            break
-        for n in full:
-            budgets[n] = most[n]
-        room -= sum(most[n] for n in full)
-        left = [n for n in left if n not in full]
-    return budgets
-
-
-def _erk(offer: Offer) -> Fraction:
-    """Return the Erdős-Rényi-kernel density x what the whole layer costs; exact."""
-    size = math.prod(offer.shape)
-    return Fraction(sum(offer.shape) * int(offer.cost.sum()), size) if size else Fraction(0)
+    parts = [
+        erk(offer.shape) * int(offer.cost.sum()) if across == "erk" else Fraction(offer.own)
+        for offer in offers
+    ]
+    return [math.floor(share) for share in in_proportion(parts, most, budget)]

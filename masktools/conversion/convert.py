@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -24,15 +23,13 @@ from masktools.conversion.resume import FOLDER, Finished
 from masktools.conversion.selection import Source, select
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
-from masktools.names import Known, Shape, match, module_path
 from masktools.network.graph import Graph
-from masktools.network.layers import PHASES, Layer, layers
+from masktools.network.layers import Layer
+from masktools.roles import layers_under, transposed
 from masktools.transform.saliency import weigh
 
 if TYPE_CHECKING:
     from masktools.network.input_shapes import InputShapes
-
-logger = logging.getLogger("masktools.conversion")
 
 
 def convert(
@@ -270,32 +267,15 @@ def _plain(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _layers(graph: Graph, masks: Mapping[str, ArrayLike]) -> dict[str, Layer]:
-    """Return the layers of the network; a mask tells the shape of a weight it does not hold."""
-    shapes = {f"{name}.weight": np.shape(mask) for name, mask in masks.items()}
-    found = layers(graph, {k: v for k, v in shapes.items() if k not in graph.constants})
-    return _under_masks_names(found, {name: np.shape(mask) for name, mask in masks.items()})
-
-
-def _under_masks_names(found: Mapping[str, Layer], shapes: Mapping[str, Shape]) -> dict[str, Layer]:
-    """Return the network's layers under the names of the masks, where all of these are matched."""
-    known = {}
-    for name, layer in found.items():
-        paths = [path for path in map(module_path, layer.nodes) if path]
-        if name.endswith(PHASES):
-            for called in {name.removesuffix(PHASES), *paths} & shapes.keys():
-                raise MaskError(
-                    f"layer {called!r} is a transposed convolution, which the graph has in another "
-                    f"shape, as {name!r}: convert without graph= (--graph), or leave its mask out"
-                )
-        known[name] = Known(layer.shape, tuple(paths))
-    met = match(shapes, known)
-    if met.unused:
-        return dict(found)
-    for line in met.notes:
-        logger.warning("masks were matched %s", line)
-    return {
-        called: layer for name, layer in found.items() for called in met.layers.get(name, [name])
-    }
+    """Return the layers of the network, under the names of the masks where all are matched."""
+    shapes = {name: np.shape(mask) for name, mask in masks.items()}
+    found = layers_under(graph, shapes, "masks")
+    for called, name in transposed(found, shapes).items():
+        raise MaskError(
+            f"layer {called!r} is a transposed convolution, which the graph has in another "
+            f"shape, as {name!r}: convert without graph= (--graph), or leave its mask out"
+        )
+    return found
 
 
 def _finished(resume: str | os.PathLike[str] | None) -> Finished:

@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from masktools.checks import BoolArray, FloatArray, as_mask, as_saliency, listed
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
-from masktools.network.layers import ROLES, Layer
-
-_IMAGE_CHANNELS = 3
+from masktools.network.layers import Layer
+from masktools.roles import dense_because, fitting
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,47 +102,31 @@ def select(
 
     Notes
     -----
-    Without a graph, a convolution that reads at most three channels is taken for the first layer
-    or a depthwise convolution, and the last two-dimensional mask for the classifier.
+    Without a graph, shapes tell the layers that stay dense: see `masktools.roles.dense_because`.
 
     Where no mask prunes anything the network is dense, and a conversion is to prune it: then no
     layer stays dense because its mask keeps every weight.
     """
     if not masks:
         raise MaskError("there are no masks")
-    named.check(masks)
     shapes = {name: np.shape(mask) for name, mask in masks.items()}
-    classifier = next((name for name in reversed(shapes) if len(shapes[name]) == 2), None)
     layers = {
-        name: None if known is None else _fitting(name, shapes[name], known) for name in masks
+        name: None if known is None else fitting(name, shape, known, "a mask")
+        for name, shape in shapes.items()
     }
+    reasons = dense_because(shapes, known, named)
     arrays = {name: _arrays(name, mask, weights) for name, mask in masks.items()}
     pruned = any(not keep.all() for keep, _ in arrays.values())
     sources = []
     for name, (keep, saliency) in arrays.items():
-        layer = layers[name]
-        if name in named.skip:
-            reason = "named in skip"
-        elif name in named.include:
-            reason = ""
-        else:
-            role = ROLES.get(layer.role, "") if layer else _guess(shapes[name], name == classifier)
-            reason = role or ("the mask keeps every weight" if pruned and keep.all() else "")
+        layer, reason = layers[name], reasons[name]
+        if pruned and keep.all() and not reason and name not in named.include:
+            reason = "the mask keeps every weight"
         groups = layer.groups if layer else 1
         sources.append(
             Source(name, keep, saliency, groups, layer.column_cost if layer else None, reason)
         )
     return sources
-
-
-def _fitting(name: str, shape: tuple[int, ...], known: Mapping[str, Layer]) -> Layer:
-    if name not in known:
-        raise MaskError(f"the graph has no layer {name!r}; {listed(known)}")
-    if known[name].shape != shape:
-        raise MaskError(
-            f"layer {name!r}: expected a mask of shape {known[name].shape}, got {shape}"
-        )
-    return known[name]
 
 
 def _arrays(
@@ -159,13 +142,3 @@ def _arrays(
         raise type(error)(f"layer {name!r}: {error}") from error
     masked: FloatArray = saliency * keep.reshape(saliency.shape)
     return keep, masked
-
-
-def _guess(shape: tuple[int, ...], last_matrix: bool) -> str:
-    """Return why a layer stays dense as far as its shape tells."""
-    if last_matrix:
-        return "taken for the classifier: no graph says otherwise"
-    if len(shape) > 2 and shape[1] <= _IMAGE_CHANNELS:
-        which = "the first layer" if shape[1] > 1 else "the first layer or depthwise"
-        return f"taken for {which}: no graph says otherwise"
-    return ""

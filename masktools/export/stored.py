@@ -239,19 +239,22 @@ def _left_out(pruned: Mapping[str, int]) -> str:
     shown = [f"{name!r} {count}" for name, count in list(pruned.items())[:SHOWN]]
     more = f" and {len(pruned) - SHOWN} layers more" if len(pruned) > SHOWN else ""
     return (
-        f"{sum(pruned.values())} weights that the masks prune are not zero in the network and are "
-        f"left out: layer {', '.join(shown)}{more}; where it computes its weights of pruned ones, "
-        "as weight standardisation does, that changes what it computes: give no masks"
+        f"the masks prune {sum(pruned.values())} weights that are not zero in the network: they "
+        f"are stored as zeros, layer {', '.join(shown)}{more}. That is what masks are for, but "
+        "where the network was pruned before and computes its weights of pruned ones, as weight "
+        "standardisation does, give no masks"
     )
 
 
 def _complaint(outside: Mapping[str, tuple[int, float]]) -> str:
     parts = [
         f"{name!r} {count} ({share:.1%} of its saliency)"
-        for name, (count, share) in outside.items()
+        for name, (count, share) in list(outside.items())[:SHOWN]
     ]
+    more = f" and {len(outside) - SHOWN} layers more" if len(outside) > SHOWN else ""
     total = sum(count for count, _ in outside.values())
     return (
-        f"{total} kept weights lie outside the dense blocks: layer {', '.join(parts)}; "
-        "regroup or refill the masks, or choose residual='keep' or 'drop' (--residual keep)"
+        f"{total} kept weights lie outside the dense blocks: layer {', '.join(parts)}{more}; "
+        "regroup or refill the masks, or choose residual='keep' (--residual keep), which stores "
+        "them one by one, or 'drop', which leaves them out"
     )

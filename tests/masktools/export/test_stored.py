@@ -101,7 +101,7 @@ def test_weights_that_a_mask_prunes_and_the_network_does_not_are_said(module, ca
     keep[:8, ::2] = False
     net = zoo.to_onnx(module, SIZE)
     prepare(net, masks={"conv.0": keep}, residual="keep")
-    assert f"{np.count_nonzero(~keep)} weights that the masks prune are not zero" in caplog.text
+    assert f"the masks prune {np.count_nonzero(~keep)} weights that are not zero" in caplog.text
     assert "'conv.0'" in caplog.text
     caplog.clear()
     with torch.no_grad():
