@@ -81,7 +81,7 @@ def prune_command(
         reasons = staying_dense(weights, graph, NamedLayers.of(**chosen))
         masks = magnitude(weights, density, across=across, graph=graph, **chosen)
         save_masks(out, masks)
-        for note in _notes(weights, masks, reasons):
+        for note in [*_unread(graph, weights), *_notes(weights, masks, reasons)]:
             print(f"masktools: {printable(note)}", file=sys.stderr)
         _show(out, masks, reasons, as_json)
 
@@ -99,6 +99,22 @@ def _read(
     if shapes is not None:
         raise typer.BadParameter("--input-shape is for networks: the file holds weights alone")
     return load_weights(source, *how), None
+
+
+def _unread(graph: Graph | None, weights: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """Yield a note where the network has layers whose weights were not read."""
+    from masktools.network.layers import PHASES
+    from masktools.roles import layers_under
+
+    if graph is None:
+        return
+    known = layers_under(graph, {name: w.shape for name, w in weights.items()}, "weights")
+    unread = [repr(name.removesuffix(PHASES)) for name in known if name not in weights]
+    if unread:
+        yield (
+            f"layer {', '.join(unread)} stays dense, without a mask: its weights are not read from "
+            "an ONNX file (a transposed convolution); prune a file of weights instead"
+        )
 
 
 def _notes(
