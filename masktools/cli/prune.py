@@ -95,6 +95,8 @@ def _read(
 
     how = (tool, read_names(names))
     if inspect_masks(source, *how).container == "onnx":
+        if names is not None:
+            raise typer.BadParameter("--names is for files of weights: masks bear a network's own")
         return load_weights(source, *how), read_onnx(source, shapes)
     if shapes is not None:
         raise typer.BadParameter("--input-shape is for networks: the file holds weights alone")

@@ -205,6 +205,14 @@ def test_a_transposed_convolution_is_said_to_stay_dense(tmp_path):
     _, stderr = run("prune", net, out, "--density", "0.25")
     assert "layer 'up' stays dense, without a mask" in only_line(stderr)
     assert sorted(masktools.load_masks(out)) == ["conv", "stem"]
+    weights = masktools.load_weights(net) | {"up": np.arange(192.0).reshape(12, 4, 2, 2)}
+    for called in ("conv", "model.conv"):  # names are matched beside it, too
+        given = {n.replace("conv", called): w for n, w in weights.items()}
+        if called != "conv":
+            given["model.stem"] = given.pop("stem")
+        masks = masktools.prune.magnitude(given, 0.5, across="uniform", graph=net)
+        assert (masks["up"].sum(), masks[called].sum()) == (96, 48)
+        assert np.array_equal(masks["up"], given["up"] >= 96)
 
 
 # Refusals
@@ -257,7 +265,21 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, weights):
     assert not out.exists()
 
 
-def test_shapes_of_inputs_are_for_networks(tmp_path, weights):
+def test_names_are_for_files_of_weights(net, tmp_path, weights):
+    np.savez(tmp_path / "net.npz", **weights)
+    (tmp_path / "names.json").write_text(json.dumps({"conv1": "first.conv"}))
+    out, named = tmp_path / "m.npz", ("--names", tmp_path / "names.json")
+    run("prune", tmp_path / "net.npz", out, "--density", "0.2", *named)
+    assert sorted(masktools.load_masks(out)) == ["conv2", "fc", "first.conv", "stem"]
+    _, stderr = run("prune", net, out, "--density", "0.2", *named, status=2)
+    assert "--names is for files of weights" in unboxed(stderr)
+
+
+def test_shapes_of_inputs_are_for_networks(net, tmp_path, weights):
+    _, stderr = run(
+        "prune", net, tmp_path / "m.npz", "--density", "0.2", "--input-shape", "1,3,9,8", status=1
+    )
+    assert "the network fixes axis 2 to 8" in only_line(stderr)
     np.savez(tmp_path / "net.npz", **weights)
     arguments = ("--density", "0.2", "--input-shape", "1,3,8,8")
     _, stderr = run("prune", tmp_path / "net.npz", tmp_path / "m.npz", *arguments, status=2)

@@ -54,6 +54,11 @@ def masks():
     return tables.masks_table(MaskFile("a.pt", "zip", "tool", layers, (), (), ""))
 
 
+def pruned():
+    layers = [LayerSummary(name, SHAPE, SIZE // 8, 0.125) for name in NAMES]
+    return tables.pruning_table(layers, dict.fromkeys(NAMES, "") | {NAMES[0]: "the first layer"})
+
+
 def checkpoint():
     figures = {"groups": 1, "blocks": 12345, "residual": 1234567, "stored": SIZE // 8}
     multiplications = {"multiplications": 10**9, "multiplications_stored": 10**9 // 8}
@@ -75,9 +80,9 @@ def demo(monkeypatch):
     return module.results(rows, "360 test images, backend 'reference'")
 
 
-@pytest.mark.parametrize("kind", ["converted", "masks", "checkpoint", "demo"])
+@pytest.mark.parametrize("kind", ["converted", "masks", "pruned", "checkpoint", "demo"])
 def test_a_table_fits_80_columns_and_cuts_nothing(kind, monkeypatch):
-    made = {"converted": converted, "masks": masks, "checkpoint": checkpoint}
+    made = {"converted": converted, "masks": masks, "pruned": pruned, "checkpoint": checkpoint}
     table = made[kind]() if kind in made else demo(monkeypatch)
     lines = shown(table)
     assert max(map(len, lines)) <= WIDTH
@@ -91,7 +96,7 @@ def test_a_table_fits_80_columns_and_cuts_nothing(kind, monkeypatch):
         assert str(cell) in first
 
 
-@pytest.mark.parametrize("make", [converted, masks, checkpoint])
+@pytest.mark.parametrize("make", [converted, masks, pruned, checkpoint])
 def test_a_name_takes_one_line_where_it_fits(make):
     lines = shown(make(), width=160)
     assert sum(line.startswith(NAMES[2]) for line in lines) == 1

@@ -334,6 +334,9 @@ def test_weights_that_the_graph_does_not_have_are_refused():
     network, weights = graph()
     with pytest.raises(MaskError, match="the graph has no layer 'more'; there are 'stem'"):
         prune.magnitude(weights | {"more": np.ones((2, 2))}, 0.5, graph=network)
+    other, _ = graph([f"/{name}/Conv" for name in weights])
+    with pytest.raises(MaskError, match="the graph has no layer 'stem'; there are '/stem/Conv'"):
+        prune.magnitude(weights | {"more": np.ones((2, 2))}, 0.5, graph=other)
     with pytest.raises(MaskError, match=r"layer 'fc': expected weights of shape \(5, 48\), got"):
         prune.magnitude(weights | {"fc": np.ones((5, 40))}, 0.5, graph=network)
 
