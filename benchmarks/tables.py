@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -258,6 +259,25 @@ def export_accuracy() -> list[str]:
     return markdown(columns, rows)
 
 
+def networks_by_exporter() -> list[str]:
+    """Return how networks that people have fare, by family and exporter."""
+    columns = ("equal", "ill-conditioned", "refused", "wrong", "error", "exporter failed")
+    exporters = {"torchscript": "TorchScript", "dynamo": "torch.export"}
+    counts = Counter(
+        (row["exporter"], family, row["outcome"])
+        for row in records("networks")
+        if row["outcome"] != "not built"
+        for family in (row["family"], "all")
+    )
+    rows = []
+    for exporter, name in exporters.items():
+        families = dict.fromkeys(f for e, f, _ in counts if e == exporter)
+        for family in [*(f for f in families if f != "all"), "all"]:
+            found = [counts[exporter, family, outcome] for outcome in columns]
+            rows.append([name, family, *map(str, (sum(found), *found))])
+    return markdown(("exporter", "family", "tried", *columns), rows)
+
+
 def trained_networks() -> list[str]:
     """Return the largest difference from onnxruntime of networks that ship as packages."""
     rows = []
@@ -345,6 +365,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "partition-gains": partition_gains,
     "partition-times": partition_times,
     "export-accuracy": export_accuracy,
+    "networks": networks_by_exporter,
     "trained-networks": trained_networks,
     "calibration": calibration,
     "calibration-images": calibration_images,
