@@ -28,6 +28,9 @@ NETWORKS = {
     "resnet18-cifar": "ResNet-18",
     "resnet50": "ResNet-50",
     "mobilenet-v1": "MobileNet-v1",
+    "yolov8n": "YOLOv8n, 640²",
+    "yolo11n": "YOLO11n, 640²",
+    "unet": "U-Net, 256²",
 }
 LARGEST_BATCH = {"vgg16": 64, "resnet18-cifar": 64, "resnet50": 8, "mobilenet-v1": 8}
 # What is calibrated, by the name of its record.
