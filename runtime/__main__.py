@@ -93,6 +93,8 @@ def bench(
 
     if (against is None) != (onnx is None):
         raise typer.BadParameter("--against and --onnx belong together")
+    if against is not None and backend not in ("auto", "cpu"):
+        raise typer.BadParameter(f"--against compares on the processor, not on {backend!r}")
     if against is not None and onnx is not None:
         # The others run on the processor, so does ours.
         model = runtime.load(checkpoint, "cpu", dtype, threads, tune)
@@ -223,7 +225,7 @@ def _show_beside(found: dict[str, Any]) -> None:
             row["milliseconds"],
             f"{row['over_ours']:.2f}",
             "{:.2f} to {:.2f}".format(*row["quartiles"]),
-            f"{row['apart']:.1e}",
+            row["why"] or f"{row['apart']:.1e}",
         ]
         for row in found["engines"]
     ]
@@ -232,7 +234,7 @@ def _show_beside(found: dict[str, Any]) -> None:
         print(f"left out: {said}", file=sys.stderr)
     if found["limit"]:
         print(
-            f"{found['input']}, {found['threads']} threads: dense over stored multiplications "
+            f"{found['input']}, threads: {found['threads']}; dense over stored multiplications "
             f"{found['limit']:.2f}, {found['share_of_peak']:.0%} of this machine's peak"
         )
 

@@ -115,7 +115,7 @@ class Bench:
         deviation = float(np.abs(found - expected).max() / np.abs(expected).max())
         allowed = TOLERANCE["bfloat16" if name.endswith("bfloat16") else "float32"]
         if not deviation <= allowed:  # a NaN is too far
-            raise EngineError(f"{name}: output is {deviation:.1e} from the reference")
+            raise EngineError(name, f"output is {deviation:.1e} from the reference")
         return deviation
 
     def _reference(self, variant: Variant) -> NDArray[np.float32]:

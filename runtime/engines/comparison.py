@@ -39,8 +39,11 @@ class Compared:
         Its time over ours, the median over the rounds: how much faster ours is.
     quartiles : tuple of float
         The lower and the upper quartile of that.
-    apart : float
-        The largest difference of its output from ours, relative to the largest number of ours.
+    apart : float or None
+        The largest difference of its output from ours, relative to the largest number of ours; None
+        where they cannot be compared.
+    why : str
+        Why not: "another shape", "not finite".
     """
 
     engine: str
@@ -48,7 +51,8 @@ class Compared:
     milliseconds: float
     over_ours: float
     quartiles: tuple[float, float]
-    apart: float
+    apart: float | None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,14 @@ def compare(
                         raise
                     running.pop(name).close()
                     left_out.append(str(error))
-        times = take_turns(running, rounds, peak, threads)
+        times = _turns(running, ours, rounds, peak, threads, left_out)
     finally:
         for engine in (*running.values(), peak):
             engine.close()
     rows = tuple(
-        _compared(name, version, times[name], times[ours], _apart(output, loaded[ours][1]))
+        _compared(name, version, times[name], times[ours], *_apart(output, loaded[ours][1]))
         for name, (version, output) in loaded.items()
+        if name in times
     )
     return Comparison(rows, float(np.median(times[ours].peaks)), tuple(left_out))
 
@@ -167,16 +172,41 @@ def _load(
     return version, found
 
 
-def _compared(name: str, version: str, times: Times, ours: Times, apart: float) -> Compared:
+def _turns(
+    running: dict[str, Engine],
+    ours: str,
+    rounds: int,
+    peak: Engine,
+    threads: int,
+    left_out: list[str],
+) -> dict[str, Times]:
+    """Return the times of all engines, anew without one that ends meanwhile."""
+    while True:
+        try:
+            return take_turns(running, rounds, peak, threads)
+        except EngineError as error:  # noqa: PERF203 - a round takes far longer
+            if error.engine not in running or error.engine == ours:
+                raise
+            running.pop(error.engine).close()
+            left_out.append(str(error))
+
+
+def _compared(
+    name: str, version: str, times: Times, ours: Times, apart: float | None, why: str = ""
+) -> Compared:
     ratios = np.divide(times.seconds, ours.seconds)
     lower, middle, upper = (float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
     milliseconds = float(np.median(times.seconds)) * 1e3
-    return Compared(name, version, milliseconds, middle, (lower, upper), apart)
+    return Compared(name, version, milliseconds, middle, (lower, upper), apart, why)
 
 
-def _apart(found: NDArray[np.float32], ours: NDArray[np.float32]) -> float:
-    """Return the largest difference relative to our largest number; infinite for other shapes."""
+def _apart(
+    found: NDArray[np.float32], ours: NDArray[np.float32]
+) -> tuple[float, str] | tuple[None, str]:
+    """Return the largest difference relative to our largest number, or why there is none."""
     if found.shape != ours.shape:
-        return float("inf")
+        return None, "another shape"
+    if not (np.isfinite(found).all() and np.isfinite(ours).all()):
+        return None, "not finite"
     difference = float(np.abs(found - ours).max(initial=0))
-    return difference / max(float(np.abs(ours).max(initial=0)), 1e-30) if difference else 0.0
+    return difference / max(float(np.abs(ours).max(initial=0)), 1e-30) if difference else 0.0, ""

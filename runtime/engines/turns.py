@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from runtime.errors import ExecutionError
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -31,8 +34,17 @@ TURN, FEWEST, MOST = 0.25, 3, 200
 PEAK = 0.02
 
 
-class EngineError(RuntimeError):
-    """An engine that cannot run a network, with what it said."""
+class EngineError(ExecutionError, RuntimeError):
+    """An engine that cannot run a network, with what it said.
+
+    Parameters
+    ----------
+    engine, what : str
+    """
+
+    def __init__(self, engine: str, what: str) -> None:
+        super().__init__(f"{engine}: {what}")
+        self.engine = engine
 
 
 @dataclass(frozen=True)
@@ -67,11 +79,12 @@ class Engine:
 
     def __init__(self, name: str, python: str, settings: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(
             [python, str(WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             # DeepSparse reports its use to its makers unless told not to.
             env=os.environ | {"NM_DISABLE_ANALYTICS": "True"} | dict(settings or {}),
@@ -89,17 +102,31 @@ class Engine:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise EngineError(f"{self.name}: ended with status {self.process.wait()}")
+            status = self.process.wait()
+            said = f", saying {last!r}" if (last := self._last_line()) else ""
+            raise EngineError(self.name, f"ended with status {status}{said}")
         self.process.send_signal(signal.SIGSTOP)
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or "do" in answer:
+            raise EngineError(self.name, f"{line[:60]!r} is no answer: is it started by Python?")
         if "error" in answer:
-            raise EngineError(f"{self.name}: {answer['error']}")
+            raise EngineError(self.name, answer["error"])
         return answer
+
+    def _last_line(self) -> str:
+        """Return what the process said last on its standard error."""
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").split("\n")
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
     def close(self) -> None:
         """End the process."""
         self.process.kill()
         self.process.communicate()  # closes both pipes
+        self._said.close()
 
 
 def take_turns(

@@ -1,7 +1,12 @@
 """A checkpoint beside other engines: who is asked, what is printed, and what is left out."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +20,7 @@ from runtime.__main__ import main
 from runtime.cpu.backend import CpuBackend
 from runtime.engines import comparison
 from runtime.engines.comparison import _apart, _compared, compare, interpreters
-from runtime.engines.turns import EngineError, Times
+from runtime.engines.turns import Engine, EngineError, Times
 from runtime.errors import InputError
 
 pytestmark = pytest.mark.skipif(
@@ -102,7 +107,71 @@ def test_ratios_are_taken_within_rounds():
 
 def test_outputs_that_cannot_be_compared_are_infinitely_far():
     one = np.float32([[1, -2]])
-    assert _apart(one, one) == 0
-    assert _apart(one + np.float32([0, 1]), one) == 0.5
-    assert _apart(one[0], one) == np.inf
-    assert np.isnan(_apart(one * np.nan, one))
+    assert _apart(one, one) == (0, "")
+    assert _apart(one + np.float32([0, 1]), one) == (0.5, "")
+    assert _apart(one[0], one) == (None, "another shape")
+    for bad in (np.nan, np.inf):
+        assert _apart(one * np.float32(bad), one) == (None, "not finite")
+        assert _apart(one, one * np.float32(bad)) == (None, "not finite")
+
+
+def test_an_engine_that_dies_in_its_turn_is_left_out(files, monkeypatch):
+    checkpoint, onnx_file = files
+    ask, asked = Engine.ask, []
+
+    def dies(self, do, **what):
+        asked.append(self.name)
+        if self.name == "onnxruntime" and do == "run" and asked.count("onnxruntime") > 4:
+            self.process.kill()
+        return ask(self, do, **what)
+
+    monkeypatch.setattr(Engine, "ask", dies)
+    how = {"dtype": "float32", "threads": 1, "rounds": 3, "tuned": False}
+    x = np.zeros((1, 3, 12, 12), np.float32)
+    found = compare(checkpoint, onnx_file, {"onnxruntime": sys.executable}, x, **how)
+    assert [row.engine for row in found.rows] == ["masktools"]
+    assert found.left_out == ("onnxruntime: ended with status -9",)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("cat", "is no answer"), ("echo hello; sleep 5", "'hello"), ("echo no numpy >&2; exit 3",
+     "ended with status 3, saying 'no numpy'")],
+)  # fmt: skip
+def test_what_is_no_interpreter_is_told(files, tmp_path, script, said):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    checkpoint, onnx_file = files
+    how = {"dtype": "float32", "threads": 1, "rounds": 1, "tuned": False}
+    x = np.zeros((1, 3, 12, 12), np.float32)
+    found = compare(checkpoint, onnx_file, {"onnxruntime": str(python)}, x, **how)
+    assert said in found.left_out[0]
+
+
+def test_another_backend_is_refused(files, monkeypatch, capsys):
+    asked = ("--against", "onnxruntime", "--backend", "reference")
+    code, out, err = bench(files, monkeypatch, capsys, *asked)
+    assert (code, out) == (2, "")
+    assert "on the processor" in " ".join(err.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped process sees no end")
+def test_engines_end_with_a_process_that_is_killed(tmp_path):
+    code = (
+        "import sys, time\nfrom runtime.engines.turns import Engine\n"
+        "engine = Engine('masktools', sys.executable)\n"
+        "engine.ask('peak', threads=1, seconds=0.001)\n"
+        "print(engine.process.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    for _ in range(100):
+        status = Path(f"/proc/{worker}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        threading.Event().wait(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the engine's process is still there")
