@@ -24,7 +24,7 @@ from masktools.conversion.selection import Source, select
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
 from masktools.network.graph import Graph
-from masktools.network.layers import Layer
+from masktools.network.layers import Layer, layers
 from masktools.roles import layers_under, transposed
 from masktools.transform.saliency import weigh
 
@@ -182,8 +182,13 @@ def convert(
         check_layers("weights", weights)
     if graph is None and input_shapes is not None:
         raise TypeError("input_shapes needs a graph: the network that it is of")
-    known = None if graph is None else _layers(read_graph(graph, input_shapes), masks)
-    sources = select(masks, weights, known, named := NamedLayers.of(skip, include))
+    named, known = NamedLayers.of(skip, include), None
+    chosen = named
+    if graph is not None:
+        network = read_graph(graph, input_shapes)
+        masks, chosen = _without_transposed(network, masks, named)
+        known = _layers(network, masks)
+    sources = select(masks, weights, known, chosen)
     wanted = [source for source in sources if not source.dense_because]
     if not wanted:
         raise MaskError(
@@ -273,9 +278,21 @@ def _layers(graph: Graph, masks: Mapping[str, ArrayLike]) -> dict[str, Layer]:
     for called, name in transposed(found, shapes).items():
         raise MaskError(
             f"layer {called!r} is a transposed convolution, which the graph has in another "
-            f"shape, as {name!r}: convert without graph= (--graph), or leave its mask out"
+            f"shape, as {name!r}: convert without graph= (--graph), or name it in skip= (--skip)"
         )
     return found
+
+
+def _without_transposed(
+    graph: Graph, masks: Mapping[str, ArrayLike], named: NamedLayers
+) -> tuple[Mapping[str, ArrayLike], NamedLayers]:
+    """Leave out the masks of transposed convolutions that are to stay dense."""
+    shapes = {name: np.shape(mask) for name, mask in masks.items()}
+    sparse = {f"{name}.weight": shape for name, shape in shapes.items()}
+    known = layers(graph, {k: v for k, v in sparse.items() if k not in graph.constants})
+    left = transposed(known, shapes).keys() & set(named.skip)
+    kept = {name: mask for name, mask in masks.items() if name not in left}
+    return kept, replace(named, skip=tuple(name for name in named.skip if name not in left))
 
 
 def _finished(resume: str | os.PathLike[str] | None) -> Finished:
