@@ -92,7 +92,7 @@ class Backend(Protocol):
 BACKENDS: dict[str, str] = {
     "cuda": "runtime.cuda.backend:CudaBackend",
     "cpu": "runtime.cpu.backend:CpuBackend",
-    "reference": "runtime.reference:ReferenceBackend",
+    "reference": "runtime.reference.backend:ReferenceBackend",
 }
 
 

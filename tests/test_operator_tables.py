@@ -15,13 +15,14 @@ from masktools.checkpoint.metadata import VERSION
 from masktools.network.onnx.rewrites.table import REWRITES
 from masktools.network.operators import OPERATORS
 from masktools.network.operators.elementwise import FUNCTIONS
-from runtime import reference
 from runtime.cpu import steps as cpu_steps
 from runtime.cuda import layers as cuda_layers
 from runtime.cuda import steps as cuda_steps
 from runtime.plan import steps
 from runtime.plan.lowering import LOWERING
 from runtime.plan.steps import ACTIVATIONS
+from runtime.reference import activations
+from runtime.reference import steps as reference_steps
 
 
 def text(name):
@@ -100,7 +101,7 @@ def kinds_of_steps():
 @pytest.mark.parametrize(
     ("where", "table"),
     [
-        ("runtime/reference.py", reference.KERNELS),
+        ("runtime/reference/steps.py", reference_steps.KERNELS),
         # Layers are handed to the kernel that was chosen for them, by `_Emitter.steps`.
         ("runtime/cpu/steps.py", [*cpu_steps._EMITTERS, steps.Convolution, steps.Product]),
         ("runtime/cuda/steps.py, layers.py", [*cuda_steps.LAUNCHES, *cuda_layers.ADDRESSES]),
@@ -181,7 +182,7 @@ def test_every_activation_is_tested(file):
     ("where", "table"),
     [
         ("masktools/network/operators/elementwise.py", FUNCTIONS),
-        ("runtime/reference.py", reference.ACTIVATIONS),
+        ("runtime/reference/activations.py", activations.ACTIVATIONS),
     ],
 )
 def test_every_activation_is_in_every_table(where, table):

@@ -30,7 +30,7 @@ from runtime.model import Model
 from runtime.plan import cost
 from runtime.plan import plan as plans
 from runtime.plan.plan import Plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 Shape = tuple[int, int, int, int]
 

@@ -24,7 +24,7 @@ from masktools.conversion.selection import Source, select
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
 from masktools.network.graph import Graph
-from masktools.network.layers import Layer, layers
+from masktools.network.layers import Layer
 from masktools.roles import layers_under, transposed
 from masktools.transform.saliency import weigh
 
@@ -182,13 +182,9 @@ def convert(
         check_layers("weights", weights)
     if graph is None and input_shapes is not None:
         raise TypeError("input_shapes needs a graph: the network that it is of")
-    named, known = NamedLayers.of(skip, include), None
-    chosen = named
-    if graph is not None:
-        network = read_graph(graph, input_shapes)
-        masks, chosen = _without_transposed(network, masks, named)
-        known = _layers(network, masks)
-    sources = select(masks, weights, known, chosen)
+    named = NamedLayers.of(skip, include)
+    network = None if graph is None else read_graph(graph, input_shapes)
+    sources, known = _sources(masks, weights, network, named)
     wanted = [source for source in sources if not source.dense_because]
     if not wanted:
         raise MaskError(
@@ -234,7 +230,7 @@ def converted_layers(
     masks, graph, skip, include
         As `convert`.
     """
-    sources = select(masks, None, _layers(graph, masks), NamedLayers.of(skip, include))
+    sources, _ = _sources(masks, None, graph, NamedLayers.of(skip, include))
     return [source.name for source in sources if not source.dense_because]
 
 
@@ -271,28 +267,32 @@ def _plain(values: Mapping[str, object]) -> dict[str, object]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
 
-def _layers(graph: Graph, masks: Mapping[str, ArrayLike]) -> dict[str, Layer]:
-    """Return the layers of the network, under the names of the masks where all are matched."""
-    shapes = {name: np.shape(mask) for name, mask in masks.items()}
-    found = layers_under(graph, shapes, "masks")
-    for called, name in transposed(found, shapes).items():
-        raise MaskError(
-            f"layer {called!r} is a transposed convolution, which the graph has in another "
-            f"shape, as {name!r}: convert without graph= (--graph), or name it in skip= (--skip)"
-        )
-    return found
+def _sources(
+    masks: Mapping[str, ArrayLike],
+    weights: Mapping[str, ArrayLike] | None,
+    graph: Graph | None,
+    named: NamedLayers,
+) -> tuple[list[Source], dict[str, Layer] | None]:
+    """Return the layers to convert or leave dense, and those of the network where it is given.
 
-
-def _without_transposed(
-    graph: Graph, masks: Mapping[str, ArrayLike], named: NamedLayers
-) -> tuple[Mapping[str, ArrayLike], NamedLayers]:
-    """Leave out the masks of transposed convolutions that are to stay dense."""
+    These have the names of the masks where all are matched. A transposed convolution has another
+    shape in the network, so that its mask fits no layer: it is left out where it is skipped.
+    """
+    if graph is None:
+        return select(masks, weights, None, named), None
     shapes = {name: np.shape(mask) for name, mask in masks.items()}
-    sparse = {f"{name}.weight": shape for name, shape in shapes.items()}
-    known = layers(graph, {k: v for k, v in sparse.items() if k not in graph.constants})
-    left = transposed(known, shapes).keys() & set(named.skip)
-    kept = {name: mask for name, mask in masks.items() if name not in left}
-    return kept, replace(named, skip=tuple(name for name in named.skip if name not in left))
+    known = layers_under(graph, shapes, "masks")
+    other = transposed(known, shapes)
+    for called, name in other.items():
+        if called not in named.skip:
+            raise MaskError(
+                f"layer {called!r} is a transposed convolution, which the graph has in another "
+                f"shape, as {name!r}: convert without graph= (--graph), or name it in skip= "
+                "(--skip)"
+            )
+    masks = {name: mask for name, mask in masks.items() if name not in other}
+    named = replace(named, skip=tuple(name for name in named.skip if name not in other))
+    return select(masks, weights, known, named), known
 
 
 def _finished(resume: str | os.PathLike[str] | None) -> Finished:

@@ -52,7 +52,7 @@ from masktools.checkpoint import Checkpoint
 from runtime.plan import plan
 from runtime.cpu.backend import CpuBackend
 from runtime.model import Model
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 def built():
     b = Builder()

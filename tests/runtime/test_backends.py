@@ -13,7 +13,7 @@ from runtime import backend
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend, ReferenceExecutable
+from runtime.reference.backend import ReferenceBackend, ReferenceExecutable
 
 # Random networks that each backend computes here; hundreds: test_random_networks.py.
 SEEDS = range(12)

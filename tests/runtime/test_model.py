@@ -22,7 +22,7 @@ from runtime.cpu.backend import CpuBackend
 from runtime.errors import BackendUnavailable, InputError, PlanError
 from runtime.model import KEPT_SHAPES, Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @pytest.fixture(params=["reference", "cpu"])
@@ -211,10 +211,12 @@ class Present(ReferenceBackend):
 def test_auto_takes_the_best_that_can_run(monkeypatch, caplog):
     path = GOLDEN / "minimal.safetensors"
     for made in (Absent, Present):
-        monkeypatch.setattr(sys.modules["runtime.reference"], made.__name__, made, raising=False)
-    absent = {"absent": "runtime.reference:Absent"}
-    reference = {"reference": "runtime.reference:ReferenceBackend"}
-    present = {"present": "runtime.reference:Present"}
+        monkeypatch.setattr(
+            sys.modules["runtime.reference.backend"], made.__name__, made, raising=False
+        )
+    absent = {"absent": "runtime.reference.backend:Absent"}
+    reference = {"reference": "runtime.reference.backend:ReferenceBackend"}
+    present = {"present": "runtime.reference.backend:Present"}
     monkeypatch.setattr(backend, "BACKENDS", absent | present | reference)
     with caplog.at_level("INFO"):
         assert runtime.load(path).backend.name == "present"

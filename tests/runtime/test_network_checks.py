@@ -19,7 +19,7 @@ from masktools.network.graph import Node
 from runtime.cpu.native import VARIANTS
 from runtime.errors import PlanError
 from runtime.plan import steps
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 WAY = Way("reference")
 RELU = Network({"x": (None, 3, 4)}, (Node("n", "Relu", ("x",), ("y",)),), ("y",))

@@ -24,7 +24,7 @@ from runtime import InputError
 from runtime.cuda.backend import CudaBackend
 from runtime.model import KEPT_SHAPES, Model
 from runtime.plan import plan as plans
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 NETWORKS = (*open_networks.MODULES, "same padding")
 

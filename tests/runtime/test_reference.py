@@ -14,11 +14,11 @@ from hypothesis import given
 from masktools.checkpoint import Checkpoint, SparseWeight
 from masktools.layout import BlockLayout
 from masktools.network.graph import Graph, Node, Value
-from runtime import reference
 from runtime.errors import PlanError
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference import layers
+from runtime.reference.backend import ReferenceBackend
 
 
 def run(checkpoint: Checkpoint, x: Any, dtype: str = "float64") -> Any:
@@ -114,7 +114,7 @@ def test_images_and_rows_may_be_taken_one_at_a_time(case):
     checkpoint = layer(sparse, x, attributes)[0]
     whole = run(checkpoint, x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "CHUNK_BYTES", 1)
+        patch.setattr(layers, "CHUNK_BYTES", 1)
         np.testing.assert_allclose(run(checkpoint, x), whole, rtol=1e-6, atol=1e-6)
 
 

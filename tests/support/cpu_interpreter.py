@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from runtime import reference
 from runtime.cpu import native
 from runtime.cpu.kernels.winograd import ROWS, _filter_transform
 from runtime.plan.steps import Activation, Normalize, Pool
+from runtime.reference import activations
+from runtime.reference import steps as reference_steps
 
 isa = "interpreter"
 lanes = 16
@@ -132,14 +133,14 @@ class Program:
 
     def _reduce(self, op, x, y):
         axes = tuple(axis for axis, n in enumerate(y[1]) if n == 1)
-        made = reference._REDUCTIONS[op](self._seen(x), axis=axes, keepdims=True)
+        made = reference_steps.REDUCTIONS[op](self._seen(x), axis=axes, keepdims=True)
         self._seen(y)[...] = made
 
     def _normalize(self, x, y, axis, epsilon, scale, shift):
         scale, shift = (c.reshape(x[1][axis:]) if c.size else None for c in (scale, shift))
         how = {"axis": axis, "epsilon": epsilon, "scale": scale, "shift": shift}
         step = Normalize(name="", inputs=("x",), output="y", **how)
-        self._seen(y)[...] = reference._normalize(step, y[1], [self._seen(x)])
+        self._seen(y)[...] = reference_steps.normalize(step, y[1], [self._seen(x)])
 
     def _matmul(self, a, b, y):
         self._seen(y)[...] = self._seen(a) @ self._seen(b)
@@ -147,11 +148,11 @@ class Program:
     def _pool(self, op, x, y, window, pads_after, counted):
         window = {**window, "pads": (*window["pads"], *pads_after)}
         pool = Pool(name="", inputs=("x",), output="y", op=op, counted=counted, **window)
-        self._seen(y)[...] = reference._pool(pool, y[1], [self._seen(x)])
+        self._seen(y)[...] = reference_steps.pool(pool, y[1], [self._seen(x)])
 
     def _elementwise(self, op, operands, y, activation):
         functions = {
-            **reference._ARITHMETIC,
+            **reference_steps.ARITHMETIC,
             "Identity": lambda x: x,
             "Where": lambda c, a, b: np.where(c != 0, a, b),
         }
@@ -286,4 +287,4 @@ class Program:
 
 
 def activated(x, activation):
-    return reference._activated(Activation(**activation) if activation else None, np.asarray(x))
+    return activations.activated(Activation(**activation) if activation else None, np.asarray(x))

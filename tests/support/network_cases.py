@@ -9,7 +9,7 @@ from masktools.checkpoint import Checkpoint
 from runtime.cpu.backend import CpuBackend
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 def window(kernel, stride, op="MaxPool", **more):

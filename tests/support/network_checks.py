@@ -23,7 +23,7 @@ from runtime.cpu import native
 from runtime.errors import BackendUnavailable, ExecutionError
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 # Largest relative error of rounding a number once.
 UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "tf32": 2.0**-11, "float16": 2.0**-11}

@@ -13,7 +13,7 @@ from masktools.network.graph import Graph, Node, Value
 from masktools.network.shapes import infer_shapes
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")

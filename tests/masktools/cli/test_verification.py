@@ -17,9 +17,9 @@ from masktools.cli import verification
 from masktools.cli.verification import BATCHES, FULL_BATCH, LOUDER
 from runtime import backend
 from runtime.errors import KernelError, PlanError
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
-REFERENCE = {"reference": "runtime.reference:ReferenceBackend"}
+REFERENCE = {"reference": "runtime.reference.backend:ReferenceBackend"}
 
 
 @pytest.fixture
@@ -56,9 +56,11 @@ def planted(monkeypatch):
         made = type("Planted", (Spoiled,), {"spoil": staticmethod(spoil)})
         if compiles is not None:
             made.compile = compiles
-        monkeypatch.setattr(sys.modules["runtime.reference"], "Planted", made, raising=False)
         monkeypatch.setattr(
-            backend, "BACKENDS", {"planted": "runtime.reference:Planted", **REFERENCE}
+            sys.modules["runtime.reference.backend"], "Planted", made, raising=False
+        )
+        monkeypatch.setattr(
+            backend, "BACKENDS", {"planted": "runtime.reference.backend:Planted", **REFERENCE}
         )
 
     return plant
@@ -217,12 +219,14 @@ def test_where_no_backend_runs_nothing_is_called_verified(net, tmp_path, monkeyp
         def available(self):
             return backend.Availability(False, "install something")
 
-    monkeypatch.setattr(sys.modules["runtime.reference"], "Absent", Absent, raising=False)
-    monkeypatch.setattr(backend, "BACKENDS", {"absent": "runtime.reference:Absent"})
+    monkeypatch.setattr(sys.modules["runtime.reference.backend"], "Absent", Absent, raising=False)
+    monkeypatch.setattr(backend, "BACKENDS", {"absent": "runtime.reference.backend:Absent"})
     assert "no backend can run here: backend 'absent' cannot run here: install" in refused(
         net, tmp_path
     )
-    monkeypatch.setattr(backend, "BACKENDS", {"absent": "runtime.reference:Absent", **REFERENCE})
+    monkeypatch.setattr(
+        backend, "BACKENDS", {"absent": "runtime.reference.backend:Absent", **REFERENCE}
+    )
     text = invoke(net, tmp_path / "out.safetensors")[0]
     assert "not verified: backend 'absent' cannot run here: install something" in text
 

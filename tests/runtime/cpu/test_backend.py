@@ -24,7 +24,7 @@ from runtime.cpu.backend import CpuBackend
 from runtime.errors import PlanError
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @pytest.fixture(params=VARIANTS)

@@ -21,7 +21,7 @@ from runtime.cpu import native
 from runtime.cpu.backend import CpuBackend
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.row_groups import shape_of
 from runtime.errors import PlanError
 from runtime.model import Model
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 from runtime.tuning import Tuned
 
 pytestmark = pytest.mark.skipif(

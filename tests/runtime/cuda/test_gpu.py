@@ -29,7 +29,7 @@ from runtime.cuda.program import build
 from runtime.cuda.tuning import limits
 from runtime.model import Model
 from runtime.plan import plan as plans
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 pytestmark = pytest.mark.gpu
 

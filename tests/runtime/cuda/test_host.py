@@ -21,7 +21,7 @@ from runtime.cuda.configuration import Configuration
 from runtime.errors import InputError, KernelError, PlanError
 from runtime.model import Model
 from runtime.plan import plan as plans
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @pytest.fixture

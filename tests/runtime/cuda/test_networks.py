@@ -11,7 +11,7 @@ from masktools.checkpoint import Checkpoint
 from runtime.cuda.backend import CudaBackend
 from runtime.model import Model
 from runtime.plan import plan as plans
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @pytest.fixture

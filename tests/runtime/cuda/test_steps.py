@@ -18,7 +18,7 @@ from runtime.cuda.backend import CudaBackend
 from runtime.errors import PlanError
 from runtime.model import Model
 from runtime.plan import plan as plans
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 BATCHES = (1, 3, 9, 64)  # fewer lanes than a copy, an odd few, a remainder of eight, whole ones
 # What a step may differ by, of its largest number: roundings of the type, and sums.

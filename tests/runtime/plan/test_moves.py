@@ -12,7 +12,7 @@ from masktools.network.graph import Graph, Node, Value
 from runtime.cpu.backend import CpuBackend
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 BACKENDS = [ReferenceBackend, CpuBackend]
 

@@ -16,7 +16,7 @@ from masktools.network.operators import OPERATORS
 from masktools.network.operators.rules import Known
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 5), (2, 3, 4, 5)])

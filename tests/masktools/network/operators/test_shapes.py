@@ -17,7 +17,7 @@ from masktools.network.operators import COORDINATES, ROUNDINGS
 from runtime.errors import PlanError
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 def test_concat():

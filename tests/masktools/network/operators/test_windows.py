@@ -16,7 +16,7 @@ from masktools.network.operators import OPERATORS
 from masktools.network.operators.rules import Known
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 @given(data=st.data(), spatial=st.integers(1, 2), batch=st.integers(1, 5))

@@ -15,7 +15,6 @@ from network_cases import BATCHES, NETWORKS, images, outputs, planned, window
 
 from masktools.checkpoint import SparseWeight
 from masktools.layout import BlockLayout, DenseBlock
-from runtime import reference
 from runtime.cpu import native
 from runtime.cpu.backend import CpuBackend
 from runtime.cpu.choice import kernels as chosen_kernels
@@ -33,7 +32,8 @@ from runtime.cpu.weights.row_groups import Scheme, shape_of
 from runtime.errors import BackendUnavailable, PlanError
 from runtime.model import Model
 from runtime.plan import plan, steps
-from runtime.reference import ReferenceBackend
+from runtime.reference import steps as reference_steps
+from runtime.reference.backend import ReferenceBackend
 
 HALF_ULP = 2.0**-8  # the largest relative error of rounding a normal number
 EPS = float(np.finfo(np.float32).eps)
@@ -250,7 +250,7 @@ def stored_as_bfloat16(made, x):
         if isinstance(step, steps.Weighted):
             dense = step.weight if isinstance(step.weight, np.ndarray) else step.weight.to_dense()
             step = replace(step, weight=nearest(dense).astype(np.float64))
-        kernel = reference.KERNELS[type(step)]
+        kernel = reference_steps.KERNELS[type(step)]
         found = kernel(step, made.shape(step.output, len(x)), [values[v] for v in step.inputs])
         values[step.output] = nearest(found).astype(np.float64)
     return [values[made.results[value.name]] for value in made.outputs]

@@ -22,7 +22,7 @@ from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.row_groups import shape_of
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 MACHINE = Machine(16, 1)
 SLACK = 64  # elements that kernels may read beside an arena

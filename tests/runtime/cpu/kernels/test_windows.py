@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masktools.checkpoint import Residual
-from runtime import reference
 from runtime.cpu import native
 from runtime.cpu.kernels.windows import (
     COLUMNS,
@@ -27,6 +26,7 @@ from runtime.cpu.memory.window import Window
 from runtime.cpu.weights.nonzeros import compressed, pack_panels
 from runtime.cpu.weights.row_groups import Shape
 from runtime.plan.steps import Activation
+from runtime.reference import activations
 
 COMBINE = {"": "store", "max": "max", "mean": "add"}
 ACTIVATIONS = [
@@ -192,7 +192,7 @@ def test_the_epilogue(module, activation, batch):
     bias, skip = drawn(rng, 11), drawn(rng, 11, *size, batch)
     wanted = direct(x, w, window, size) + bias[:, None, None, None] + skip
     op, alpha, beta = activation
-    wanted = reference._activated(Activation(op, alpha, beta) if op else None, wanted)
+    wanted = activations.activated(Activation(op, alpha, beta) if op else None, wanted)
     for tiling in (
         chosen(module, w, window, size, batch),
         Tiling(1, 3, min(batch, module.lanes), TAPS, 3),

@@ -26,7 +26,7 @@ from runtime.cpu.memory.layout import Form, View
 from runtime.cpu.poison import POISON
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 CHANNELS, SIZES = 4, (5, 6)
 BATCHES = [1, 2, 3, 16, 64]

@@ -13,7 +13,7 @@ from runtime.cpu.backend import CpuBackend
 from runtime.cpu.memory.placement import Placement
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 
 def planned(network):

@@ -26,7 +26,7 @@ from runtime.cpu.memory import slices
 from runtime.cpu.memory.slices import Slices
 from runtime.model import Model
 from runtime.plan import plan
-from runtime.reference import ReferenceBackend
+from runtime.reference.backend import ReferenceBackend
 
 MACHINE = Machine(16, 1)
 

@@ -12,8 +12,9 @@ from cpu_native import Layouts, View, activation, assert_written, executed, modu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import reference
 from runtime.plan import steps as s
+from runtime.reference import activations
+from runtime.reference import steps as reference_steps
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -54,7 +55,7 @@ def test_arithmetic_broadcasts_as_numpy(variant, op, shape, seed, threads, data)
         threads,
     )
     with np.errstate(all="ignore"):
-        expected = reference._ARITHMETIC[op](*values)
+        expected = reference_steps.ARITHMETIC[op](*values)
     assert_written(out, arena, y, np.broadcast_to(expected, shape))
 
 
@@ -71,7 +72,7 @@ def test_comparisons_with_what_is_not_finite(variant, op):
         arena,
         lambda p: p.elementwise(0, op=op, operands=views[:2], y=views[2], activation=None),
     )
-    assert_written(out, arena, views[2], reference._ARITHMETIC[op](*values))
+    assert_written(out, arena, views[2], reference_steps.ARITHMETIC[op](*values))
 
 
 @given(shape=shapes, seed=seeds, threads=threads, data=st.data())
@@ -155,7 +156,7 @@ def test_activations(variant, given, gap):
         lambda p: p.elementwise(0, op="Identity", operands=[view], y=y, activation=fields),
     )
     with np.errstate(all="ignore"):
-        expected = reference._activated(given, x)
+        expected = activations.activated(given, x)
     assert_written(out, arena, y, expected, tolerance=4 * EPS)
 
 
@@ -172,7 +173,7 @@ def test_elu_keeps_its_digits_about_zero(variant, alpha):
         lambda p: p.elementwise(0, op="Identity", operands=[view], y=y, activation=asdict(given)),
     )
     expected = alpha * np.expm1(x.astype(np.float64))
-    np.testing.assert_allclose(reference._activated(given, x), expected, rtol=4 * EPS)
+    np.testing.assert_allclose(activations.activated(given, x), expected, rtol=4 * EPS)
     np.testing.assert_allclose(y.of(out), expected, rtol=4 * EPS)
 
 
@@ -224,7 +225,7 @@ def test_functions_keep_their_digits(variant, name):
         exact = x.astype(np.float64)
         expected = function(exact)
         steep = abs(function(exact * (1 + 1e-6)) - expected) / 1e-6  # by a relative change of x
-        by_reference = reference._activated(given, x)
+        by_reference = activations.activated(given, x)
     # Beyond the normal numbers nothing is promised but that it is as small.
     for got in (by_reference, y.of(out)):
         allowed = 3 * EPS * (abs(expected) + steep) + 2e-36
@@ -265,7 +266,7 @@ def test_steps_between_whole_numbers(variant, op):
     x = np.concatenate([sizes, -sizes, [np.nan, np.inf, -np.inf]]).astype(np.float32)
     x = np.concatenate([x, np.nextafter(x, np.float32(0)), np.nextafter(x, np.float32(np.inf))])
     got = activated_by(variant, s.Activation(op), x)
-    np.testing.assert_array_equal(got, reference.ACTIVATIONS[op](x, 0, 0))
+    np.testing.assert_array_equal(got, activations.ACTIVATIONS[op](x, 0, 0))
 
 
 def test_operations_in_place(variant):

@@ -8,9 +8,9 @@ from cpu_native import Layouts, View, activation, executed, module, variants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import reference
 from runtime.cpu.memory.window import Window
 from runtime.plan import steps as s
+from runtime.reference import activations
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -41,7 +41,7 @@ def test_bfloat16_values_are_rounded_once(variant, shape, seed):
         dtype="bfloat16",
     )
     kept = rounded(arena)
-    exact = reference._activated(s.Activation("HardSwish"), 2 * x.of(kept))
+    exact = activations.activated(s.Activation("HardSwish"), 2 * x.of(kept))
     np.testing.assert_allclose(y.of(out), rounded(exact), rtol=2**-7, atol=2**-20)
     rest = out.copy()
     y.of(rest)[...] = y.of(kept)

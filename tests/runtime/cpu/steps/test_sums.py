@@ -8,9 +8,9 @@ from cpu_native import Layouts, View, assert_written, executed, module, variants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import reference
 from runtime.cpu.memory.window import window_of
 from runtime.plan import steps as s
+from runtime.reference import steps as reference_steps
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -75,7 +75,7 @@ def test_pools(variant, pool, order, seed, threads):
         threads,
     )
     with np.errstate(all="ignore"):
-        expected = reference._pool(step, y_shape, [x.of(arena)])
+        expected = reference_steps.pool(step, y_shape, [x.of(arena)])
     assert_written(out, arena, y, expected, tolerance=16 * EPS)
 
 
@@ -115,7 +115,7 @@ def test_reductions_over_any_axes(variant, op, shape, seed, threads, data):
     arena = layouts.arena() + np.float32(1)
     out = executed(module(variant), arena, lambda p: p.reduce(0, op=op, x=x, y=y), threads)
     wide = x.of(arena).astype(np.float64)
-    expected = reference._REDUCTIONS[op](wide, axis=axes, keepdims=True)
+    expected = reference_steps.REDUCTIONS[op](wide, axis=axes, keepdims=True)
     roundings = np.abs(wide).sum(axis=axes, keepdims=True).max() if op == "Sum" else 80
     assert_written(out, arena, y, expected, tolerance=roundings * EPS)
 
@@ -130,7 +130,7 @@ def test_an_extreme_is_nan_where_a_number_is(variant, op, order):
         x.of(arena)[n, at] = np.nan
     x.of(arena)[5, 3], x.of(arena)[6, 3] = np.inf, -np.inf
     out = executed(module(variant), arena, lambda p: p.reduce(0, op=op, x=x, y=y))
-    expected = reference._REDUCTIONS[op](x.of(arena), axis=1, keepdims=True)
+    expected = reference_steps.REDUCTIONS[op](x.of(arena), axis=1, keepdims=True)
     assert np.isnan(expected).sum() == 4
     assert_written(out, arena, y, expected)
 
