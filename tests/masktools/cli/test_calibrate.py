@@ -27,16 +27,6 @@ def run(*arguments, status=0):
 
 
 @pytest.fixture
-def module():
-    return small_network.make()
-
-
-@pytest.fixture
-def net(module, tmp_path):
-    return small_network.saved(module, tmp_path)
-
-
-@pytest.fixture
 def images(tmp_path):
     path = tmp_path / "images.npy"
     rng = np.random.default_rng(0)

@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-import small_network
 import torch
 from command_lines import invoke
 from small_network import CONV, IMAGES, Net, close, expected, mask, run
@@ -19,17 +18,6 @@ from masktools.cli.verification import TOLERANCE
 from masktools.export import from_onnx, from_torch
 from masktools.export.exporting import prepare
 from masktools.network.onnx.reader import read_onnx
-
-
-@pytest.fixture
-def module():
-    return small_network.make()
-
-
-@pytest.fixture
-def net(module, tmp_path):
-    """The network as a file."""
-    return small_network.saved(module, tmp_path)
 
 
 def test_the_command_writes_and_verifies(net, tmp_path):

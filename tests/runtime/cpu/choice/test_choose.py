@@ -92,6 +92,19 @@ def test_rows_are_lanes_where_few_pixels_fill_no_vectors():
 
 
 @pytest.mark.parametrize(
+    ("rows", "channels", "size", "lanes", "filtered"),
+    [(96, 96, 52, 1, True), (64, 64, 32, 1, True), (64, 64, 32, 64, True), (128, 128, 16, 4, True),
+     # Rows are computed in sixteens, tiles in whole vectors; reading pieces takes its time too,
+     # and weights four times as large come from behind the cache.
+     (19, 96, 52, 1, False), (50, 96, 26, 1, False), (48, 48, 26, 1, False), (96, 96, 26, 1, False),
+     (24, 24, 104, 1, False)],
+)  # fmt: skip
+def test_minimal_filtering_pays_for_what_it_computes(rows, channels, size, lanes, filtered):
+    weight = np.ones((rows, channels, 3, 3), np.float32)
+    assert (chosen(weight, size, size, lanes) == "winograd") == filtered
+
+
+@pytest.mark.parametrize(
     ("density", "group_rows", "size", "lanes", "form"),
     [(0.2, 1, 1, 1, "dense"), (0.2, 1, 1, 7, "dense"), (0.2, 1, 2, 2, "dense"),
      (0.1, 1, 1, 1, "blocks"), (0.2, 8, 1, 1, "blocks")],

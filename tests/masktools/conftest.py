@@ -1,4 +1,4 @@
-"""The network that is exported."""
+"""A small network that is exported, converted and calibrated."""
 
 from __future__ import annotations
 
