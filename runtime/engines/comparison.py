@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -126,9 +127,16 @@ def compare(
 
     Raises
     ------
+    InputError
+        If this system cannot stop a process while another has its turn.
     EngineError
         If ours fails.
     """
+    if not hasattr(signal, "SIGSTOP"):
+        raise InputError(
+            f"--against: {sys.platform} cannot stop one engine while another has its turn; "
+            "run without it, or on Linux or macOS"
+        )
     ours = OURS[dtype]
     pythons = {ours: sys.executable, **peers}
     left_out: list[str] = []

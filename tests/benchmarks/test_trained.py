@@ -56,6 +56,7 @@ def test_the_smallest_weights_of_all_layers_but_the_first_go():
 
 
 def test_a_network_is_compared_at_every_size_before_its_sigmoid(tmp_path):
+    assert [value.name for value in source(NETWORK).graph.output] == ["b"]
     rows = list(measure("net", tmp_path))
     assert [row["structure"] for row in rows] == ["dense", "unstructured", "groups of 8 rows"]
     for row in rows:

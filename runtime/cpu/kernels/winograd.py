@@ -70,7 +70,7 @@ class Winograd:
 
     def weight_bytes(self, problem: Problem, machine: Machine) -> int:
         """Return the memory of the transformed weights."""
-        return 4 * POSITIONS * problem.shape.rows * problem.shape.channels
+        return 4 * POSITIONS * round_up(problem.shape.rows, ROWS) * problem.shape.channels
 
     def halo(self, problem: Problem, machine: Machine) -> int:
         """Return the halo that other kernels would read: this one reads pixels with any."""

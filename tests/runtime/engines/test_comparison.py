@@ -36,7 +36,10 @@ def files(tmp_path_factory):
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)).eval()
     with torch.no_grad():
         net[2].weight[:, 8:] = 0
-    onnx.save(zoo.to_onnx(net, 12), folder / "net.onnx")
+    graph = zoo.to_onnx(net, 12)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.save(graph, folder / "net.onnx")
     mask = net[2].weight.detach().numpy() != 0
     checkpoint = folder / "net.safetensors"
     masktools.export.from_onnx(folder / "net.onnx", checkpoint, masks={"2": mask}, residual="keep")
@@ -53,7 +56,8 @@ def bench(files, monkeypatch, capsys, *more, batch=1):
 
 
 def test_the_command_prints_ratios_limit_and_share(files, monkeypatch, capsys):
-    code, out, err = bench(files, monkeypatch, capsys, "--against", "onnxruntime", "--json")
+    more = ("--against", "onnxruntime", "--json")
+    code, out, err = bench(files, monkeypatch, capsys, *more, batch=2)
     assert (code, err) == (0, "")
     found = json.loads(out)
     ours, peer = found["engines"]
@@ -72,6 +76,13 @@ def test_the_table_is_for_people(files, monkeypatch, capsys):
     assert code == 0
     assert "over ours" in out
     assert "dense over stored multiplications 2.00" in out
+
+
+def test_a_system_that_cannot_stop_processes_is_told(files, monkeypatch, capsys):
+    monkeypatch.delattr(signal, "SIGSTOP")
+    code, _, err = bench(files, monkeypatch, capsys, "--against", "onnxruntime")
+    assert code == 1
+    assert "cannot stop one engine while another has its turn" in err
 
 
 def test_an_engine_that_fails_is_left_out_with_what_it_said(files):
