@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/winograd_pixels.h"
 #include "kernels/winograd_transform.h"
 #include "simd/epilogue.h"
 #include "simd/pixels.h"
@@ -26,15 +27,10 @@ constexpr std::int64_t kLargest = std::int64_t{1} << 28;  // two of them multipl
 // transform writes or reads would often fall into one set of the cache.
 std::int64_t position_stride(std::int64_t rows, std::int64_t lanes) { return rows * lanes + kGap; }
 
-// Puts the outputs of one row of tiles in the order of their pixels.
+// Puts the outputs of one row of tiles in the order of their pixels. Whole vectors may be written.
 void interleave(const float* from, std::int64_t lanes, std::int64_t tiles, std::int64_t batch,
                 float* to) {
-  if (batch == 1) {  // a copy of known length is no call
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      for (int j = 0; j < kTileOut; ++j) to[t * kTileOut + j] = from[j * lanes + t];
-    }
-    return;
-  }
+  if (batch == 1) return put_together(from, lanes, tiles, to);
   for (std::int64_t t = 0; t < tiles; ++t) {
     for (int j = 0; j < kTileOut; ++j) {
       std::copy_n(from + j * lanes + t * batch, batch, to + (t * kTileOut + j) * batch);
@@ -87,6 +83,8 @@ Winograd::Winograd(const WinogradLayer& layer) : layer_(layer) {
   }
   if (layer.row_blocks < 1 || layer.row_blocks > kLargest) refuse("impossible row_blocks");
   if (layer.parts < 1 || layer.parts > ceil_div(rows, kWinogradRows)) refuse("impossible parts");
+  bounded_ = is_bounds(layer.activation, &bounds_);
+  activated_first_ = !bounded_ && layer.skip.planes == 0;
   collect_segments();
 }
 
@@ -132,13 +130,19 @@ void Winograd::collect_segments() {
   segment_starts_.push_back(static_cast<std::int64_t>(segments_.size()));
 }
 
+// Whether all lanes of a block are samples of one tile.
+bool Winograd::is_one_tile(std::int64_t block) const {
+  const Segment& first = segments_[segment_starts_[block]];
+  return first.tiles == 1 && first.samples == block_lanes();
+}
+
 // Finds the inputs of a block's tiles in one plane: in place where all lanes are samples of one
 // tile, packed as tile[position][lane] elsewhere. `tile` is zero, or what this has packed.
 void Winograd::gather(std::int64_t block, const float* image, float* tile,
                       const float* (&in)[kPositions]) const {
   const std::int64_t lanes = block_lanes(), batch = layer_.batch;
-  const Segment& only = segments_[segment_starts_[block]];
-  if (only.tiles == 1 && only.samples == lanes) {
+  if (is_one_tile(block)) {
+    const Segment& only = segments_[segment_starts_[block]];
     for (int p = 0; p < kPositions; ++p) {
       const std::int64_t y = only.tile_y * kTileOut + p / kTile - layer_.pad_top;
       const std::int64_t x = only.tile_x * kTileOut + p % kTile - layer_.pad_left;
@@ -154,6 +158,11 @@ void Winograd::gather(std::int64_t block, const float* image, float* tile,
     for (int i = 0; i < kTile; ++i) {
       const std::int64_t y = segment.tile_y * kTileOut + i - layer_.pad_top;
       const bool outside = y < 0 || y >= layer_.height;
+      if (batch == 1 && !outside) {
+        take_apart(image + y * layer_.x_pitch, segment.tile_x * kTileOut - layer_.pad_left,
+                   layer_.width, segment.tiles, tile + i * kTile * lanes + segment.lane, lanes);
+        continue;
+      }
       for (int j = 0; j < kTile; ++j) {
         float* to = tile + (i * kTile + j) * lanes + segment.lane;
         const std::int64_t x = segment.tile_x * kTileOut + j - layer_.pad_left;
@@ -171,7 +180,7 @@ void Winograd::gather(std::int64_t block, const float* image, float* tile,
 }
 
 // Writes a block's outputs, tile[position][lane], of one row of y.
-void Winograd::scatter(std::int64_t block, std::int64_t row, const float* tile, float* arena,
+void Winograd::scatter(std::int64_t block, std::int64_t row, float* tile, float* arena,
                        float* line) const {
   const std::int64_t lanes = block_lanes(), batch = layer_.batch;
   for (std::int64_t s = segment_starts_[block]; s < segment_starts_[block + 1]; ++s) {
@@ -182,7 +191,7 @@ void Winograd::scatter(std::int64_t block, std::int64_t row, const float* tile, 
     for (int i = 0; i < kTileOut; ++i) {
       const std::int64_t y = segment.tile_y * kTileOut + i;
       if (y >= layer_.out_height) break;
-      const float* from = tile + i * kTileOut * lanes + segment.lane;
+      float* from = tile + i * kTileOut * lanes + segment.lane;
       const std::int64_t at = (y * layer_.y_pitch + x) * batch + segment.first_sample;
       if (segment.tiles == 1) {
         for (std::int64_t j = 0; j < columns; ++j) {
@@ -201,27 +210,45 @@ void Winograd::scatter(std::int64_t block, std::int64_t row, const float* tile, 
   }
 }
 
-// Writes lanes that lie side by side in y, from element `at` of the row's plane on.
-void Winograd::finish(const float* sums, std::int64_t lanes, std::int64_t row, std::int64_t at,
+// Adds the bias to a tile's outputs, tile[position][lane], of one row, and activates them.
+void Winograd::activate_tile(std::int64_t row, float* tile) const {
+  const std::int64_t outputs = kOutputs * block_lanes();
+  if (layer_.bias.size) {
+    for (std::int64_t at = 0; at < outputs; at += kLanes) {
+      store(tile + at, load(tile + at) + layer_.bias[row]);
+    }
+  }
+  activate(layer_.activation, tile, outputs);
+}
+
+// Writes lanes that lie side by side in y, from element `at` of the row's plane on. `sums` may be
+// changed.
+void Winograd::finish(float* sums, std::int64_t lanes, std::int64_t row, std::int64_t at,
                       float* arena) const {
-  const float bias = layer_.bias.size ? layer_.bias[row] : 0.0f;
+  const float bias = layer_.bias.size && !activated_first_ ? layer_.bias[row] : 0.0f;
   const bool add = layer_.skip.planes != 0;
   const float* skip = arena + layer_.skip.offset + row * layer_.skip.plane + at;
   float* y = arena + layer_.y.offset + row * layer_.y.plane + at;
-  const auto write = [&](auto function) {
+  const auto each = [&](auto function) {
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
-      Vector v = load(sums + lane) + bias;
-      if (add) v += load(skip + lane);
-      store(y + lane, function(v), std::min<std::int64_t>(kLanes, lanes - lane));
+      function(lane, std::min<std::int64_t>(kLanes, lanes - lane));
     }
   };
-  Bounds bounds;
-  if (is_bounds(layer_.activation, &bounds)) {
-    const Vector low = broadcast(bounds.low), high = broadcast(bounds.high);
-    write([&](Vector v) { return clamp(v, low, high); });
+  const auto sum = [&](std::int64_t lane, std::int64_t count) {
+    const Vector v = load(sums + lane) + bias;
+    return add ? v + load(skip + lane, count) : v;
+  };
+  if (bounded_ || activated_first_) {
+    const Vector low = broadcast(bounds_.low), high = broadcast(bounds_.high);
+    each([&](std::int64_t lane, std::int64_t count) {
+      store(y + lane, clamp(sum(lane, count), low, high), count);
+    });
   } else {
-    write([](Vector v) { return v; });
-    activate(layer_.activation, y, lanes);
+    each([&](std::int64_t lane, std::int64_t count) {
+      store(sums + lane, sum(lane, count), count);
+    });
+    activate(layer_.activation, sums, lanes);
+    each([&](std::int64_t lane, std::int64_t count) { store(y + lane, load(sums + lane), count); });
   }
 }
 
@@ -249,6 +276,7 @@ void Winograd::execute(std::int64_t item, float* arena, float* scratch) const {
                                 position_stride(count * kWinogradRows, lanes), tile + lane, lanes);
       }
       if (!is_finite(sum)) recompute(block, first_row + row, arena, tile, again);
+      if (activated_first_) activate_tile(first_row + row, tile);
       scatter(block, first_row + row, tile, arena, line);
     }
   }
@@ -292,10 +320,13 @@ void Winograd::transform_columns(std::int64_t block, const float* arena, float* 
   const std::int64_t lanes = block_lanes(), channels = layer_.x.planes;
   const float* in[kPositions];
   std::fill(tile, tile + kPositions * lanes, 0.0f);
+  const bool in_place = is_one_tile(block);
   for (std::int64_t c = 0; c < channels; ++c) {
     gather(block, arena + layer_.x.offset + c * layer_.x.plane, tile, in);
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
-      for (const float* next : in) __builtin_prefetch(next + lane + layer_.x.plane);
+      if (in_place) {
+        for (const float* next : in) __builtin_prefetch(next + lane + layer_.x.plane);
+      }
       transform_input(in, lane, columns + c * lanes + lane, position_stride(channels, lanes));
     }
   }

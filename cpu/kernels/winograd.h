@@ -7,6 +7,7 @@
 
 #include "program/arena.h"
 #include "simd/activation.h"
+#include "simd/epilogue.h"
 
 namespace masktools {
 
@@ -70,19 +71,25 @@ class Winograd {
   std::int64_t block_lanes() const;
   std::int64_t rows_at_once() const;
   void collect_segments();
+  bool is_one_tile(std::int64_t block) const;
   void transform_columns(std::int64_t block, const float* arena, float* columns, float* tile) const;
   void multiply_columns(std::int64_t first, std::int64_t count, const float* columns,
                         float* products) const;
   void gather(std::int64_t block, const float* image, float* tile,
               const float* (&in)[kPositions]) const;
-  void scatter(std::int64_t block, std::int64_t row, const float* tile, float* arena,
-               float* line) const;
+  void scatter(std::int64_t block, std::int64_t row, float* tile, float* arena, float* line) const;
   void recompute(std::int64_t block, std::int64_t row, const float* arena, float* tile,
                  float* scratch) const;
-  void finish(const float* sums, std::int64_t lanes, std::int64_t row, std::int64_t at,
+  void activate_tile(std::int64_t row, float* tile) const;
+  void finish(float* sums, std::int64_t lanes, std::int64_t row, std::int64_t at,
               float* arena) const;
 
   WinogradLayer layer_;
+  Bounds bounds_;
+  bool bounded_ = false;  // no activation but bounds
+  // Whether the bias is added, and sums are activated, before they are put in the order of pixels:
+  // where nothing else joins them.
+  bool activated_first_ = false;
   std::int64_t blocks_ = 0;
   std::vector<Segment> segments_;
   std::vector<std::int64_t> segment_starts_;  // of each block

@@ -63,6 +63,24 @@ inline Vector load(const float* from, std::int64_t lanes) {
 #endif
 }
 
+// Lanes [first, last), with 0 <= first and last <= kLanes, and zeros: the memory beside them is not
+// read.
+inline Vector load(const float* from, std::int64_t first, std::int64_t last) {
+#if defined(__AVX512F__)
+  const std::uint32_t mask = ((1u << last) - 1) & ~((1u << first) - 1);
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from));
+#elif defined(__AVX2__)
+  const IntVector index = {0, 1, 2, 3, 4, 5, 6, 7};
+  const IntVector mask =
+      (index >= static_cast<std::int32_t>(first)) & (index < static_cast<std::int32_t>(last));
+  return reinterpret_cast<Vector>(_mm256_maskload_ps(from, reinterpret_cast<__m256i>(mask)));
+#else
+  Vector v = {};
+  for (std::int64_t i = first; i < last; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
 // The larger and the smaller; b where either is NaN. Compilers make two instructions of the
 // comparison and the choice. GCC 12 warns of what the intrinsics without a mask leave undefined.
 inline Vector larger(Vector a, Vector b) {

@@ -123,9 +123,11 @@ WINOGRAD_TRANSFORM = 8
 WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM = 0.42, 12
 # And where pixels do not fill vectors: what a tile reads and writes lies in pieces.
 WINOGRAD_PIECES, WINOGRAD_PIECES_TRANSFORM = 0.62, 36
+# And of single pixels, which whole vectors take apart.
+WINOGRAD_PIXELS, WINOGRAD_PIXELS_TRANSFORM = 0.77, 21
 # Multiplications in the time that a byte of weights takes, of those that a dense weight has not: in
 # a network they come from behind the near cache, once for each call.
-WINOGRAD_BYTE = 20
+WINOGRAD_BYTE = 8
 # Channels and rows below which its transforms are not paid back.
 WINOGRAD_CHANNELS = 16
 

@@ -14,6 +14,8 @@ from runtime.cpu.calibration import (
     WINOGRAD_CHANNELS,
     WINOGRAD_PIECES,
     WINOGRAD_PIECES_TRANSFORM,
+    WINOGRAD_PIXELS,
+    WINOGRAD_PIXELS_TRANSFORM,
     WINOGRAD_PRODUCTS,
     WINOGRAD_SHARE,
     WINOGRAD_SINGLE,
@@ -53,19 +55,14 @@ class Winograd:
             not fits
             or shape.groups > 1
             or min(shape.channels, shape.rows) < WINOGRAD_CHANNELS
-            or tiles * problem.lanes < 2 * machine.vector
+            or tiles * problem.lanes < machine.vector
         ):
             return float("inf")
         cut = _cut(shape.channels, shape.rows, tiles * problem.lanes, machine)
-        at_once = cut.vectors * machine.vector
         rounds = -(-cut.items // machine.threads)  # Threads that have no item wait.
-        computed = rounds * machine.threads * at_once / cut.parts / problem.lanes
+        computed = rounds * machine.threads * cut.vectors * machine.vector / problem.lanes
         more = self.weight_bytes(problem, machine) - problem.dense_bytes
-        rows = round_up(shape.rows, ROWS)
-        if problem.lanes % machine.vector:
-            whole = _tile_cost(shape.channels, rows, WINOGRAD_PIECES, WINOGRAD_PIECES_TRANSFORM)
-        else:
-            whole = _tile_cost(shape.channels, rows, WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM)
+        whole = _tile_cost(shape.channels, cut.rows, *_measured(problem.lanes, machine.vector))
         return computed * whole + WINOGRAD_BYTE * more / problem.lanes
 
     def weight_bytes(self, problem: Problem, machine: Machine) -> int:
@@ -104,6 +101,15 @@ def dense(weight: Weight) -> NDArray[np.float32]:
 
 def _tiles(height: int, width: int) -> int:
     return -(-height // TILE) * -(-width // TILE)
+
+
+def _measured(lanes: int, vector: int) -> tuple[float, float]:
+    """Return the share of the peak, and what transforming an entry takes, of a whole layer."""
+    if lanes == 1:
+        return WINOGRAD_PIXELS, WINOGRAD_PIXELS_TRANSFORM
+    if lanes % vector:
+        return WINOGRAD_PIECES, WINOGRAD_PIECES_TRANSFORM
+    return WINOGRAD_WHOLE, WINOGRAD_WHOLE_TRANSFORM
 
 
 def _tile_cost(channels: int, rows: int, efficiency: float, transform: float) -> float:
@@ -197,12 +203,15 @@ class Cut(NamedTuple):
         Of tiles in a block.
     parts : int
         Of the rows.
+    rows : int
+        That an item computes.
     items : int
         Parts of all blocks.
     """
 
     vectors: int
     parts: int
+    rows: int
     items: int
 
 
@@ -213,15 +222,14 @@ def _cut(channels: int, rows: int, tiles: int, machine: Machine) -> Cut:
     row_blocks = -(-rows // ROWS)
 
     def time(cut: Cut) -> float:
-        part = -(-row_blocks // cut.parts) * ROWS
         cached = POSITIONS * channels * cut.vectors * vector * 4 <= most
         share = WINOGRAD_PRODUCTS if cut.vectors == 2 else WINOGRAD_SINGLE
         share *= 1 if cached else WINOGRAD_UNCACHED
-        work = _tile_cost(channels, part, share, WINOGRAD_TRANSFORM)
+        work = _tile_cost(channels, cut.rows, share, WINOGRAD_TRANSFORM)
         return -(-cut.items // threads) * cut.vectors * work
 
     cuts = [
-        Cut(vectors, parts, -(-tiles // (vectors * vector)) * parts)
+        Cut(vectors, parts, -(-row_blocks // parts) * ROWS, -(-tiles // (vectors * vector)) * parts)
         for vectors in (2, 1)
         for parts in range(1, min(row_blocks, 2 * threads) + 1)
     ]

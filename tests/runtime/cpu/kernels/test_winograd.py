@@ -46,6 +46,29 @@ def test_every_cut_of_the_work_gives_the_same(module, vectors, row_blocks, parts
     assert close(got, np.maximum(wanted, 0))
 
 
+@pytest.mark.parametrize("width", [3, 16, 31, 64, 65, 66, 67, 130, 150])
+@pytest.mark.parametrize("vectors", [1, 2, 4])
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_single_pixels_are_taken_apart_in_whole_vectors(module, width, vectors, left):
+    rng = np.random.default_rng(width)
+    x, w = drawn(rng, 3, 9, width, 1), drawn(rng, 18, 3, 3, 3) / 5
+    pads, out = (1, left), (9, width + left - 1)
+    got = run(module, x, w, pads, out, 3, vectors=vectors)
+    assert close(got, direct(x, w, pads, out))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16, 20])
+@pytest.mark.parametrize("added", [False, True])
+def test_sums_are_activated_once_with_bias_and_skip(module, batch, added):
+    rng = np.random.default_rng(batch)
+    x, w, bias = drawn(rng, 4, 10, 13, batch), drawn(rng, 18, 4, 3, 3) / 6, drawn(rng, 18)
+    skip = drawn(rng, 18, 10, 13, batch) if added else None
+    got = run(module, x, w, (1, 1), (10, 13), 2, bias, skip, "Sigmoid")
+    wanted = direct(x, w, (1, 1), (10, 13)) + bias[:, None, None, None]
+    wanted = wanted + skip if added else wanted
+    assert close(got, 1 / (1 + np.exp(-wanted)))
+
+
 @pytest.mark.parametrize("pads", [(0, 0), (2, 2), (0, 3), (5, 1)])
 def test_any_padding(module, pads):
     rng = np.random.default_rng(0)
