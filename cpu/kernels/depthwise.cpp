@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/depthwise_kernel.h"
+#include "simd/activate.h"
 #include "simd/bfloat16.h"
 #include "simd/epilogue.h"
 #include "simd/pixels.h"
@@ -17,6 +19,8 @@ namespace {
 enum Axis { kLane, kChannel, kY, kX };
 
 constexpr std::int64_t kLargest = std::int64_t{1} << 24;  // of any number that tells a window
+constexpr std::int64_t kActivated =
+    1024;  // elements that are activated at once: they are still near
 
 bool within_pixels(const DepthwiseLayer& layer) { return layer.x.shape[kLane] % kLanes == 0; }
 
@@ -89,7 +93,12 @@ class Depthwise final : public Operation {
     call_.kernel_width = layer.kernel[1];
     call_.activation = layer.activation;
     call_.bounded = is_bounds(layer.activation, &call_.bounds);
+    activate_rows_ = !call_.bounded && activates_rows();
+    call_.bounded = call_.bounded || activate_rows_;
     multiplier_ = layer.y.shape[kChannel] / layer.x.shape[kChannel];
+    float zero = 0.0f;
+    activate(layer.activation, &zero, 1);
+    zeros_stay_ = zero == 0.0f;
     collect_rows();
     collect_columns();
     check_reads();
@@ -114,7 +123,15 @@ class Depthwise final : public Operation {
       const T* x = arena + layer_.x.offset + c / multiplier_ * layer_.x.strides[kChannel];
       T* y = arena + layer_.y.offset + c * layer_.y.strides[kChannel];
       const T* skip = arena + layer_.skip.offset + c * layer_.skip.strides[kChannel];
-      for (std::int64_t at = first; at < last; ++at) execute_rows(rows_[at], x, y, skip, tile);
+      std::int64_t activated = rows_[first].first;  // rows before it are
+      for (std::int64_t at = first; at < last; ++at) {
+        execute_rows(rows_[at], x, y, skip, tile);
+        if (!activate_rows_) continue;
+        const std::int64_t made = rows_[at].first + rows_[at].count;
+        if (at + 1 < last && (made - activated) * call_.y_row < kActivated) continue;
+        activate_rows(y, activated, made);
+        activated = made;
+      }
     }
   }
 
@@ -152,7 +169,8 @@ class Depthwise final : public Operation {
     const std::int64_t in = y * layer_.strides[0] - layer_.pads[0];
     const std::int64_t reach = (count - 1) * layer_.strides[0] + layer_.kernel[0];
     const Span read = inside(in, 1, layer_.x.shape[kY], reach);
-    const bool whole = kernels_.whole[0] && read.first <= 1 && read.last >= reach - 1;
+    const bool whole =
+        kernels_.whole[0] && read.first <= kernels_.end && read.last >= reach - kernels_.end;
     return {y, count, whole, read};
   }
 
@@ -206,6 +224,29 @@ class Depthwise final : public Operation {
     require(last <= layer_.arena_elements - y.offset, "y has no room for its halo");
   }
 
+  // Whether sums are written as they are, and then activated, many at once. Bfloat16 would round
+  // them before.
+  bool activates_rows() const {
+    const View& y = layer_.y;
+    return std::is_same_v<T, float> && (y.shape[kX] == 1 || y.strides[kX] == y.shape[kLane]);
+  }
+
+  // Activates rows [first, last) of a plane of the output.
+  void activate_rows(T* y, std::int64_t first, std::int64_t last) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const std::int64_t row = layer_.y.shape[kX] * layer_.y.shape[kLane];
+      const std::int64_t halo = layer_.halo * layer_.y.shape[kLane];
+      const bool together = call_.y_row == row + halo && (halo == 0 || zeros_stay_);
+      if (together) {
+        activate(call_.activation, y + first * call_.y_row, (last - first - 1) * call_.y_row + row);
+        return;
+      }
+      for (std::int64_t at = first; at < last; ++at) {
+        activate(call_.activation, y + at * call_.y_row, row);
+      }
+    }
+  }
+
   void execute_rows(const Rows& rows, const T* x, T* y, const T* skip,
                     DepthwiseTile<T>& tile) const {
     const std::int64_t halo = layer_.halo * layer_.y.shape[kLane];
@@ -245,6 +286,8 @@ class Depthwise final : public Operation {
   DepthwiseLayer layer_;
   DepthwiseKernels<T> kernels_;
   DepthwiseCall call_;
+  bool activate_rows_ = false;
+  bool zeros_stay_ = true;   // where they are activated
   std::int64_t multiplier_;  // rows of each channel
   std::int64_t pixel_;       // of x, in elements
   std::vector<Rows> rows_;

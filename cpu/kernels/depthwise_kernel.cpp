@@ -14,6 +14,7 @@ namespace {
 
 // Where the lanes of a vector lie in x: side by side ...
 struct Contiguous {
+  static constexpr int kPixel = 0;
   static constexpr int kStep = 1;  // from one vector to the next, in vectors
   template <class T>
   static Vector at(const T* from) {
@@ -22,8 +23,9 @@ struct Contiguous {
 };
 
 // ... or every second pixel of kPixel lanes.
-template <int kPixel>
+template <int kLanesOfPixel>
 struct EverySecond {
+  static constexpr int kPixel = kLanesOfPixel;
   static constexpr int kStep = 2;
   static Vector at(const float* from) { return chosen<Vector>(from); }
   // Chosen first: half as much is widened.
@@ -113,40 +115,41 @@ inline Vector held(Vector v) {
   return v;
 }
 
-// A 3x3 kernel over kRows rows: what is read is read once for all of them. The first and the last
-// row that is read may lie in the padding.
-template <class T, class Lanes, int kStride, int kRows>
-void tile_3x3(const DepthwiseCall& call, const DepthwiseTile<T>& tile) {
-  constexpr int kRead = (kRows - 1) * kStride + 3;
-  const bool top = tile.rows.first == 0, bottom = tile.rows.last == kRead;
+// A square kernel over kRows rows: what is read is read once for all of them. Of the rows that are
+// read, kKernel / 2 at either end may lie in the padding.
+template <class T, class Lanes, int kKernel, int kStride, int kRows>
+void tile_square(const DepthwiseCall& call, const DepthwiseTile<T>& tile) {
+  constexpr int kRead = (kRows - 1) * kStride + kKernel, kEnd = kKernel / 2;
+  const std::int64_t first = tile.rows.first, last = tile.rows.last;
   const std::int64_t x_row = call.x_row, tap_x = call.tap_x, lanes = tile.lanes;
   const T* const begin = tile.x;
   const Epilogue<T, kRows> epilogue(call, tile);
-  Vector weights[9];
-  repeat<9>([&](int tap) MASKTOOLS_INLINE { weights[tap] = broadcast(tile.weights[tap]); });
+  Vector weights[kKernel * kKernel];
+  repeat<kKernel * kKernel>([&](int tap)
+                                MASKTOOLS_INLINE { weights[tap] = broadcast(tile.weights[tap]); });
   const Vector bias = broadcast(tile.bias);
   std::int64_t lane = 0;
   for (; lane < lanes; lane += kLanes) {
     const T* x = begin + lane * Lanes::kStep;
     Vector sums[kRows];
     repeat<kRows>([&](int r) MASKTOOLS_INLINE { sums[r] = bias; });
-    const auto add_row = [&](int row) MASKTOOLS_INLINE {
-      const Vector read[] = {held(Lanes::at(x)), held(Lanes::at(x + tap_x)),
-                             held(Lanes::at(x + 2 * tap_x))};
-      repeat<3>([&](int tap) MASKTOOLS_INLINE {
-        repeat<kRows>([&](int r) MASKTOOLS_INLINE {
-          const int tap_y = row - r * kStride;
-          if (tap_y >= 0 && tap_y < 3) sums[r] += weights[tap_y * 3 + tap] * read[tap];
+    repeat<kRead>([&](int row) MASKTOOLS_INLINE {
+      const bool middle = row >= kEnd && row < kRead - kEnd;
+      if (middle || (row >= first && row < last)) {
+        Vector read[kKernel];
+        repeat<kKernel>([&](int tap)
+                            MASKTOOLS_INLINE { read[tap] = held(Lanes::at(x + tap * tap_x)); });
+        repeat<kKernel>([&](int tap) MASKTOOLS_INLINE {
+          repeat<kRows>([&](int r) MASKTOOLS_INLINE {
+            const int tap_y = row - r * kStride;
+            if (tap_y >= 0 && tap_y < kKernel) {
+              sums[r] += weights[tap_y * kKernel + tap] * read[tap];
+            }
+          });
         });
-      });
-    };
-    if (top) add_row(0);
-    repeat<kRead - 2>([&](int row) MASKTOOLS_INLINE {
+      }
       x = forgotten(x + x_row);
-      add_row(row + 1);
     });
-    x += x_row;
-    if (bottom) add_row(kRead - 1);
     epilogue.write(lane, sums);
   }
   epilogue.write_zeros(lane);
@@ -175,19 +178,30 @@ void tile_of(const DepthwiseCall& call, const DepthwiseTile<T>& tile) {
   epilogue.write_zeros(lane);
 }
 
-template <class T, class Lanes, int kStride, int... kIndex>
-std::array<DepthwiseKernel<T>, kDepthwiseRows> kernels_3x3(std::integer_sequence<int, kIndex...>) {
-  return {tile_3x3<T, Lanes, kStride, kIndex + 1>...};
+template <class T, class Lanes, int kKernel, int kStride, int... kIndex>
+void take_square(DepthwiseKernels<T>& kernels, std::integer_sequence<int, kIndex...>) {
+  kernels.whole = {tile_square<T, Lanes, kKernel, kStride, kIndex + 1>...};
+  kernels.end = kKernel / 2;
+}
+
+// Takes the kernels of all taps of a square kernel, if it is one of kKernel.
+template <class T, class Lanes, int kKernel>
+void take_square(const DepthwiseShape& shape, DepthwiseKernels<T>& kernels) {
+  if (shape.kernel_height != kKernel || shape.kernel_width != kKernel || shape.dilation_y != 1) {
+    return;
+  }
+  constexpr auto kRows = std::make_integer_sequence<int, kDepthwiseRows>();
+  if (shape.stride_y == 1) take_square<T, Lanes, kKernel, 1>(kernels, kRows);
+  if (shape.stride_y == 2) take_square<T, Lanes, kKernel, 2>(kernels, kRows);
 }
 
 template <class T, class Lanes>
 DepthwiseKernels<T> kernels_of(const DepthwiseShape& shape) {
-  constexpr auto kRows = std::make_integer_sequence<int, kDepthwiseRows>();
-  DepthwiseKernels<T> kernels = {{}, tile_of<T, Lanes, kDepthwiseRows>, tile_of<T, Lanes, 1>};
-  if (shape.kernel_height == 3 && shape.kernel_width == 3 && shape.dilation_y == 1) {
-    if (shape.stride_y == 1) kernels.whole = kernels_3x3<T, Lanes, 1>(kRows);
-    if (shape.stride_y == 2) kernels.whole = kernels_3x3<T, Lanes, 2>(kRows);
-  }
+  DepthwiseKernels<T> kernels = {{}, 0, tile_of<T, Lanes, kDepthwiseRows>, tile_of<T, Lanes, 1>};
+  take_square<T, Lanes, 3>(shape, kernels);
+  // Larger ones where vectors lie side by side, or at batch 1.
+  if constexpr (Lanes::kPixel <= 1) take_square<T, Lanes, 5>(shape, kernels);
+  if constexpr (Lanes::kPixel == 0) take_square<T, Lanes, 7>(shape, kernels);
   return kernels;
 }
 

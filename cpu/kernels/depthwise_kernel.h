@@ -43,9 +43,10 @@ using DepthwiseKernel = void (*)(const DepthwiseCall&, const DepthwiseTile<T>&);
 // The kernels of a layer, by the rows that they compute.
 template <class T>
 struct DepthwiseKernels {
-  // Of 1 to kDepthwiseRows rows and all taps along x; of the rows that are read, all but the first
-  // and the last are inside. Null where there are none.
+  // Of 1 to kDepthwiseRows rows and all taps along x; of the rows that are read, all but `end` at
+  // either end are inside. Null where there are none.
   std::array<DepthwiseKernel<T>, kDepthwiseRows> whole;
+  std::int64_t end;
 
   // Of any taps, the same for all rows.
   DepthwiseKernel<T> rows, row;

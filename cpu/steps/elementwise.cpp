@@ -8,6 +8,7 @@
 #include "simd/activate.h"
 #include "simd/bfloat16.h"
 #include "simd/epilogue.h"
+#include "simd/vector.h"
 
 namespace masktools {
 namespace {
@@ -29,48 +30,55 @@ const float* spread(const Values& v, std::int64_t n, float* buffer) {
   return buffer;
 }
 
-// y[i] = f(a[i], b[i]). y may be a or b.
+// y[i] = f(a[i], b[i]), for f of vectors. y may be a or b. Rows are often shorter than a vector.
 template <class Function>
 void map(const Values& a, const Values& b, float* y, std::int64_t n, const Function& f) {
-  if (a.repeated && b.repeated) {
-    std::fill(y, y + n, f(*a.data, *b.data));
-  } else if (a.repeated) {
-    const float left = *a.data;
-    for (std::int64_t i = 0; i < n; ++i) y[i] = f(left, b.data[i]);
-  } else if (b.repeated) {
-    const float right = *b.data;
-    for (std::int64_t i = 0; i < n; ++i) y[i] = f(a.data[i], right);
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) y[i] = f(a.data[i], b.data[i]);
-  }
+  const auto vectors = [&](auto left, auto right) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(y + i, f(left(i, kLanes), right(i, kLanes)));
+    if (i < n) store(y + i, f(left(i, n - i), right(i, n - i)), n - i);
+  };
+  const auto one = [](const Values& v) {
+    return [value = broadcast(*v.data)](std::int64_t, std::int64_t) { return value; };
+  };
+  const auto each = [](const Values& v) {
+    return [data = v.data](std::int64_t i, std::int64_t lanes) {
+      return lanes == kLanes ? load(data + i) : load(data + i, lanes);
+    };
+  };
+  if (a.repeated && b.repeated) return vectors(one(a), one(b));
+  if (a.repeated) return vectors(one(a), each(b));
+  if (b.repeated) return vectors(each(a), one(b));
+  return vectors(each(a), each(b));
 }
 
 void compute(Arithmetic arithmetic, const Values* v, float* y, std::int64_t n) {
-  const auto add = [](float a, float b) { return a + b; };
-  const auto multiply = [](float a, float b) { return a * b; };
+  const Vector zero = {}, ones = broadcast(1.0f);
+  const auto add = [](Vector a, Vector b) { return a + b; };
+  const auto multiply = [](Vector a, Vector b) { return a * b; };
   switch (arithmetic) {
     case Arithmetic::kIdentity:
-      return map(v[0], v[0], y, n, [](float a, float) { return a; });
+      return map(v[0], v[0], y, n, [](Vector a, Vector) { return a; });
     case Arithmetic::kAdd:
       return map(v[0], v[1], y, n, add);
     case Arithmetic::kSub:
-      return map(v[0], v[1], y, n, [](float a, float b) { return a - b; });
+      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return a - b; });
     case Arithmetic::kMul:
       return map(v[0], v[1], y, n, multiply);
     case Arithmetic::kDiv:
-      return map(v[0], v[1], y, n, [](float a, float b) { return a / b; });
+      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return a / b; });
     case Arithmetic::kMax:
-      return map(v[0], v[1], y, n, [](float a, float b) { return maximum(a, b); });
+      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return maximum(a, b); });
     case Arithmetic::kMin:
-      return map(v[0], v[1], y, n, [](float a, float b) { return minimum(a, b); });
+      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return minimum(a, b); });
     case Arithmetic::kPRelu:
-      return map(v[0], v[1], y, n, [](float a, float b) { return a < 0.0f ? a * b : a; });
+      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a < zero ? a * b : a; });
     case Arithmetic::kGreater:
-      return map(v[0], v[1], y, n, [](float a, float b) { return a > b ? 1.0f : 0.0f; });
+      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a > b ? ones : zero; });
     case Arithmetic::kGreaterOrEqual:
-      return map(v[0], v[1], y, n, [](float a, float b) { return a >= b ? 1.0f : 0.0f; });
+      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a >= b ? ones : zero; });
     case Arithmetic::kEqual:
-      return map(v[0], v[1], y, n, [](float a, float b) { return a == b ? 1.0f : 0.0f; });
+      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a == b ? ones : zero; });
     case Arithmetic::kWhere: {
       float buffers[kOperands][kChunk];
       const float* a = spread(v[0], n, buffers[0]);
@@ -142,11 +150,12 @@ class Elementwise final : public Operation {
     for (std::int64_t i = 0; i < n; ++i) to[i * stride] = static_cast<T>(y[i]);
   }
 
-  // In place where they are floats and next to each other, else in the buffer.
+  // In place where they are floats and next to each other or one for all, else in the buffer.
   template <class From>
   static Values gathered(const From* from, std::int64_t stride, std::int64_t n, float* buffer) {
     if constexpr (std::is_same_v<From, float>) {
       if (stride == 1) return {from, false};
+      if (stride == 0) return {from, true};
     }
     const std::int64_t count = stride == 0 ? 1 : n;
     for (std::int64_t i = 0; i < count; ++i) buffer[i] = static_cast<float>(from[i * stride]);

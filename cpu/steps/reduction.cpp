@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <type_traits>
 
 #include "simd/bfloat16.h"
 #include "simd/functions.h"
@@ -10,9 +11,19 @@
 namespace masktools {
 namespace {
 
-// to[i] += from[i * stride] for i < n, at most kBlock.
+// to[i] += from[i * stride] for i < n, at most kBlock; `to` has room for whole vectors, and keeps
+// what it has behind n.
 template <class T>
 void add_row(const T* from, std::int64_t stride, float* to, std::int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (stride == 1) {
+      for (std::int64_t i = 0; i < n; i += kLanes) {
+        const Vector row = i + kLanes <= n ? load(from + i) : load(from + i, n - i);
+        store(to + i, load(to + i) + row);
+      }
+      return;
+    }
+  }
   float buffer[kBlock];
   const float* x = as_floats(from, stride, n, buffer);
   for (std::int64_t i = 0; i < n; ++i) to[i] += x[i];

@@ -26,6 +26,8 @@ MULTIPLICATIONS, LOADS = 2, 2
 PADDED_BATCH = 1.1
 # A halo may widen a row by no more than this share of it: else taps are unfolded.
 WIDEST_HALO = 0.25
+# And where the layer is depthwise: no other kernel takes it nearly as fast.
+WIDEST_DEPTHWISE_HALO = 1.0
 # Rows flow together, halos included, where vectors of each by itself take more than this for what
 # does not fill them.
 WIDEST_WASTE = 1.1

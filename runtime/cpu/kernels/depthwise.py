@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from runtime.cpu.calibration import BANDWIDTH, DEPTHWISE_ITEMS, LEAST_ITEM, WIDEST_HALO
+from runtime.cpu.calibration import BANDWIDTH, DEPTHWISE_ITEMS, LEAST_ITEM, WIDEST_DEPTHWISE_HALO
 from runtime.cpu.kernels.bfloat16 import rounded
 from runtime.cpu.kernels.inputs import skip_of, with_halo
 from runtime.cpu.kernels.problem import Configuration, Kernel, LayerCall, Problem, row_halo
@@ -49,7 +49,8 @@ class Depthwise:
         shape, window, vector = problem.shape, problem.window, machine.vector
         if window is None or shape.groups == 1 or shape.group_channels > 1:
             return float("inf")
-        wide = problem.lanes % vector and problem.reach > WIDEST_HALO * problem.image[1]
+        widest = WIDEST_DEPTHWISE_HALO * problem.image[1]
+        wide = problem.lanes % vector and problem.reach > widest
         if wide or not finds_pixels(window.strides[1], problem.lanes, vector):
             return float("inf")
         return problem.stored * problem.pixels * problem.inside(vector)
@@ -60,7 +61,7 @@ class Depthwise:
 
     def halo(self, problem: Problem, machine: Machine) -> int:
         """Return the zeros by which vectors along pixels read their taps, at any stride."""
-        return row_halo(problem, machine)
+        return row_halo(problem, machine, WIDEST_DEPTHWISE_HALO)
 
     def takes(self, pooling: Pooling, problem: Problem, machine: Machine) -> bool:
         """Return whether the kernel that takes its place then does."""
@@ -74,7 +75,7 @@ class Depthwise:
         step, y = layer.step, layer.y
         x = program.in_planes(layer.at, layer.x)
         if y.lanes % program.machine.vector:
-            wide = with_halo(program, layer, x)
+            wide = with_halo(program, layer, x, WIDEST_DEPTHWISE_HALO)
             assert wide is not None, "a kernel that the cost model would not choose"
             x = wide
         program.call(

@@ -61,12 +61,14 @@ def along_pixels(program: Assembly, layer: LayerCall) -> Source:
     return _unfolded(program, layer, x)
 
 
-def with_halo(program: Assembly, layer: LayerCall, x: Image) -> Image | None:
+def with_halo(
+    program: Assembly, layer: LayerCall, x: Image, widest: float = WIDEST_HALO
+) -> Image | None:
     """Return an input with zeros beside its rows, or a copy; None where that would be too wide."""
     reach = layer.window.reach(x.width, layer.y.width)
     if x.is_plane and x.halo >= reach:
         return x
-    if reach > WIDEST_HALO * x.width:
+    if reach > widest * x.width:
         return None
     at, view = layer.at, layer.x
     copied = program.placement.memory((x.batch, x.channels, x.height, x.width), at, reach)

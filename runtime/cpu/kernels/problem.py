@@ -138,12 +138,20 @@ def problem_of(step: s.Weighted, shapes: Mapping[str, Shape], vector: int) -> Pr
     return Problem(step.weight, shape, height, width, lanes, (rows, columns), window_of(step))
 
 
-def row_halo(problem: Problem, machine: Machine) -> int:
-    """Return the halo by which vectors along pixels find every tap in place; 0: they do not."""
+def row_halo(problem: Problem, machine: Machine, widest: float = WIDEST_HALO) -> int:
+    """Return the halo by which vectors along pixels find every tap in place; 0: they do not.
+
+    Parameters
+    ----------
+    problem : Problem
+    machine : Machine
+    widest : float, default WIDEST_HALO
+        Share of a row that it may be.
+    """
     if problem.lanes % machine.vector == 0:
         return 0
     reach = problem.reach
-    return reach if reach <= WIDEST_HALO * problem.image[1] else 0
+    return reach if reach <= widest * problem.image[1] else 0
 
 
 def plain_halo(problem: Problem, machine: Machine) -> int:

@@ -128,10 +128,12 @@ DEPTHWISE = st.fixed_dictionaries(
         "multiplier": st.sampled_from([1, 1, 2]),
         "height": st.integers(1, 19),
         "width": st.integers(1, 37),
-        "kernel": st.sampled_from([(3, 3), (3, 3), (5, 5), (1, 1), (3, 1), (1, 4), (2, 3)]),
+        "kernel": st.sampled_from(
+            [(3, 3), (3, 3), (5, 5), (5, 5), (7, 7), (1, 1), (3, 1), (1, 4), (2, 3)]
+        ),
         "strides": st.sampled_from([(1, 1), (1, 1), (2, 2), (2, 2), (1, 2), (2, 1), (3, 3)]),
         "dilations": st.sampled_from([(1, 1), (1, 1), (1, 2), (2, 1), (2, 2)]),
-        "pads": st.sampled_from([(1, 1), (1, 1), (0, 0), (2, 2), (0, 1), (3, 2)]),
+        "pads": st.sampled_from([(1, 1), (1, 1), (0, 0), (2, 2), (0, 1), (3, 2), (3, 3)]),
         "below": st.integers(0, 3),
         "right": st.integers(0, 2),
         "halo": st.integers(0, 2),
@@ -326,9 +328,10 @@ def test_networks_at_every_batch(variant, threads, network, monkeypatch):
 
 
 def problem(groups, shape, lanes=16, stride=1, size=12):
-    """Return a layer of windows of three, of `size` pixels squared, and wide images by strides."""
+    """Return a layer of `size` pixels squared, and wide images by strides."""
     weight = np.ones(shape, np.float32)
-    window = Window((3, 3), (1, stride), pads=(1, 1))
+    kernel = shape[2:]
+    window = Window(kernel, (1, stride), pads=(kernel[0] // 2, kernel[1] // 2))
     image = (size, size * stride)
     return Problem(weight, shape_of(weight, groups), size, size, lanes, image, window)
 
@@ -350,8 +353,10 @@ def test_pixels_are_found_in_place_or_another_kernel_is_taken():
     layers = {(1, 1): True, (1, 2): True, (1, 3): False, (3, 2): False, (16, 3): True}
     for (lanes, stride), taken in layers.items():
         assert can(problem(4, (4, 1, 3, 3), lanes, stride)) == taken, (lanes, stride)
-    assert not can(problem(4, (4, 1, 3, 3), lanes=1, size=3))
-    assert can(problem(4, (4, 1, 3, 3), lanes=16, size=3))
+    # Zeros as wide as the image, but no wider.
+    assert can(problem(4, (4, 1, 7, 7), lanes=1, size=3))
+    assert not can(problem(4, (4, 1, 7, 7), lanes=1, size=2))
+    assert can(problem(4, (4, 1, 7, 7), lanes=16, size=2))
     made = problem(4, (4, 1, 3, 3), lanes=1, stride=2)
     assert KERNELS[0].halo(made, MACHINE) == made.reach == 1
 
