@@ -147,8 +147,9 @@ void fill(PythonProgram& p, std::int64_t step, Fields& fields) {
 
 void mean(PythonProgram& p, std::int64_t step, Fields& fields) {
   const View x = fields.view("x"), y = fields.view("y");
+  const auto pixels = fields.get<std::int64_t>("pixels");
   fields.done();
-  p.add(step, [&](auto t) { return make_mean<decltype(t)>(x, y, p.arena_elements()); });
+  p.add(step, [&](auto t) { return make_mean<decltype(t)>(x, y, pixels, p.arena_elements()); });
 }
 
 void softmax(PythonProgram& p, std::int64_t step, Fields& fields) {

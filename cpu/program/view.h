@@ -59,6 +59,9 @@ struct Nest {
   std::int64_t inner() const { return shape[rank - 1]; }
   std::int64_t inner_stride(int view) const { return strides[view][rank - 1]; }
 
+  // From one row to the next of those that lie at one distance.
+  std::int64_t row_stride(int view) const { return rank > 1 ? strides[view][rank - 2] : 0; }
+
   // Moves axis `axis` to the innermost place.
   void make_innermost(int axis);
 };
@@ -89,6 +92,29 @@ void for_each_row(const Nest<kViews>& nest, std::int64_t first, std::int64_t las
       for (int v = 0; v < kViews; ++v) offsets[v] -= nest.shape[axis] * nest.strides[v][axis];
       index[axis] = 0;
     }
+  }
+}
+
+// The same for `kInner` = 1, but rows that lie at one distance are given together: calls
+// rows(offsets, count); row i of view v is at offsets[v] + i * nest.row_stride(v).
+template <int kViews, class Rows>
+void for_rows_together(const Nest<kViews>& nest, std::int64_t first, std::int64_t last,
+                       const Rows& rows) {
+  const std::int64_t size = nest.rank > 1 ? nest.shape[nest.rank - 2] : 1;
+  for (std::int64_t n = first; n < last;) {
+    const std::int64_t within = n % size, left = size - within;
+    const std::int64_t count = left < last - n ? left : last - n;
+    std::array<std::int64_t, kViews> offsets = nest.offsets;
+    std::int64_t rest = n / size;
+    for (int v = 0; v < kViews; ++v) offsets[v] += within * nest.row_stride(v);
+    for (int axis = nest.rank - 3; axis >= 0; --axis) {
+      for (int v = 0; v < kViews; ++v) {
+        offsets[v] += rest % nest.shape[axis] * nest.strides[v][axis];
+      }
+      rest /= nest.shape[axis];
+    }
+    rows(offsets, count);
+    n += count;
   }
 }
 

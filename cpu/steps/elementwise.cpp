@@ -14,82 +14,98 @@ namespace masktools {
 namespace {
 
 constexpr int kOperands = 3;
-constexpr std::int64_t kChunk = 256;  // elements at a time: all buffers stay in the first cache
+constexpr std::int64_t kChunk = 256;      // elements at a time: all buffers stay in the first cache
+constexpr std::int64_t kTogether = 2048;  // elements of short rows at a time
 
-// `n` elements of an operand, as the loops of `compute` read them: next to each other, or one for
-// all.
+// Rows of an operand, as the loops of `compute` read them: elements next to each other, or one for
+// a whole row.
 struct Values {
   const float* data;
   bool repeated;
+  std::int64_t row = 0;  // elements from one row to the next
 };
 
-// The same elements, next to each other: in `buffer` where they are one for all.
-const float* spread(const Values& v, std::int64_t n, float* buffer) {
-  if (!v.repeated) return v.data;
-  std::fill_n(buffer, n, *v.data);
-  return buffer;
-}
+// What is computed: `rows` rows of n elements next to each other.
+struct Result {
+  float* data;
+  std::int64_t n;
+  std::int64_t rows = 1, row = 0;
+};
 
-// y[i] = f(a[i], b[i]), for f of vectors. y may be a or b. Rows are often shorter than a vector.
+// y = f(a, b), for f of vectors. y may be a or b. Rows are often shorter than a vector.
 template <class Function>
-void map(const Values& a, const Values& b, float* y, std::int64_t n, const Function& f) {
-  const auto vectors = [&](auto left, auto right) {
-    std::int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(y + i, f(left(i, kLanes), right(i, kLanes)));
-    if (i < n) store(y + i, f(left(i, n - i), right(i, n - i)), n - i);
+void map(const Values& a, const Values& b, const Result& y, const Function& f) {
+  const auto each = [&](auto left, auto right) {
+    for (std::int64_t r = 0; r < y.rows; ++r) {
+      float* to = y.data + r * y.row;
+      std::int64_t i = 0;
+      for (; i + kLanes <= y.n; i += kLanes) {
+        store(to + i, f(left(r, i, kLanes), right(r, i, kLanes)));
+      }
+      const std::int64_t rest = y.n - i;
+      if (rest > 0) store(to + i, f(left(r, i, rest), right(r, i, rest)), rest);
+    }
   };
   const auto one = [](const Values& v) {
-    return [value = broadcast(*v.data)](std::int64_t, std::int64_t) { return value; };
-  };
-  const auto each = [](const Values& v) {
-    return [data = v.data](std::int64_t i, std::int64_t lanes) {
-      return lanes == kLanes ? load(data + i) : load(data + i, lanes);
+    return [v](std::int64_t row, std::int64_t, std::int64_t) {
+      return broadcast(v.data[row * v.row]);
     };
   };
-  if (a.repeated && b.repeated) return vectors(one(a), one(b));
-  if (a.repeated) return vectors(one(a), each(b));
-  if (b.repeated) return vectors(each(a), one(b));
-  return vectors(each(a), each(b));
+  const auto many = [](const Values& v) {
+    return [v](std::int64_t row, std::int64_t i, std::int64_t lanes) {
+      const float* from = v.data + row * v.row + i;
+      return lanes == kLanes ? load(from) : load(from, lanes);
+    };
+  };
+  if (a.repeated && b.repeated) return each(one(a), one(b));
+  if (a.repeated) return each(one(a), many(b));
+  if (b.repeated) return each(many(a), one(b));
+  return each(many(a), many(b));
 }
 
-void compute(Arithmetic arithmetic, const Values* v, float* y, std::int64_t n) {
+// y = a where it is not zero, b elsewhere, of a chunk at most.
+void choose(const Values* v, const Result& y) {
+  for (std::int64_t r = 0; r < y.rows; ++r) {
+    const auto at = [&](int operand, std::int64_t i) {
+      return v[operand].data[r * v[operand].row + (v[operand].repeated ? 0 : i)];
+    };
+    float* to = y.data + r * y.row;
+    for (std::int64_t i = 0; i < y.n; ++i) to[i] = at(0, i) != 0.0f ? at(1, i) : at(2, i);
+  }
+}
+
+void compute(Arithmetic arithmetic, const Values* v, const Result& y) {
   const Vector zero = {}, ones = broadcast(1.0f);
   const auto add = [](Vector a, Vector b) { return a + b; };
   const auto multiply = [](Vector a, Vector b) { return a * b; };
   switch (arithmetic) {
     case Arithmetic::kIdentity:
-      return map(v[0], v[0], y, n, [](Vector a, Vector) { return a; });
+      return map(v[0], v[0], y, [](Vector a, Vector) { return a; });
     case Arithmetic::kAdd:
-      return map(v[0], v[1], y, n, add);
+      return map(v[0], v[1], y, add);
     case Arithmetic::kSub:
-      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return a - b; });
+      return map(v[0], v[1], y, [](Vector a, Vector b) { return a - b; });
     case Arithmetic::kMul:
-      return map(v[0], v[1], y, n, multiply);
+      return map(v[0], v[1], y, multiply);
     case Arithmetic::kDiv:
-      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return a / b; });
+      return map(v[0], v[1], y, [](Vector a, Vector b) { return a / b; });
     case Arithmetic::kMax:
-      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return maximum(a, b); });
+      return map(v[0], v[1], y, [](Vector a, Vector b) { return maximum(a, b); });
     case Arithmetic::kMin:
-      return map(v[0], v[1], y, n, [](Vector a, Vector b) { return minimum(a, b); });
+      return map(v[0], v[1], y, [](Vector a, Vector b) { return minimum(a, b); });
     case Arithmetic::kPRelu:
-      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a < zero ? a * b : a; });
+      return map(v[0], v[1], y, [=](Vector a, Vector b) { return a < zero ? a * b : a; });
     case Arithmetic::kGreater:
-      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a > b ? ones : zero; });
+      return map(v[0], v[1], y, [=](Vector a, Vector b) { return a > b ? ones : zero; });
     case Arithmetic::kGreaterOrEqual:
-      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a >= b ? ones : zero; });
+      return map(v[0], v[1], y, [=](Vector a, Vector b) { return a >= b ? ones : zero; });
     case Arithmetic::kEqual:
-      return map(v[0], v[1], y, n, [=](Vector a, Vector b) { return a == b ? ones : zero; });
-    case Arithmetic::kWhere: {
-      float buffers[kOperands][kChunk];
-      const float* a = spread(v[0], n, buffers[0]);
-      const float* b = spread(v[1], n, buffers[1]);
-      const float* c = spread(v[2], n, buffers[2]);
-      for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] != 0.0f ? b[i] : c[i];
-      return;
-    }
+      return map(v[0], v[1], y, [=](Vector a, Vector b) { return a == b ? ones : zero; });
+    case Arithmetic::kWhere:
+      return choose(v, y);
     case Arithmetic::kScaleShift: {
-      map(v[0], v[1], y, n, multiply);
-      return map(Values{y, false}, v[2], y, n, add);
+      map(v[0], v[1], y, multiply);
+      return map(Values{y.data, false, y.row}, v[2], y, add);
     }
   }
 }
@@ -103,7 +119,8 @@ class Elementwise final : public Operation {
         activation_(activation),
         operands_(static_cast<int>(operands.size())),
         nest_(views),
-        cut_(nest_.outer(), nest_.inner(), kChunk) {
+        cut_(nest_.outer(), nest_.inner(), kChunk),
+        in_place_(is_in_place()) {
     for (int v = 0; v < operands_; ++v) {
       if (operands[v].constant == nullptr) continue;
       const float* data = operands[v].constant;
@@ -116,18 +133,35 @@ class Elementwise final : public Operation {
 
   void execute(std::int64_t item, const Buffers& buffers, std::byte*) const override {
     T* arena = reinterpret_cast<T*>(buffers.arena);
-    cut_.for_each(item,
-                  [&](std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) {
-                    for_each_row<1>(nest_, first, last, [&](const Offsets& at) {
-                      for (std::int64_t i = begin; i < end; i += kChunk) {
-                        execute_chunk(at, i, std::min(kChunk, end - i), arena);
-                      }
-                    });
-                  });
+    cut_.for_each(
+        item, [&](std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) {
+          for_rows_together(nest_, first, last, [&](const Offsets& at, std::int64_t rows) {
+            execute_rows(at, rows, begin, end, arena);
+          });
+        });
   }
 
  private:
   using Offsets = std::array<std::int64_t, kOperands + 1>;
+
+  // Elements [begin, end) of rows that lie at one distance.
+  void execute_rows(Offsets at, std::int64_t rows, std::int64_t begin, std::int64_t end,
+                    T* arena) const {
+    const std::int64_t n = end - begin;
+    const bool is_short = in_place_ && n <= kChunk;
+    const std::int64_t together = is_short ? std::max<std::int64_t>(kTogether / n, 1) : 1;
+    for (std::int64_t r = 0; r < rows; r += together) {
+      const std::int64_t count = std::min(together, rows - r);
+      if (is_short) {
+        execute_in_place(at, begin, n, count, arena);
+      } else {
+        for (std::int64_t i = begin; i < end; i += kChunk) {
+          execute_chunk(at, i, std::min(kChunk, end - i), arena);
+        }
+      }
+      for (int v = 0; v <= kOperands; ++v) at[v] += count * nest_.row_stride(v);
+    }
+  }
 
   void execute_chunk(const Offsets& at, std::int64_t begin, std::int64_t n, T* arena) const {
     alignas(64) float buffers[kOperands + 1][kChunk];
@@ -144,10 +178,35 @@ class Elementwise final : public Operation {
     if constexpr (std::is_same_v<T, float>) {
       if (stride == 1) y = to;
     }
-    compute(arithmetic_, values, y, n);
+    compute(arithmetic_, values, {y, n});
     activate(activation_, y, n);
     if (y != buffers[kOperands]) return;
     for (std::int64_t i = 0; i < n; ++i) to[i * stride] = static_cast<T>(y[i]);
+  }
+
+  // Whether elements of all rows are floats next to each other, or one for all of a row.
+  bool is_in_place() const {
+    if (!std::is_same_v<T, float> || nest_.inner_stride(0) != 1) return false;
+    for (int v = 1; v <= operands_; ++v) {
+      if (nest_.inner_stride(v) != 0 && nest_.inner_stride(v) != 1) return false;
+    }
+    return true;
+  }
+
+  void execute_in_place(const Offsets& at, std::int64_t begin, std::int64_t n, std::int64_t rows,
+                        T* arena) const {
+    if constexpr (std::is_same_v<T, float>) {
+      Values values[kOperands];
+      for (int v = 0; v < operands_; ++v) {
+        const std::int64_t stride = nest_.inner_stride(v + 1);
+        const float* data = constant_[v] ? constants_[v].data() : arena;
+        values[v] = {data + at[v + 1] + begin * stride, stride == 0, nest_.row_stride(v + 1)};
+      }
+      const Result y{arena + at[0] + begin, n, rows, nest_.row_stride(0)};
+      compute(arithmetic_, values, y);
+      if (activation_.op == Activation::Op::kNone) return;
+      for (std::int64_t r = 0; r < rows; ++r) activate(activation_, y.data + r * y.row, n);
+    }
   }
 
   // In place where they are floats and next to each other or one for all, else in the buffer.
@@ -167,6 +226,7 @@ class Elementwise final : public Operation {
   const int operands_;
   const Nest<kOperands + 1> nest_;  // y, then the operands
   const Cut cut_;
+  const bool in_place_;
   std::array<std::vector<float>, kOperands> constants_;
   std::array<bool, kOperands> constant_{};
 };

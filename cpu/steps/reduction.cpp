@@ -47,7 +47,8 @@ float sum_row(const T* from, std::int64_t stride, std::int64_t n) {
 template <class T>
 class Mean final : public Operation {
  public:
-  Mean(const View& x, const View& y) : y_(y), x_(x), image_({image_of(x)}) {
+  Mean(const View& x, const View& y, std::int64_t pixels)
+      : y_(y), x_(x), image_({image_of(x)}), pixels_(pixels) {
     elements_ = image_.outer() * image_.inner();
     const std::int64_t channels = y.shape[1];
     items_ = y.elements() == 0
@@ -87,7 +88,7 @@ class Mean final : public Operation {
       sum_rows(from, samples, sums);
     }
     for (std::int64_t n = 0; n < samples; ++n) {
-      to[n * y_.strides[0]] = static_cast<T>(sums[n] / static_cast<float>(elements_));
+      to[n * y_.strides[0]] = static_cast<T>(sums[n] / static_cast<float>(pixels_));
     }
   }
 
@@ -132,6 +133,7 @@ class Mean final : public Operation {
 
   const View y_, x_;
   const Nest<1> image_;
+  const std::int64_t pixels_;
   std::int64_t elements_ = 0;
   std::int64_t items_ = 0;
 };
@@ -249,7 +251,7 @@ class Softmax final : public Operation {
 }  // namespace
 
 template <class T>
-std::unique_ptr<const Operation> make_mean(const View& x, const View& y,
+std::unique_ptr<const Operation> make_mean(const View& x, const View& y, std::int64_t pixels,
                                            std::int64_t arena_elements) {
   check_readable(x, arena_elements, "mean: x");
   check_writable(y, arena_elements, "mean: y");
@@ -257,7 +259,8 @@ std::unique_ptr<const Operation> make_mean(const View& x, const View& y,
   for (int axis = 2; axis < x.rank; ++axis) expected.shape[axis] = 1;
   if (x.rank < 2) throw std::invalid_argument("mean: expected x of (N, C, ...)");
   check_same_shape(expected, y, "mean: (N, C, 1...)");
-  return std::make_unique<Mean<T>>(x, y);
+  if (pixels < 0) throw std::invalid_argument("mean: impossible number of pixels");
+  return std::make_unique<Mean<T>>(x, y, pixels);
 }
 
 template <class T>
@@ -270,9 +273,10 @@ std::unique_ptr<const Operation> make_softmax(const View& x, const View& y, int 
   return std::make_unique<Softmax<T>>(x, y, axis, logarithm);
 }
 
-#define INSTANTIATE(T)                                                                            \
-  template std::unique_ptr<const Operation> make_mean<T>(const View&, const View&, std::int64_t); \
-  template std::unique_ptr<const Operation> make_softmax<T>(const View&, const View&, int, bool,  \
+#define INSTANTIATE(T)                                                                           \
+  template std::unique_ptr<const Operation> make_mean<T>(const View&, const View&, std::int64_t, \
+                                                         std::int64_t);                          \
+  template std::unique_ptr<const Operation> make_softmax<T>(const View&, const View&, int, bool, \
                                                             std::int64_t);
 INSTANTIATE(float)
 INSTANTIATE(Bfloat16)

@@ -49,7 +49,7 @@ MOST_WEIGHTS = 4 << 20
 # --- items of work ------------------------------------------------------------------------------
 
 # Seconds of work below which an item is not worth handing out.
-LEAST_ITEM = 10e-6
+LEAST_ITEM = 1e-6
 # How the work of a layer is cut by default: see `runtime.cpu.kernels.problem.Configuration`.
 TILE_VECTORS, PREFETCH, ITEMS = 24, 16, 4
 # Share of the near cache that the weights of a panel may fill.

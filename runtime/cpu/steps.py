@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime.cpu.kernels.problem import LayerCall, Way
-from runtime.cpu.memory.layout import Image, View
+from runtime.cpu.memory.layout import Image, View, as_image
 from runtime.cpu.memory.placement import START
 from runtime.cpu.memory.window import Pooling, Window, window_of
 from runtime.cpu.program import Assembly
@@ -208,8 +208,19 @@ def _pool(assembly: Assembly, at: int, step: s.Pool) -> None:
 
 
 def _mean(assembly: Assembly, at: int, step: s.GlobalAveragePool) -> None:
-    x, y = _wide(assembly.view(step.inputs[0]), assembly.view(step.output))
-    assembly.call("mean", at, x=x, y=y)
+    x = assembly.view(step.inputs[0])
+    pixels = prod(x.shape[2:])
+    x, y = _wide(_with_halo(x), assembly.view(step.output))
+    assembly.call("mean", at, x=x, y=y, pixels=pixels)
+
+
+def _with_halo(view: View) -> View:
+    """Return planes with the zeros beside their rows, as pixels of one row; others as they are."""
+    image = as_image(view)
+    if image is None or not view.halo or not image.is_plane or len(view.shape) != 4:
+        return view
+    shape = (*view.shape[:2], 1, image.height * image.pitch)
+    return replace(view, shape=shape, strides=(*view.strides[:3], image.pixel), halo=0)
 
 
 def _reduce(assembly: Assembly, at: int, step: s.Reduce) -> None:

@@ -127,9 +127,9 @@ class Program:
         sums = np.exp(below).sum(axis, keepdims=True)
         self._seen(y)[...] = below - np.log(sums) if logarithm else np.exp(below) / sums
 
-    def _mean(self, x, y):
+    def _mean(self, x, y, pixels):
         seen = self._seen(x)
-        self._seen(y)[...] = seen.mean(tuple(range(2, seen.ndim)), keepdims=True)
+        self._seen(y)[...] = seen.sum(tuple(range(2, seen.ndim)), keepdims=True) / pixels
 
     def _reduce(self, op, x, y):
         axes = tuple(axis for axis, n in enumerate(y[1]) if n == 1)

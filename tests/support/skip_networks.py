@@ -39,3 +39,28 @@ def part_of_a_whole(b):
 
 
 NETWORKS = [residual, read_later, of_itself, given, returned, part_of_a_whole]
+
+
+def gated(b):
+    """What a gate scales has zeros beside its rows, which are scaled by nothing and stay."""
+    x = b.act("Swish", b.conv("x", 6), alpha=1.0)
+    return b.conv(b.gate(x), 5), True
+
+
+def gated_and_read(b):
+    x = b.act("Relu", b.conv("x", 6))
+    return b.conv(b.concat(b.gate(x), x), 5), False
+
+
+def squared(b):
+    """Both operands lie where the product would: each is read before it is written, yet once."""
+    x = b.act("Relu", b.conv("x", 6))
+    return b.conv(b.add_skip(x, x, "Mul"), 5), False
+
+
+def activated(b):
+    x = b.add_skip(b.conv("x", 6), b.conv("x", 6), "Max")
+    return b.conv(b.act("HardSwish", b.add_skip(x, b.gate(x), "Mul")), 5), True
+
+
+ELEMENTWISE = [gated, gated_and_read, squared, activated]

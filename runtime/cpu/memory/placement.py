@@ -1,8 +1,8 @@
 """The place of each value of a plan in memory: a buffer of its own, or a view of another value.
 
 Reshapes, transpositions and slices are views wherever strides can tell them, and the parts of a
-concatenation along the channels are computed where the whole will lie. A skip branch that nothing
-reads again is written over.
+concatenation along the channels are computed where the whole will lie. A skip branch, or an operand,
+that nothing reads again is written over.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Placement:
         self._touch_all_slices(self.wholes[name])
 
     def _make(self, step: s.Step, at: int) -> None:
-        view = self._as_view(step) or self._over_skip(step, at)
+        view = self._as_view(step) or self._over_input(step, at)
         if view is None:
             self._place(step.output, at)
         else:
@@ -146,32 +146,47 @@ class Placement:
             self.views[name] = self._fresh(name, at)
         self._touch(name, at)
 
-    def _over_skip(self, step: s.Step, at: int) -> View | None:
-        """Return where the skip branch of a step lies, if the output may be written over it.
+    def _over_input(self, step: s.Step, at: int) -> View | None:
+        """Return where an input of a step lies that the output may be written over.
 
-        Each element is read before it is written: that saves fetching the lines of a new buffer.
-        The branch must lie as a buffer for the output would, and nothing else read it from here on.
+        That is the skip branch of a layer, or an operand of a step that goes through elements one
+        by one: each element is read before it is written, and the lines of a new buffer need not
+        be fetched. The input must lie as a buffer for the output would, and nothing else read it
+        from here on.
         """
         shape = self._shapes[step.output]
-        if not isinstance(step, s.Weighted) or len(step.inputs) < 2 or not 2 <= len(shape) <= 4:
+        if not 2 <= len(shape) <= 4:
             return None
-        view = self.views[step.inputs[1]]
+        if isinstance(step, s.Weighted):
+            inputs = step.inputs[1:]
+        elif isinstance(step, s.Arithmetic | s.ScaleShift | s.Activate):
+            inputs = step.inputs
+        else:
+            return None
         form = self.form(shape, self._halos.get(step.output, 0))
-        if view != View.of_form(view.buffer, form, shape):
-            return None
+        for name in inputs:
+            view = self.views[name]
+            if view == View.of_form(view.buffer, form, shape) and self._is_last_read(
+                name, step, at
+            ):
+                return view
+        return None
+
+    def _is_last_read(self, candidate: str, step: s.Step, at: int) -> bool:
+        """Return whether nothing but this input of a step reads its buffer from there on."""
+        view = self.views[candidate]
         names = [
             name
             for name, seen in self.views.items()
             if view.buffer in (seen.buffer, self._of_all(name).buffer)
         ]
         read_on = any(
-            self._plan.steps[i].inputs.count(name) > (i == at and name == step.inputs[1])
+            self._plan.steps[i].inputs.count(name) > (i == at and name == candidate)
             for name in names
             for i in self._plan.readers[name]
             if i >= at
         )
-        kept = any(name in self._plan.results.values() for name in names)
-        return None if read_on or kept else view
+        return not read_on and not any(name in self._plan.results.values() for name in names)
 
     def _fresh(self, name: str, at: int) -> View:
         shape = self._shapes[name]

@@ -87,8 +87,8 @@ def test_no_operation_reads_or_writes_outside_the_arena(program, case):
         "result": lambda: program.elementwise(0, operands=[WHOLE], y=view, **same),
         "pool from": lambda: program.pool(0, x=view, y=ROWS, **pool),
         "pool to": lambda: program.pool(0, x=ROWS, y=view, **pool),
-        "mean from": lambda: program.mean(0, x=view, y=ROWS),
-        "mean to": lambda: program.mean(0, x=ROWS, y=view),
+        "mean from": lambda: program.mean(0, x=view, y=ROWS, pixels=1),
+        "mean to": lambda: program.mean(0, x=ROWS, y=view, pixels=1),
         "reduce from": lambda: program.reduce(0, op="Sum", x=view, y=ROWS),
         "reduce to": lambda: program.reduce(0, op="Sum", x=ROWS, y=view),
         "matmul from": lambda: program.matmul(0, a=view, b=ROWS, y=ROWS),
@@ -150,7 +150,7 @@ def test_shapes_must_fit(program):
     with pytest.raises(ValueError, match="does not fit"):
         program.scale_shift(0, x=ROWS, scale=three, shift=None, y=ROWS, activation=None)
     with pytest.raises(ValueError, match="N, C"):
-        program.mean(0, x=WHOLE, y=WHOLE)
+        program.mean(0, x=WHOLE, y=WHOLE, pixels=1)
     with pytest.raises(ValueError, match="differ in their axes"):
         program.reduce(0, op="Sum", x=ROWS, y=WHOLE)
     with pytest.raises(ValueError, match=r"reduce: shapes \(2, 1\) and \(3, 1\) differ"):
@@ -255,7 +255,7 @@ METHODS = {
     "scale_shift": {"x": VIEW, "scale": None, "shift": None, "y": VIEW, "activation": None},
     "pool": {"op": "MaxPool", "x": VIEW, "y": VIEW, "window": Window((1, 1)).fields,
              "pads_after": (0, 0), "counted": (0,) * 4},
-    "mean": {"x": VIEW, "y": (4, (1, 1, 1, 1), (1, 1, 1, 1))},
+    "mean": {"x": VIEW, "y": (4, (1, 1, 1, 1), (1, 1, 1, 1)), "pixels": 1},
     "reduce": {"op": "Sum", "x": VIEW, "y": VIEW},
     "matmul": {"a": SQUARE, "b": SQUARE, "y": SQUARE},
     "normalize": {"x": VIEW, "y": VIEW, "axis": 0, "epsilon": 0.1, "scale": EMPTY, "shift": EMPTY},

@@ -1,4 +1,4 @@
-"""Where values lie: which are written over the skip branch that is added to them."""
+"""Where values lie: which are written over what their step reads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from builder import SIZE, Builder
 from cpu_native import variants
-from skip_networks import NETWORKS
+from skip_networks import ELEMENTWISE, NETWORKS
 
 from masktools.checkpoint import Checkpoint
 from runtime.cpu.backend import CpuBackend
 from runtime.cpu.memory.placement import Placement
 from runtime.model import Model
 from runtime.plan import plan
+from runtime.plan.steps import Arithmetic
 from runtime.reference.backend import ReferenceBackend
 
 
@@ -33,8 +34,18 @@ def test_a_skip_branch_is_written_over_where_nothing_reads_it_again(network, bat
     assert (views[adding[-1].inputs[1]] == views[adding[-1].output]) is over
 
 
+@pytest.mark.parametrize("network", ELEMENTWISE)
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_an_operand_is_written_over_where_nothing_reads_it_again(network, batch):
+    made, over = planned(network)
+    placement = Placement(made, {name: made.shape(name, batch) for name in made.shapes}, 16)
+    views = placement.views
+    step = next(step for step in made.steps if isinstance(step, Arithmetic))
+    assert (views[step.output] in [views[name] for name in step.inputs]) is over
+
+
 @pytest.mark.parametrize("variant", variants())
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", NETWORKS + ELEMENTWISE)
 def test_values_are_those_of_the_reference(variant, network, monkeypatch):
     monkeypatch.setenv("MASKTOOLS_CPU_ISA", variant)
     made, _ = planned(network)

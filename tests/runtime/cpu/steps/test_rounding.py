@@ -83,7 +83,7 @@ def test_bfloat16_operations_agree_with_float32(variant, kind):
             around = {"pads_after": (1, 1), "counted": (0,) * 4}
             p.pool(0, op="AveragePool", x=x, y=y, window=taps, **around)
         elif kind == "mean":
-            p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides))
+            p.mean(0, x=x, y=View(y.offset, (5, 7, 1, 1), y.strides), pixels=72)
         elif kind == "normalize":
             scale, none = np.linspace(-1, 1, 72, dtype=np.float32), np.empty(0, np.float32)
             p.normalize(0, x=x, y=y, axis=2, epsilon=0.1, scale=scale, shift=none)

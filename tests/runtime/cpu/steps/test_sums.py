@@ -89,14 +89,17 @@ def test_pools(variant, pool, order, seed, threads):
     rank=st.integers(2, 4),
     seed=seeds,
     threads=threads,
+    beside=st.integers(0, 2),
 )
-def test_means(variant, shape, rank, seed, threads):
+def test_means(variant, shape, rank, seed, threads, beside):
     shape = shape[:rank]
     layouts = Layouts(seed)
     x, y = layouts.add(*shape), layouts.add(*shape[:2], *(1,) * (rank - 2))
     arena = layouts.arena()
-    out = executed(module(variant), arena, lambda p: p.mean(0, x=x, y=y), threads)
-    expected = x.of(arena).astype(np.float64).mean(axis=tuple(range(2, rank)), keepdims=True)
+    pixels = int(np.prod(shape[2:], dtype=int)) + beside
+    out = executed(module(variant), arena, lambda p: p.mean(0, x=x, y=y, pixels=pixels), threads)
+    sums = x.of(arena).astype(np.float64).sum(axis=tuple(range(2, rank)), keepdims=True)
+    expected = sums / pixels
     assert_written(out, arena, y, expected, tolerance=80 * EPS)
 
 
