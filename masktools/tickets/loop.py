@@ -86,7 +86,6 @@ class Loop:
                 self._round(index)
         found = Round.from_dict(self.store.record(round_entry(index)), self.store.folder)
         told = "".join(f", {name} {value:.4g}" for name, value in found.accuracy.items())
-        logger.info("round %d: density %.4g%s", index, found.density, told)
         self.step(f"round {index}, density {found.density:.3g}{told}")
 
     def _round(self, index: int) -> None:
@@ -185,6 +184,8 @@ class Loop:
             accuracy=accuracies(self.evaluate, trained),
             seed=self.plan.seed + index,
         )
+        said = ", ".join(f"{name} {value:.4g}" for name, value in record.accuracy.items())
+        logger.info("round %d: density %.4g  %s", index, record.density, said)
         parts: dict[str, Mapping[str, NDArray[Any]]] = {TRAINED: trained, MASKS: masks}
         self.store.write(round_entry(index), record.as_dict(), {**parts, **beside})
 
