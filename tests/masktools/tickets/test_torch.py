@@ -31,6 +31,15 @@ class Net(nn.Sequential):
         )
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other cost such small layers a hundred times their work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def images(seed, count):
     """Return noise with horizontal or vertical stripes, and which."""
     generator = torch.Generator().manual_seed(seed)
