@@ -106,8 +106,9 @@ def test_masks_of_the_dense_or_the_initial_weights(tmp_path, prune_from, state):
         assert same(search.masks(one.number), prune.magnitude(weights, one.density, include=LAYERS))
 
 
-def test_a_source_gets_what_it_is_to_prune_and_can_spoil_nothing(tmp_path):
-    seen = []
+@pytest.mark.parametrize("prune_from", ["round", "dense"])
+def test_a_source_gets_what_it_is_to_prune_and_can_spoil_nothing(tmp_path, prune_from):
+    seen, options = [], {"prune_from": prune_from, "post": {"refill": posts.refill()}}
 
     def source(state, masks, density, seed):
         seen.append((kept(masks), density, seed))
@@ -116,11 +117,12 @@ def test_a_source_gets_what_it_is_to_prune_and_can_spoil_nothing(tmp_path):
             array[...] = 0
         return found
 
-    search = find(tmp_path / "a", source=source, rounds=2, seed=3)
-    assert [one[0] for one in seen] == [WEIGHTS, search.rounds[1].kept]
+    search = find(tmp_path / "a", source=source, rounds=2, seed=3, **options)
+    second = search.rounds[1].kept if prune_from == "round" else WEIGHTS
+    assert [one[0] for one in seen] == [WEIGHTS, second]
     assert [one[1] for one in seen] == [one.density for one in search.rounds[1:]]
     assert [one[2] for one in seen] == [4, 5]
-    find(tmp_path / "b", rounds=2, seed=3)
+    find(tmp_path / "b", rounds=2, seed=3, **options)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
