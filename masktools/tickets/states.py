@@ -164,14 +164,20 @@ def emptied(masks: Masks) -> list[str]:
 
 
 def same_layers(masks: Masks, layers: Iterable[str], what: str) -> Masks:
-    """Return masks in the order of `layers`; raise `MaskError` unless they are of these alone."""
+    """Return the masks of some layers, in their order; raise `MaskError` if others prune too.
+
+    Masks that keep every weight of other layers are left out: `masktools.prune` returns such.
+    """
     wanted = list(layers)
     for layer in wanted:
         if layer not in masks:
             raise MaskError(f"{what}: there is no mask of layer {layer!r}; {listed(masks)}")
-    for layer in masks:
-        if layer not in wanted:
-            raise MaskError(f"{what}: layer {layer!r} is not pruned; {listed(wanted)}")
+    for layer, mask in masks.items():
+        if layer not in wanted and not mask.all():
+            raise MaskError(
+                f"{what}: layer {layer!r} is not one of those to prune, and its mask prunes; "
+                f"{listed(wanted)}"
+            )
     return {layer: masks[layer] for layer in wanted}
 
 

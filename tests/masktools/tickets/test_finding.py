@@ -293,6 +293,18 @@ def test_the_same_call_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert not same(searches[0].masks(1), searches[1].masks(1))
 
 
+@pytest.mark.parametrize("across", ["lamp", "erk"])
+def test_any_other_way_of_pruning_is_a_source(tmp_path, across):
+    def source(state, masks, density, seed):
+        weights = {name[:-7]: array for name, array in state.items() if array.ndim > 1}
+        return prune.magnitude(weights, density, across=across, include=masks, skip=["head"])
+
+    search = find(tmp_path, source=source, prune_from="dense", rounds=2)
+    found = source(search.trained(0), LAYERS, search.rounds[2].density, 0)
+    assert found.pop("head").all()
+    assert same(search.masks(2), found)
+
+
 def test_a_source_may_keep_less_than_asked_and_that_is_told(tmp_path, caplog):
     def half(state, masks, density, seed):
         return sources.magnitude()(state, masks, density / 2, seed)
