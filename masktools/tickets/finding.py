@@ -119,8 +119,10 @@ def find_ticket(
     -----
     Algorithm 1 of Chen et al. (ICML 2022), and their Algorithm 4 with `group_aware`; with a post
     in its budgeted form, which never keeps more than the mask, each round makes progress.
-    Everything in the state is rewound, also statistics of BatchNorm; the masks alone remain. A
-    weight that a post brings back has its value of the rewinding step.
+    The dense run is two trainings, to the rewinding step and on from it, so that round 0 differs
+    from the others in its masks alone. Everything in the state is rewound, also statistics of
+    BatchNorm; the masks alone remain. A weight that a post brings back has its value of the
+    rewinding step.
 
     `folder` has ``settings.json``; the dense run at its steps, ``dense_<step>_state``; and of each
     round ``round_<n>_trained``, ``round_<n>_masks``, one file for each post, all safetensors, and
