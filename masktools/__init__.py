@@ -13,6 +13,7 @@ from masktools.version import __version__ as __version__
 if TYPE_CHECKING:
     from masktools import export as export
     from masktools import prune as prune
+    from masktools import tickets as tickets
     from masktools.calibration.report import Calibration as Calibration
     from masktools.conversion.calibrate import calibrate as calibrate
     from masktools.conversion.convert import Conversion as Conversion
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from masktools.errors import GraphError as GraphError
     from masktools.errors import MaskError as MaskError
     from masktools.errors import PartitionError as PartitionError
+    from masktools.errors import TicketError as TicketError
     from masktools.importers import load_masks as load_masks
     from masktools.importers import load_weights as load_weights
     from masktools.importers import save_masks as save_masks
@@ -42,6 +44,7 @@ _HOME = {
     "GraphError": "errors",
     "MaskError": "errors",
     "PartitionError": "errors",
+    "TicketError": "errors",
     "calibrate": "conversion.calibrate",
     "convert": "conversion.convert",
     "load_masks": "importers",
@@ -51,7 +54,7 @@ _HOME = {
     "save_masks": "importers",
 }
 
-_FOLDERS = ("export", "prune")
+_FOLDERS = ("export", "prune", "tickets")
 
 __all__ = ["__version__", *_FOLDERS, *sorted(_HOME)]
 

@@ -23,6 +23,10 @@ class CalibrationError(MasktoolsError, ValueError):
     """Inputs or labels that a network cannot be calibrated on."""
 
 
+class TicketError(MasktoolsError, ValueError):
+    """A search for a ticket that cannot go on: what training gave, a density, an emptied layer."""
+
+
 class PartitionError(MasktoolsError, RuntimeError):
     """A partitioner that failed, or is not installed."""
 

@@ -44,6 +44,7 @@ FOLDERS = {
         "masktools.roles",
         "masktools.shares",
     ],
+    "masktools.tickets": ["masktools.conversion", "masktools.prune"],
     "masktools.checkpoint": ["masktools.network", "masktools.tensor_file", "masktools.version"],
     "masktools.calibration": [
         "masktools.checkpoint",
@@ -253,7 +254,11 @@ def test_no_module_bears_the_name_of_a_public_function():
     """Importing a module binds its name on the package, and would hide the function."""
     import masktools
 
-    functions = {n for n in masktools.__all__ if not n.startswith("_")} - {"export", "prune"}
+    functions = {n for n in masktools.__all__ if not n.startswith("_")} - {
+        "export",
+        "prune",
+        "tickets",
+    }
     assert not functions & {name.split(".")[1] for name, _ in sources() if "." in name}
 
 

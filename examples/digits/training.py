@@ -1,14 +1,9 @@
-"""scikit-learn's digits, a training loop, and iterative magnitude pruning with rewinding.
-
-Algorithm 1 of the paper, on a data set small enough for two cores: train, prune the 20 % of the
-remaining weights with the smallest magnitude over all layers but the classifier, rewind to the
-weights of an early step, repeat.
-"""
+"""scikit-learn's digits, a training loop, and what `masktools.tickets` needs of both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,9 +11,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from masktools.tickets.states import Masks, State
+from masktools.tickets.training import Train
 from networks import NETWORKS
 
-PRUNE_RATE = 0.2
 BATCH = 128
 TEST_IMAGES = 360
 
@@ -29,17 +25,6 @@ class Digits:
 
     images: Tensor
     labels: Tensor
-
-
-@dataclass
-class Round:
-    """Masks, weights and accuracy after one round of iterative magnitude pruning."""
-
-    number: int
-    density: float
-    accuracy: float
-    masks: dict[str, Tensor]
-    state: dict[str, Tensor] = field(repr=False)
 
 
 def digits(image_size: int) -> tuple[Digits, Digits]:
@@ -122,48 +107,36 @@ def accuracy(network: nn.Module, data: Digits) -> float:
         return float((network(data.images).argmax(1) == data.labels).float().mean())
 
 
-def prune(network: nn.Module, masks: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
-    """Drop the `rate` smallest of the remaining magnitudes over all layers together."""
-    weights = prunable(network)
-    kept = torch.cat([weights[name].detach().abs()[masks[name]] for name in weights])
-    threshold = kept.kthvalue(max(1, int(rate * len(kept)))).values
-    return {name: masks[name] & (weights[name].detach().abs() > threshold) for name in weights}
-
-
-def density(masks: dict[str, Tensor]) -> float:
-    """Return kept / size over all layers."""
-    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
-
-
-def snapshot(network: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of every parameter and buffer."""
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def rewound_start(model: str, data: Digits, epochs: int, rewind: int, seed: int) -> nn.Module:
-    """Return the network at the rewinding step: `rewind` epochs into a schedule of `epochs`."""
+def initial(model: str, seed: int) -> State:
+    """Return a network before training, as arrays."""
     torch.manual_seed(seed)
+    return arrays(NETWORKS[model]())
+
+
+def arrays(network: nn.Module) -> State:
+    """Return a copy of every parameter and buffer: the state that `masktools.tickets` handles."""
+    return {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
+
+
+def network_with(model: str, state: State) -> nn.Module:
+    """Return a network with the parameters and buffers of a state."""
     network = NETWORKS[model]()
-    train(network, data, {}, epochs, seed, last_epoch=rewind)
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     return network
 
 
-def iterative_pruning(
-    network: nn.Module,
-    data: tuple[Digits, Digits],
-    rounds: int,
-    epochs: int,
-    rewind: int,
-    seed: int,
-) -> Iterator[Round]:
-    """Yield each round of Algorithm 1: the trained state and the masks it was trained under.
+def trainer(model: str, data: Digits, epochs: int) -> Train:
+    """Return the training that `masktools.tickets` calls. Its steps are epochs."""
 
-    `network` starts at the rewinding step; it is changed in place.
-    """
-    start = snapshot(network)
-    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(network).items()}
-    for number in range(rounds + 1):
-        network.load_state_dict(start)
-        train(network, data[0], masks, epochs, seed + number, first_epoch=rewind)
-        yield Round(number, density(masks), accuracy(network, data[1]), masks, snapshot(network))
-        masks = prune(network, masks, PRUNE_RATE)
+    def train_state(state: State, masks: Masks, start: int, stop: int, seed: int) -> State:
+        network = network_with(model, state)
+        keep = {f"{layer}.weight": torch.from_numpy(mask) for layer, mask in masks.items()}
+        train(network, data, keep, epochs, seed, first_epoch=start, last_epoch=stop)
+        return arrays(network)
+
+    return train_state
+
+
+def judge(model: str, data: Digits) -> Callable[[State], float]:
+    """Return what tells the accuracy of a state on some images."""
+    return lambda state: accuracy(network_with(model, state), data)
