@@ -1,8 +1,8 @@
 """The place of each value of a plan in memory: a buffer of its own, or a view of another value.
 
 Reshapes, transpositions and slices are views wherever strides can tell them, and the parts of a
-concatenation along the channels are computed where the whole will lie. A skip branch, or an operand,
-that nothing reads again is written over.
+concatenation along the channels are computed where the whole will lie. A skip branch, or an
+operand, that nothing reads again is written over.
 """
 
 from __future__ import annotations
