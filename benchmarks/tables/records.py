@@ -20,6 +20,7 @@ NETWORKS = {
     "yolov8n": "YOLOv8n, 640²",
     "yolo11n": "YOLO11n, 640²",
     "unet": "U-Net, 256²",
+    "efficientnet-b0": "EfficientNet-B0, 224²",
 }
 
 
