@@ -1,5 +1,36 @@
-"""Unstructured masks from a network's weights alone: no inputs, no training, no framework."""
+"""Unstructured masks: of a network's weights alone, or of a PyTorch module and its gradients.
+
+The names that need PyTorch are loaded when first used, so that the others need none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from masktools.prune.pruning import magnitude, random
 
-__all__ = ["magnitude", "random"]
+if TYPE_CHECKING:
+    from masktools.prune.gradients.sensitivity import snip as snip
+
+_WITH_TORCH = {
+    "snip": "sensitivity",
+}
+
+__all__ = ["magnitude", "random", *sorted(_WITH_TORCH)]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'masktools.prune' has no attribute {name!r}")
+    try:
+        import_module("torch")
+    except ImportError as error:
+        raise ImportError(f"prune.{name} needs: pip install 'masktools[torch]'") from error
+    value = getattr(import_module(f"masktools.prune.gradients.{_WITH_TORCH[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
