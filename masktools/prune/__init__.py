@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from masktools.prune.pruning import magnitude, random
 
 if TYPE_CHECKING:
+    from masktools.prune.gradients.flow_of_gradients import grasp as grasp
     from masktools.prune.gradients.sensitivity import snip as snip
 
 _WITH_TORCH = {
+    "grasp": "flow_of_gradients",
     "snip": "sensitivity",
 }
 

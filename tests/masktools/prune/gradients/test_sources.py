@@ -21,9 +21,13 @@ def snip(module, density=0.3, **options):
     return prune.snip(module, X, Y, density, **options)
 
 
-SOURCES = {source.__name__: source for source in (snip,)}
-EXACT = [SOURCES[name] for name in ("snip",)]
-WITH_TARGETS = [SOURCES[name] for name in ("snip",)]
+def grasp(module, density=0.3, **options):
+    return prune.grasp(module, X, Y, density, **options)
+
+
+SOURCES = {source.__name__: source for source in (snip, grasp)}
+EXACT = [SOURCES[name] for name in ("snip", "grasp")]
+WITH_TARGETS = [SOURCES[name] for name in ("snip", "grasp")]
 
 every = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 exact = pytest.mark.parametrize("source", EXACT, ids=lambda s: s.__name__)
