@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from masktools.checks import check_count
 from masktools.errors import MaskError
-from masktools.prune.counts import number_kept
 from masktools.prune.gradients.losses import (
     Loss,
     cross_entropy,
@@ -92,7 +91,7 @@ def grasp(
     if not temperature > 0:
         raise MaskError(f"temperature must be above 0, got {temperature}")
     layers = Prunable.of(module, graph, skip, include, masks)
-    count = number_kept(density, layers.total)
+    count = layers.count(density)
     with preserved(module):
         steady(module)
         weights = layers.masked()

@@ -18,7 +18,7 @@ from masktools.checks import BoolArray
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
 from masktools.network.graph import Graph
-from masktools.prune.counts import largest
+from masktools.prune.counts import largest, number_kept
 from masktools.prune.layers import masks_of, staying_dense
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -88,6 +88,22 @@ class Prunable:
         """Those of them that the earlier masks keep."""
         return sum(int(np.count_nonzero(mask)) for mask in self.earlier.values())
 
+    def count(self, density: float) -> int:
+        """Return how many weights a density keeps of all layers that are pruned.
+
+        Raises
+        ------
+        TypeError, MaskError
+            If it is no density, keeps nothing, or keeps more than the earlier masks do.
+        """
+        count = number_kept(density, self.total)
+        if count > self.remaining:
+            raise MaskError(
+                f"{count} of {self.total} weights are to stay, but the masks given keep only "
+                f"{self.remaining}: ask for a smaller density"
+            )
+        return count
+
     def masked(self, masks: Mapping[str, BoolArray] | None = None) -> dict[str, Tensor]:
         """Return copies of the weights under masks, the earlier ones by default; leaves."""
         chosen = self.earlier if masks is None else masks
@@ -104,7 +120,7 @@ class Prunable:
         scores : mapping of str to ndarray of float64
             Of every pruned layer, in its weight's shape. What earlier masks prune is not read.
         count : int
-            How many are kept.
+            How many are kept, at most those that earlier masks keep.
 
         Returns
         -------
@@ -114,13 +130,8 @@ class Prunable:
         Raises
         ------
         MaskError
-            If a score is not finite, or earlier masks keep fewer weights than `count`.
+            If a score is not finite.
         """
-        if count > self.remaining:
-            raise MaskError(
-                f"{count} of {self.total} weights are to stay, but the masks given keep only "
-                f"{self.remaining}: ask for a smaller density"
-            )
         for name, mask in self.earlier.items():
             check_finite(name, scores[name], mask)
         chosen = largest(

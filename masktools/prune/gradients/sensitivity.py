@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import ArrayLike
 from torch import nn
 
-from masktools.prune.counts import number_kept
 from masktools.prune.gradients.losses import (
     Loss,
     cross_entropy,
@@ -89,7 +88,7 @@ def snip(
     """
     check_empty(empty)
     layers = Prunable.of(module, graph, skip, include, masks)
-    count = number_kept(density, layers.total)
+    count = layers.count(density)
     with preserved(module):
         steady(module)
         batch = samples(module, inputs, targets)

@@ -25,8 +25,12 @@ def grasp(module, density=0.3, **options):
     return prune.grasp(module, X, Y, density, **options)
 
 
-SOURCES = {source.__name__: source for source in (snip, grasp)}
-EXACT = [SOURCES[name] for name in ("snip", "grasp")]
+def synflow(module, density=0.3, **options):
+    return prune.synflow(module, (3, 5, 5), density, **{"rounds": 4, **options})
+
+
+SOURCES = {source.__name__: source for source in (snip, grasp, synflow)}
+EXACT = [SOURCES[name] for name in ("snip", "grasp", "synflow")]
 WITH_TARGETS = [SOURCES[name] for name in ("snip", "grasp")]
 
 every = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
@@ -242,14 +246,13 @@ def test_weights_made_of_others_are_refused_by_name(source):
 def test_an_emptied_layer_is_an_error_that_names_it_or_is_reported(source, caplog):
     module = residual()
     with torch.no_grad():
-        module.hidden.weight.zero_()
-        module.hidden.bias.fill_(1)
-    with pytest.raises(MaskError, match=r"nothing is left of .*layer 'hidden' \(of 54 weights\)"):
-        source(module)
+        module.conv.weight.zero_()
+    with pytest.raises(MaskError, match=r"nothing is left of layer 'conv' \(of 576 weights\)"):
+        source(module, 0.05)
     with caplog.at_level(logging.WARNING, "masktools.prune"):
-        masks = source(module, empty="report")
-    assert not masks["hidden"].any()
-    assert "nothing is left of " in caplog.text
+        masks = source(module, 0.05, empty="report")
+    assert not masks["conv"].any()
+    assert "nothing is left of layer 'conv'" in caplog.text
     with pytest.raises(MaskError, match="empty must be one of refuse, report, got 'never'"):
         source(module, empty="never")
 
