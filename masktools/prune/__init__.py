@@ -12,10 +12,12 @@ from masktools.prune.pruning import magnitude, random
 
 if TYPE_CHECKING:
     from masktools.prune.gradients.flow_of_gradients import grasp as grasp
+    from masktools.prune.gradients.projected import admm as admm
     from masktools.prune.gradients.sensitivity import snip as snip
     from masktools.prune.gradients.synaptic_flow import synflow as synflow
 
 _WITH_TORCH = {
+    "admm": "projected",
     "grasp": "flow_of_gradients",
     "snip": "sensitivity",
     "synflow": "synaptic_flow",

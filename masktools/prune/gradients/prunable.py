@@ -112,6 +112,13 @@ class Prunable:
             for name, weight in self.weights.items()
         }
 
+    def hold(self) -> None:
+        """Set the weights that earlier masks prune to zero, in the module itself."""
+        if self.remaining < self.total:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.mul_(on_device(self.earlier[name], weight))
+
     def best(self, scores: Mapping[str, Scores], count: int) -> Masks:
         """Keep the weights of the highest scores over all pruned layers.
 
