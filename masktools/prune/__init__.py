@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from masktools.prune.gradients.flow_of_gradients import grasp as grasp
     from masktools.prune.gradients.projected import admm as admm
     from masktools.prune.gradients.sensitivity import snip as snip
+    from masktools.prune.gradients.soft_masks import (
+        continuous_sparsification as continuous_sparsification,
+    )
     from masktools.prune.gradients.synaptic_flow import synflow as synflow
 
 _WITH_TORCH = {
     "admm": "projected",
+    "continuous_sparsification": "soft_masks",
     "grasp": "flow_of_gradients",
     "snip": "sensitivity",
     "synflow": "synaptic_flow",
