@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from masktools.prune.pruning import magnitude, random
 
 if TYPE_CHECKING:
+    from masktools.prune.gradients.channel_criteria import channel_scores as channel_scores
     from masktools.prune.gradients.flow_of_gradients import grasp as grasp
     from masktools.prune.gradients.projected import admm as admm
     from masktools.prune.gradients.sensitivity import snip as snip
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _WITH_TORCH = {
     "admm": "projected",
+    "channel_scores": "channel_criteria",
     "continuous_sparsification": "soft_masks",
     "grasp": "flow_of_gradients",
     "snip": "sensitivity",
