@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         continuous_sparsification as continuous_sparsification,
     )
     from masktools.prune.gradients.synaptic_flow import synflow as synflow
+    from masktools.prune.gradients.whole_channels import channels as channels
 
 _WITH_TORCH = {
     "admm": "projected",
     "channel_scores": "channel_criteria",
+    "channels": "whole_channels",
     "continuous_sparsification": "soft_masks",
     "grasp": "flow_of_gradients",
     "snip": "sensitivity",
