@@ -76,7 +76,8 @@ def synflow(
     Normalisations (BatchNorm and others, as modules) pass their input on unchanged, parameters
     whose name ends in ``bias`` are zero, and buffers stay as they are. In a chain of
     convolutions, matrices and ReLUs the scores of each layer sum to R, so that no layer is emptied
-    before the last weight of its smallest cut. Exactly ⌊density · N + ½⌋ of the N weights are
+    while there are weights for all. Beside a branch that passes far more, a shortcut may be: give
+    ``empty="report"`` where that may happen. Exactly ⌊density · N + ½⌋ of the N weights are
     kept. Layers that stay dense: see `snip`.
 
     References
