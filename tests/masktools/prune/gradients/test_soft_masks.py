@@ -114,6 +114,26 @@ def test_rounds_begin_with_a_bounded_s_and_soft_masks(monkeypatch):
     assert any((seen[8][1][name] < start).any() for name in NAMES)
 
 
+def test_the_learning_rate_falls_in_each_round():
+    seen = []
+    original = torch.optim.SGD.step
+
+    def spied(self, *arguments):
+        seen.append((self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]))
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", spied)
+        prune.continuous_sparsification(
+            chain(), BATCHES[:1], rounds=2, epochs=17, rate=0.2, empty="report"
+        )
+    rates = 12 * [0.2] + 3 * [0.02] + 2 * [0.002]  # 56/85 of 17 epochs are 11.2, 71/85 are 14.2
+    assert [rate for rate, _ in seen[::2]] == pytest.approx(2 * rates)
+    assert [rate for rate, _ in seen[1::2]] == pytest.approx(2 * rates)
+    assert {decay for _, decay in seen[::2]} == {1e-4}
+    assert {decay for _, decay in seen[1::2]} == {0.0}
+
+
 def test_the_next_round_multiplies_and_bounds():
     masks = soft(chain(), 0.1)
     with torch.no_grad():

@@ -101,6 +101,13 @@ def test_masks_are_the_same_each_time_whatever_the_mode_and_the_random_state(sou
 
 
 @every
+@pytest.mark.parametrize("seed", range(3))
+def test_a_module_in_training_has_the_masks_of_one_in_evaluation(source, seed):
+    first, again = source(residual(seed).train()), source(residual(seed).eval())
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
+@every
 def test_masks_are_bool_in_the_shape_of_the_weights_and_dense_layers_are_whole(source):
     module = residual()
     for name, mask in source(module).items():
