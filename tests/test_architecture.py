@@ -250,6 +250,12 @@ def test_importing_loads_nothing_heavy():
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_masks_of_weights_alone_need_no_pytorch():
+    loaded = python("import sys; from masktools.prune import magnitude; print(*sys.modules)")
+    assert "masktools.prune.pruning" in loaded
+    assert "torch" not in loaded
+
+
 def test_no_module_bears_the_name_of_a_public_function():
     """Importing a module binds its name on the package, and would hide the function."""
     import masktools

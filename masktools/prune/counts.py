@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -9,12 +10,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.checks import BoolArray
+from masktools.checks import BoolArray, check_share
+from masktools.errors import MaskError
 from masktools.shares import erk, in_proportion, rounded
 
 ACROSS = ("global", "uniform", "erk", "lamp")
 
 Scores = NDArray[np.floating[Any]]
+
+
+def number_kept(density: float | None, total: int) -> int:
+    """Return how many of all weights to prune a density keeps, at least one.
+
+    Parameters
+    ----------
+    density : float
+        Above 0, at most 1.
+    total : int
+        The weights of all layers to prune.
+
+    Raises
+    ------
+    TypeError, MaskError
+        If the density is no number from 0 to 1, or keeps nothing.
+
+    Examples
+    --------
+    >>> number_kept(0.3, 5)
+    2
+    """
+    check_share("density", density)
+    count = min(math.floor(float(density or 0) * total + 0.5), total)
+    if count == 0:
+        least = f"give at least {1 / total:.2g}" if total else "they are empty"
+        raise MaskError(
+            f"density {density} keeps none of the {total} weights in the layers to prune: {least}"
+        )
+    return count
 
 
 def counts(

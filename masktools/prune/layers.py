@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from masktools.checks import as_array, check_layers
+from masktools.checks import BoolArray, as_array, as_mask, check_layers, listed
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
 from masktools.network.graph import Graph
@@ -47,6 +47,41 @@ def check_weights(weights: Mapping[str, ArrayLike]) -> Arrays:
             )
         arrays[name] = array
     return arrays
+
+
+def masks_of(
+    what: str, masks: Mapping[str, ArrayLike], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, BoolArray]:
+    """Return the masks of some layers out of an argument, checked.
+
+    Parameters
+    ----------
+    what : str
+        The argument's name, for errors.
+    masks : mapping of str to array_like of bool
+        Of at least the layers in `shapes`. Not changed.
+    shapes : mapping of str to tuple of int
+
+    Raises
+    ------
+    TypeError, MaskError
+        Naming the layer.
+    """
+    check_layers(what, masks)
+    found = {}
+    for name, shape in shapes.items():
+        if name not in masks:
+            raise MaskError(f"{what} has no mask of layer {name!r}; {listed(masks)}")
+        try:
+            mask = as_mask(masks[name])
+        except (TypeError, MaskError) as error:
+            raise type(error)(f"{what}: layer {name!r}: {error}") from error
+        if mask.shape != shape:
+            raise MaskError(
+                f"{what}: layer {name!r}: expected a mask of shape {shape}, got {mask.shape}"
+            )
+        found[name] = mask
+    return found
 
 
 def staying_dense(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masktools.checks import BoolArray, as_mask, check_count, check_layers, check_share, listed
+from masktools.checks import BoolArray, check_count
 from masktools.errors import MaskError
 from masktools.named_layers import NamedLayers
 from masktools.network.graph import Graph
-from masktools.prune.counts import ACROSS, Scores, counts, largest
-from masktools.prune.layers import Arrays, check_weights, finite, staying_dense
+from masktools.prune.counts import ACROSS, Scores, counts, largest, number_kept
+from masktools.prune.layers import Arrays, check_weights, finite, masks_of, staying_dense
 
 Masks = dict[str, BoolArray]
 
@@ -96,7 +95,7 @@ def magnitude(
     arrays = check_weights(weights)
     reasons = staying_dense(arrays, graph, NamedLayers.of(skip, include))
     pruned = {name: arrays[name] for name, reason in reasons.items() if not reason}
-    count = _count(density, pruned)
+    count = number_kept(density, _total(pruned))
     scores = [finite(name, weight) for name, weight in pruned.items()]
     shapes = [weight.shape for weight in pruned.values()]
     return _masks(arrays, pruned, scores, counts(scores, shapes, count, across))
@@ -157,10 +156,11 @@ def random(
     drawn = np.random.default_rng(seed)
     scores = [drawn.random(weight.size) for weight in pruned.values()]
     if layerwise_like is not None:
-        kept = _kept(layerwise_like, pruned)
+        like = masks_of("layerwise_like", layerwise_like, {n: w.shape for n, w in pruned.items()})
+        kept = [int(np.count_nonzero(mask)) for mask in like.values()]
     else:
         shapes = [weight.shape for weight in pruned.values()]
-        kept = counts(scores, shapes, _count(density, pruned), across)
+        kept = counts(scores, shapes, number_kept(density, _total(pruned)), across)
     return _masks(arrays, pruned, scores, kept)
 
 
@@ -169,37 +169,8 @@ def _check_across(across: str, laws: Sequence[str]) -> None:
         raise MaskError(f"across must be one of {', '.join(laws)}, got {across!r}")
 
 
-def _count(density: float | None, pruned: Arrays) -> int:
-    """Return how many weights a density keeps, at least one."""
-    check_share("density", density)
-    total = sum(weight.size for weight in pruned.values())
-    count = min(math.floor(float(density or 0) * total + 0.5), total)
-    if count == 0:
-        least = f"give at least {1 / total:.2g}" if total else "they are empty"
-        raise MaskError(
-            f"density {density} keeps none of the {total} weights in the layers to prune: {least}"
-        )
-    return count
-
-
-def _kept(masks: Mapping[str, ArrayLike], pruned: Arrays) -> list[int]:
-    """Return how many weights the mask of each pruned layer keeps."""
-    check_layers("layerwise_like", masks)
-    kept = []
-    for name, weight in pruned.items():
-        if name not in masks:
-            raise MaskError(f"layerwise_like has no mask of layer {name!r}; {listed(masks)}")
-        try:
-            mask = as_mask(masks[name])
-        except (TypeError, MaskError) as error:
-            raise type(error)(f"layerwise_like: layer {name!r}: {error}") from error
-        if mask.shape != weight.shape:
-            raise MaskError(
-                f"layerwise_like: layer {name!r}: expected a mask of shape {weight.shape}, "
-                f"got {mask.shape}"
-            )
-        kept.append(int(np.count_nonzero(mask)))
-    return kept
+def _total(pruned: Arrays) -> int:
+    return sum(weight.size for weight in pruned.values())
 
 
 def _masks(arrays: Arrays, pruned: Arrays, scores: Sequence[Scores], kept: Sequence[int]) -> Masks:

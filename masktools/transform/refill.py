@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from masktools.checks import BoolArray, as_mask, as_saliency, check_groups, check_share
 from masktools.errors import MaskError
 
-CRITERIA = ("l1", "count", "feature-l1", "feature-l2", "first-order")
-GIVEN_CRITERIA = ("feature-l1", "feature-l2", "first-order")
+CRITERIA = ("l1", "count", "feature-l1", "feature-l2", "first-order", "molchanov")
+GIVEN_CRITERIA = ("feature-l1", "feature-l2", "first-order", "molchanov")
 
 
 def refill(
@@ -41,12 +41,13 @@ def refill(
         Share of the rows to keep, between 0 and 1. None takes the mask's own density.
     extra : float, default 0.0
         refill+: share of the dropped rows to take back, between 0 and 1.
-    criterion : {"l1", "count", "feature-l1", "feature-l2", "first-order"}
+    criterion : {"l1", "count", "feature-l1", "feature-l2", "first-order", "molchanov"}
         What makes a row good: the l1 norm of its remaining weights, their number, or, out of
-        `scores`, the l1 or l2 norm of the channel's feature map on a batch, or its first-order
-        saliency: the magnitudes of activation times gradient, summed.
+        `scores`, the l1 or l2 norm of the channel's feature map on a batch, its first-order
+        saliency: the magnitudes of activation times gradient, summed; or the square of the sum
+        of weight times gradient. `masktools.prune.channel_scores` finds them.
     scores : array_like of float, shape (out,), default None
-        The rows' scores, finite and not negative, for the last three criteria. Not changed.
+        The rows' scores, finite and not negative, for the last four criteria. Not changed.
     groups : int, default 1
         Convolution groups; each keeps the same number of rows. A depthwise convolution has one
         row in each of its groups, so with its own number of groups it keeps all rows or none.
