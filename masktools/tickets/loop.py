@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from masktools.calibration.progress import Step
 from masktools.errors import MaskError, TicketError
+from masktools.prune.counts import number_kept
 from masktools.tickets import states
 from masktools.tickets.evaluation import Evaluate, accuracies
 from masktools.tickets.plan import Plan, first_step
@@ -27,7 +28,7 @@ from masktools.tickets.search import (
     round_entry,
     stored_rounds,
 )
-from masktools.tickets.sources import Source, number
+from masktools.tickets.sources import Source
 from masktools.tickets.states import Masks, State, copied
 from masktools.tickets.store import Store
 from masktools.tickets.training import Train, train_under
@@ -118,7 +119,10 @@ class Loop:
         copies = {layer: mask.copy() for layer, mask in masks.items()}
         given = self.source(copied(scored), copies, asked, self.plan.seed + index)
         found = states.same_layers(states.check_masks(given, scored, "source"), self.full, "source")
-        wanted, got = number(asked, found), states.kept(found)
+        wanted, got = (
+            number_kept(asked, sum(mask.size for mask in found.values())),
+            states.kept(found),
+        )
         if got > wanted:
             fullest = max(found, key=lambda layer: float(found[layer].mean()))
             raise TicketError(

@@ -7,14 +7,13 @@ and buffer; both arguments are copies.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.errors import MaskError, TicketError
-from masktools.prune.counts import Scores, largest
+from masktools.prune.counts import Scores, largest, number_kept
 from masktools.prune.layers import finite
 from masktools.shares import in_proportion, rounded
 from masktools.tickets.states import Masks, State, kept
@@ -87,14 +86,9 @@ def _check(across: str) -> None:
         raise MaskError(f"across must be one of {', '.join(ACROSS)}, got {across!r}")
 
 
-def number(density: float, masks: Masks) -> int:
-    """Return how many weights a density keeps of the layers that have a mask."""
-    return math.floor(density * sum(mask.size for mask in masks.values()) + 0.5)
-
-
 def _best(scores: list[Scores], masks: Masks, density: float, across: str) -> Masks:
     """Keep the largest scores where the masks keep; pruned weights rank below all others."""
-    count = number(density, masks)
+    count = number_kept(density, sum(mask.size for mask in masks.values()))
     left = [int(np.count_nonzero(mask)) for mask in masks.values()]
     if count > sum(left):
         fullest = max(masks, key=lambda layer: masks[layer].size - np.count_nonzero(masks[layer]))

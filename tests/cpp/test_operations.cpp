@@ -90,7 +90,7 @@ TEST(softmax_and_mean) {
         executed(elements, x, x, make_softmax<float>(x, x, 1, false, elements), input);
     const View y = channels_first(x.elements(), one);
     const std::vector<float> mean =
-        executed(elements, x, y, make_mean<float>(x, y, elements), input);
+        executed(elements, x, y, make_mean<float>(x, y, 6, elements), input);
     for (std::int64_t n = 0; n < batch; ++n) {
       for (std::int64_t p = 0; p < 6; ++p) {
         double sum = 0;
