@@ -34,8 +34,8 @@ def conversion_table(report: Report) -> Table:
     table = _table("layer", heads + ["multi-\nplications"] * counted)
     for row, share in zip(report, report.budget_shares, strict=True):
         cells = [row.layer, f"{row.rows} × {row.columns}", *_cells(row, share, counted)]
-        if row.dense_because:
-            cells[2] = "dense"
+        if row.dense_because or row.without_blocks:
+            cells[2] = row.without_blocks or "dense"
         table.add_row(_name(row.layer), *cells[1:], style="dim" if row.dense_because else "")
     table.add_section()
     converted = sum(not row.dense_because for row in report)
@@ -51,17 +51,33 @@ def conversion_lines(report: Report) -> list[Text]:
     if limit is not None:
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
     lines += dense_lines({row.layer: row.dense_because for row in report})
+    lines += _reasons(
+        "no block found", {row.layer: _WITHOUT_BLOCKS[row.without_blocks] for row in report}
+    )
     return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+_WITHOUT_BLOCKS = {
+    "": "",
+    "mask": "the mask is kept, row by row",
+    "dense": "stays dense",
+    "empty": "nothing is stored",
+}
 
 
 def dense_lines(reasons: Mapping[str, str]) -> list[Text]:
     """Return a line for each reason why layers stay dense; an empty one is none."""
+    return _reasons("dense", reasons)
+
+
+def _reasons(what: str, reasons: Mapping[str, str]) -> list[Text]:
     by_reason: dict[str, list[str]] = {}
     for layer, why in reasons.items():
         if why:
             by_reason.setdefault(why, []).append(layer)
     return [
-        Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in by_reason.items()
+        Text(printable(f"{what}: {', '.join(who)} ({why})"), "dim")
+        for why, who in by_reason.items()
     ]
 
 

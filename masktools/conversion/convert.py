@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from masktools.checks import check_layers, listed
 from masktools.conversion.graphs import read_graph
-from masktools.conversion.methods import refill_layers, regroup_layers
+from masktools.conversion.methods import refill_layers, regroup_each, regroup_layers
 from masktools.conversion.options import Options
 from masktools.conversion.report import LayerReport, Report, layer_report, total
 from masktools.conversion.result import Conversion as Conversion
@@ -51,6 +51,13 @@ def convert(
     include: Iterable[str] = (),
     target: str = "cpu",
     group_rows: int | None = None,
+    row_groups: int | None = None,
+    min_column_nonzeros: int | None = None,
+    min_rows: int | None = None,
+    min_columns: int | None = None,
+    passes: int | None = None,
+    preset: str | None = None,
+    without_blocks: str = "mask",
     partitioner: str = "kahypar",
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
@@ -110,6 +117,15 @@ def convert(
         of refill are the same for all three.
     group_rows : int, default None
         regroup: the height of row groups itself.
+    row_groups, min_column_nonzeros, min_rows, min_columns, passes : int, default None
+        regroup: the thresholds of Algorithm 3, the same for every layer, in place of a density;
+        see `regroup`.
+    preset : {"released"}, default None
+        regroup: as the code that was released with the paper, in place of a density; see
+        `regroup`.
+    without_blocks : {"mask", "dense", "empty"}
+        What becomes of a layer in which thresholds or a preset find no block: it keeps its mask,
+        row by row; it stays dense; nothing of it is stored. The report says so of each.
     partitioner : {"kahypar", "mtkahypar", "spectral", "best"}
         regroup: what divides the rows into groups.
     seed : int, default 0
@@ -138,10 +154,13 @@ def convert(
 
     Notes
     -----
-    Regrouping is Algorithm 3 of Chen et al. (ICML 2022) in its budgeted form, refilling is
-    Algorithm 2. Layers without a density of their own are not in the paper: with `density`, the
-    (row group, column) pairs of all layers, or their rows, compete for one budget by what they
-    add per weight or multiplication, that is, at one Lagrange price.
+    Regrouping is Algorithm 3 of Chen et al. (ICML 2022), in its budgeted form or with thresholds;
+    refilling is Algorithm 2. The paper prints no thresholds, and says nothing of layers without a
+    block: its code trains them under their masks (``"mask"``) and runs them dense (``"dense"``).
+
+    Densities of whole networks are not in the paper: with `density`, the (row group, column) pairs
+    of all layers, or their rows, compete for one budget by what they add per weight or
+    multiplication, that is, at one Lagrange price.
 
     What a candidate adds is settled by `across`. Magnitudes as they are (``"absolute"``) starve
     layers of small weights, up to nothing. A ticket for digits (98.6 % right), regrouped to half
@@ -161,17 +180,24 @@ def convert(
     0.5
     """
     options = Options(
-        method,
-        density,
-        by,
-        across,
-        saliency,
-        extra,
-        criterion,
-        target,
-        group_rows,
-        partitioner,
-        seed,
+        method=method,
+        density=density,
+        by=by,
+        across=across,
+        saliency=saliency,
+        extra=extra,
+        criterion=criterion,
+        target=target,
+        group_rows=group_rows,
+        row_groups=row_groups,
+        min_column_nonzeros=min_column_nonzeros,
+        min_rows=min_rows,
+        min_columns=min_columns,
+        passes=passes,
+        preset=preset,
+        without_blocks=without_blocks,
+        partitioner=partitioner,
+        seed=seed,
     )
     options.check(scores, graph)
     _check_norms(saliency, norms, weights)
@@ -195,12 +221,16 @@ def convert(
     if norms is not None:
         wanted = [_weighed(source, norms, saliency) for source in wanted]
     finished = _finished(resume)
-    if method == "regroup":
+    if method != "regroup":
+        converted = refill_layers(wanted, density, by, across, extra, criterion, scores)
+    elif options.form == "budget":
         converted = regroup_layers(
             wanted, density, by, across, options.of_row_groups(), executor, finished, progress
         )
     else:
-        converted = refill_layers(wanted, density, by, across, extra, criterion, scores)
+        converted = regroup_each(
+            wanted, options.of_regroup(), without_blocks, executor, finished, progress
+        )
     rows = {
         source.name: replace(layer_report(source, one.layout, one.seconds), **one.details)
         for source, one in zip(wanted, converted, strict=True)
@@ -213,7 +243,11 @@ def convert(
         _plain(asdict(options)) | {k: list(v) for k, v in asdict(named).items()},
         tuple(_notes(finished, rows)),
     )
-    layouts = {name: one.layout for name, one in zip(rows, converted, strict=True)}
+    layouts = {
+        name: one.layout
+        for name, one in zip(rows, converted, strict=True)
+        if one.layout is not None
+    }
     return Conversion(layouts, report)
 
 
@@ -258,7 +292,7 @@ def _notes(finished: Finished, rows: Mapping[str, LayerReport]) -> Iterator[str]
     for layer in finished.damaged:
         yield f"layer {layer!r}: the file of its row groups was damaged; they were found again"
     for layer, row in rows.items():
-        if row.kept and not row.stored:
+        if row.kept and not row.stored and not row.without_blocks:
             yield f"layer {layer!r}: nothing of it is left within the density"
 
 

@@ -39,7 +39,7 @@ class Figures:
         For one sample, taps inside the image only: dense, under the mask, now. None without a
         graph.
     blocks : int
-        Dense blocks; none in a layer left dense.
+        Dense blocks; none in a layer left dense, or in which none was found.
     seconds : float
         Of work; where layers ran side by side, theirs add up.
     """
@@ -118,6 +118,9 @@ class LayerReport(Figures):
         Convolution groups; row groups that columns were chosen for, 0 where there are none.
     dense_because : str
         Why the layer was left dense; empty where it was converted.
+    without_blocks : str
+        What became of a layer in which no block was found: ``"mask"``, ``"dense"`` or
+        ``"empty"``; empty where there are blocks, or none were looked for.
     partitioner, refinement : str
         What divided the rows, and what refined the groups; empty where nothing did.
     resumed : bool
@@ -131,6 +134,7 @@ class LayerReport(Figures):
     groups: int
     row_groups: int = 0
     dense_because: str = ""
+    without_blocks: str = ""
     partitioner: str = ""
     refinement: str = ""
     resumed: bool = False

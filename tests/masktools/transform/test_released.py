@@ -118,6 +118,13 @@ def test_empty_rows_are_left_out():
     assert not layout.to_mask()[::7].any()
 
 
+def test_kept_weights_of_value_zero_are_nonzeros_of_the_mask():
+    keep = layer()
+    for weight in (np.zeros(keep.shape), keep * 1.0):
+        layout = regroup(keep, weight, preset="released")
+        assert layout.blocks == regroup(keep, preset="released").blocks
+
+
 def test_each_convolution_group_has_its_own_parts():
     keep = layer(512)
     layout = regroup(keep, groups=2, preset="released")
