@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from masktools.checkpoint.inventory import StoredLayer
     from masktools.conversion.report import Figures, LayerReport, Report
     from masktools.importers import LayerSummary, MaskFile
+    from masktools.network.cost import Multiplications
 
 
 def conversion_table(report: Report) -> Table:
@@ -50,11 +51,24 @@ def conversion_lines(report: Report) -> list[Text]:
     limit = report.total.limit
     if limit is not None:
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
-    lines += dense_lines({row.layer: row.dense_because for row in report})
+    if report.cost is not None:
+        lines += _cost_lines(report.cost)
+    lines += dense_lines(report.excluded)
     lines += _reasons(
         "no block found", {row.layer: _WITHOUT_BLOCKS[row.without_blocks] for row in report}
     )
     return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+def _cost_lines(cost: Mapping[str, Multiplications]) -> list[Text]:
+    """Return a line for each convention of counting multiplications."""
+    return [
+        Text(
+            f"multiplications {how}: {getattr(cost['dense'], of):,} dense, "
+            f"{getattr(cost['before'], of):,} → {getattr(cost['after'], of):,} of live inputs"
+        )
+        for of, how in (("inside", "inside the image"), ("padded", "with padding"))
+    ]
 
 
 _WITHOUT_BLOCKS = {
@@ -211,6 +225,8 @@ def checkpoint_lines(
         at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
         lines.append(Text(printable(f"multiplications are counted at {at}"), "dim"))
     left = sum(layer.multiplications_stored for layer in layers)
+    padded = sum(layer.padded_stored for layer in layers)
+    lines.append(Text(f"multiplications: {left:,} inside the image, {padded:,} with padding"))
     if left:
         limit = sum(layer.multiplications for layer in layers) / left
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))

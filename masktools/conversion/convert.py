@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.checks import check_layers, listed
+from masktools.conversion.cost import cost_of
 from masktools.conversion.graphs import read_graph
 from masktools.conversion.methods import refill_layers, regroup_each, regroup_layers
 from masktools.conversion.options import Options
@@ -242,13 +243,21 @@ def convert(
         total(reported, _unmasked(known, masks)),
         _plain(asdict(options)) | {k: list(v) for k, v in asdict(named).items()},
         tuple(_notes(finished, rows)),
+        {row.layer: row.dense_because for row in reported if row.dense_because}
+        | {name: "it has no mask" for name in known or () if name not in masks},
     )
     layouts = {
         name: one.layout
         for name, one in zip(rows, converted, strict=True)
         if one.layout is not None
     }
-    return Conversion(layouts, report)
+    result = Conversion(layouts, report)
+    if network is None or known is None:
+        return result
+    before = {source.name: source.mask for source in sources}
+    return replace(
+        result, report=replace(report, cost=cost_of(network, known, before, result.masks))
+    )
 
 
 def converted_layers(

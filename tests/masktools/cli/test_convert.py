@@ -181,6 +181,13 @@ def test_a_graph_counts_multiplications_and_names_the_limit(ticket, tmp_path, we
     report = Conversion.load(tmp_path / "out").report
     assert 0.1 < report.converted.multiplication_density_after <= 0.2
     assert report.total.limit > 2
+    cost = report.cost
+    for how, of in (("inside the image", "inside"), ("with padding", "padded")):
+        dense, before, after = (getattr(cost[case], of) for case in ("dense", "before", "after"))
+        assert f"multiplications {how}: {dense:,} dense, {before:,} → {after:,}" in stdout
+    data = json.loads(run("inspect", tmp_path / "out", "--json")[0])
+    assert data["cost"]["after"] == {"inside": cost["after"].inside, "padded": cost["after"].padded}
+    assert data["excluded"] == {"stem": "the first layer", "fc": "the classifier"}
 
 
 def test_a_converted_network_is_exported_and_verified(ticket, tmp_path, weights):
@@ -199,11 +206,17 @@ def test_a_converted_network_is_exported_and_verified(ticket, tmp_path, weights)
     shown, _ = run("inspect", checkpoint)
     assert all(name in shown for name in SHAPES)
     assert "limit" in shown
+    assert "inside the image" in shown
     data = json.loads(run("inspect", checkpoint, "--json")[0])
     assert {layer["name"]: layer["stored"] for layer in data["layers"]} == {
         row.layer: row.stored for row in report
     }
     assert [layer["blocks"] > 0 for layer in data["layers"]] == [False, True, True, False]
+    pixels = {"stem": 64, "conv1": 64, "conv2": 64, "fc": 1}
+    for layer in data["layers"]:
+        assert layer["padded"] == layer["size"] * pixels[layer["name"]]
+        assert layer["padded_stored"] == layer["stored"] * pixels[layer["name"]]
+    assert f"{sum(layer['padded_stored'] for layer in data['layers']):,} with padding" in shown
 
 
 def test_masks_of_a_result_are_not_written_over(ticket, tmp_path):
