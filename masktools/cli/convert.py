@@ -85,8 +85,11 @@ def convert_command(
         typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
     ] = None,
     extra: Annotated[
-        float, typer.Option(min=0, max=1, help="refill-plus: share of the dropped rows to keep.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0, max=1, help="refill-plus: share of the dropped rows to keep; 0.2 by default."
+        ),
+    ] = None,
     criterion: Annotated[
         Literal["l1", "count"], typer.Option(help="refill: what makes a row good.")
     ] = "l1",

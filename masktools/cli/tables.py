@@ -61,14 +61,12 @@ def conversion_lines(report: Report) -> list[Text]:
 
 
 def _cost_lines(cost: Mapping[str, Multiplications]) -> list[Text]:
-    """Return a line for each convention of counting multiplications."""
-    return [
-        Text(
-            f"multiplications {how}: {getattr(cost['dense'], of):,} dense, "
-            f"{getattr(cost['before'], of):,} → {getattr(cost['after'], of):,} of live inputs"
-        )
-        for of, how in (("inside", "inside the image"), ("padded", "with padding"))
-    ]
+    """Return a heading, and a line for each convention of counting multiplications."""
+    lines = [Text("multiplications by live inputs, dense: before → after")]
+    for of, how in (("inside", "inside the image"), ("padded", "with padding")):
+        dense, before, after = (getattr(cost[case], of) for case in ("dense", "before", "after"))
+        lines.append(Text(f"  {how}, {dense:,}: {before:,} → {after:,}"))
+    return lines
 
 
 _WITHOUT_BLOCKS = {

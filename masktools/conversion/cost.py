@@ -1,4 +1,4 @@
-"""What a conversion saves of a network's multiplications."""
+"""The multiplications of a network before and after a conversion."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from masktools.partition.partitioners import candidates as partitioners
 from masktools.partition.row_groups import GROUP_ROWS
 from masktools.transform.algorithm3 import Thresholds
 from masktools.transform.forms import Form, form_of
-from masktools.transform.refill import CRITERIA
+from masktools.transform.refill import CRITERIA, EXTRA
 from masktools.transform.saliency import SALIENCIES
 
 METHODS = ("regroup", "refill", "refill-plus")
@@ -28,7 +28,7 @@ class Options:
     by: str
     across: str
     saliency: str
-    extra: float
+    extra: float | None
     criterion: str
     target: str
     group_rows: int | None
@@ -41,6 +41,13 @@ class Options:
     without_blocks: str
     partitioner: str
     seed: int
+
+    @property
+    def taken_back(self) -> float:
+        """The share of dropped rows that come back: `extra`, or what refill-plus has by default."""
+        if self.extra is None:
+            return EXTRA if self.method == "refill-plus" else 0.0
+        return self.extra
 
     @property
     def thresholds(self) -> Thresholds:
@@ -71,7 +78,7 @@ class Options:
             raise TypeError(
                 f"across={self.across!r} shares a density among the layers: give a density"
             )
-        check_share("extra", self.extra)
+        check_share("extra", self.taken_back)
         check_count("seed", self.seed, 0)
         if self.by == "multiplications" and graph is None:
             raise TypeError("by='multiplications' needs a graph")

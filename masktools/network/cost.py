@@ -1,4 +1,4 @@
-"""What a network costs under masks: multiplications by two conventions, of live inputs alone."""
+"""The cost of a network under masks: multiplications by two conventions, of live inputs alone."""
 
 from __future__ import annotations
 

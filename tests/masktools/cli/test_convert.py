@@ -184,7 +184,7 @@ def test_a_graph_counts_multiplications_and_names_the_limit(ticket, tmp_path, we
     cost = report.cost
     for how, of in (("inside the image", "inside"), ("with padding", "padded")):
         dense, before, after = (getattr(cost[case], of) for case in ("dense", "before", "after"))
-        assert f"multiplications {how}: {dense:,} dense, {before:,} → {after:,}" in stdout
+        assert f"{how}, {dense:,}: {before:,} → {after:,}\n" in stdout
     data = json.loads(run("inspect", tmp_path / "out", "--json")[0])
     assert data["cost"]["after"] == {"inside": cost["after"].inside, "padded": cost["after"].padded}
     assert data["excluded"] == {"stem": "the first layer", "fc": "the classifier"}

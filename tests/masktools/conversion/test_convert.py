@@ -103,13 +103,23 @@ def test_without_a_density_each_layer_is_regrouped_as_alone():
         assert layout.blocks == alone.blocks
 
 
-@pytest.mark.parametrize(("method", "extra"), [("refill", 0.0), ("refill-plus", 0.3)])
-def test_without_a_density_each_layer_is_refilled_as_alone(method, extra):
+@pytest.mark.parametrize(
+    ("method", "given", "extra"),
+    [
+        ("refill", None, 0.0),
+        ("refill", 0.0, 0.0),
+        ("refill-plus", 0.3, 0.3),
+        ("refill-plus", 0.0, 0.0),
+        ("refill-plus", None, 0.2),
+    ],
+)
+def test_without_a_density_each_layer_is_refilled_as_alone(method, given, extra):
     masks, weights = network()
-    result = convert(masks, weights, method=method, extra=extra, criterion="count")
+    result = convert(masks, weights, method=method, extra=given, criterion="count")
     for name in result.layouts:
         alone = refill(masks[name], weights[name], extra=extra, criterion="count")
         assert np.array_equal(result.masks[name], alone)
+    assert result.report.options["extra"] == extra
 
 
 @pytest.mark.parametrize("method", ["regroup", "refill"])

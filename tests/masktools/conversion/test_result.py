@@ -108,7 +108,7 @@ def test_a_result_that_was_tampered_with_is_refused(tmp_path):
         (lambda data: data.update(cost={"dense": {"inside": 1, "padded": 1}}), "KeyError"),
         (
             lambda data: data.update(
-                cost=dict.fromkeys(("dense", "before", "after"), {"inside": 1, "padded": 1.5})
+                cost={case: {"inside": 1, "padded": 1.5} for case in ("dense", "before", "after")}
             ),
             "a count of multiplications is 1.5",
         ),
