@@ -37,6 +37,8 @@ class StoredLayer:
         Of the values.
     multiplications, multiplications_stored : int
         For one sample, taps inside the image only: dense, and with what is stored.
+    padded, padded_stored : int
+        Those, and the ones by padding: what the paper counts as FLOPs.
     """
 
     name: str
@@ -49,6 +51,8 @@ class StoredLayer:
     dtype: str
     multiplications: int
     multiplications_stored: int
+    padded: int
+    padded_stored: int
 
     @property
     def density(self) -> float:
@@ -82,26 +86,30 @@ def inventory(checkpoint: Checkpoint) -> list[StoredLayer]:
 
 
 def _stored(layer: Layer, checkpoint: Checkpoint) -> StoredLayer:
-    dense = layer.multiplications()
-    size = prod(layer.shape)
+    dense, size = layer.multiplications(), prod(layer.shape)
     weight = checkpoint.sparse.get(layer.weight.removesuffix(".weight"))
     if weight is None or layer.weight in checkpoint.graph.constants:
-        dtype = str(checkpoint.graph.constants[layer.weight].dtype)
-        return StoredLayer(
-            layer.name, layer.shape, layer.groups, 0, 0, size, size, dtype, dense, dense
-        )
-    residual = 0 if weight.residual is None else len(weight.residual.values)
+        blocks = residual = 0
+        stored, multiplied = size, dense
+        dtype = checkpoint.graph.constants[layer.weight].dtype
+    else:
+        blocks = len(weight.layout.blocks)
+        residual = 0 if weight.residual is None else len(weight.residual.values)
+        stored, multiplied = weight.layout.stored + residual, _multiplications(layer, weight)
+        dtype = weight.values.dtype
     return StoredLayer(
-        layer.name,
-        layer.shape,
-        layer.groups,
-        len(weight.layout.blocks),
-        residual,
-        weight.layout.stored + residual,
-        size,
-        str(weight.values.dtype),
-        dense,
-        _multiplications(layer, weight),
+        name=layer.name,
+        shape=layer.shape,
+        groups=layer.groups,
+        blocks=blocks,
+        residual=residual,
+        stored=stored,
+        size=size,
+        dtype=str(dtype),
+        multiplications=dense,
+        multiplications_stored=multiplied,
+        padded=size * layer.pixels,
+        padded_stored=stored * layer.pixels,
     )
 
 

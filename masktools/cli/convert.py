@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from masktools.network.graph import Graph
 
 
+_THRESHOLDS = "--method regroup by the thresholds of the paper's Algorithm 3"
+
+
+def _threshold(words: str) -> Any:  # noqa: ANN401 - typer's own kind of default
+    """Return an option for a threshold: a count of 1 or more, in a panel of their own."""
+    return typer.Option(min=1, help=words, rich_help_panel=_THRESHOLDS)
+
+
 def convert_command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A mask file of any tool.")],
     out: Annotated[
@@ -77,8 +85,11 @@ def convert_command(
         typer.Option(help="The network, as ONNX: roles of layers, groups, multiplications."),
     ] = None,
     extra: Annotated[
-        float, typer.Option(min=0, max=1, help="refill-plus: share of the dropped rows to keep.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0, max=1, help="refill-plus: share of the dropped rows to keep; 0.2 by default."
+        ),
+    ] = None,
     criterion: Annotated[
         Literal["l1", "count"], typer.Option(help="refill: what makes a row good.")
     ] = "l1",
@@ -89,6 +100,32 @@ def convert_command(
     group_rows: Annotated[
         int | None, typer.Option(min=1, help="regroup: rows of a group, whatever the target.")
     ] = None,
+    row_groups: Annotated[
+        int | None, _threshold("t1: row groups of a layer; groups of --group-rows by default.")
+    ] = None,
+    min_column_nonzeros: Annotated[
+        int | None, _threshold("t2: nonzeros that a column needs in a row group.")
+    ] = None,
+    min_rows: Annotated[int | None, _threshold("b1: rows that a block needs.")] = None,
+    min_columns: Annotated[int | None, _threshold("b2: columns that a block needs.")] = None,
+    passes: Annotated[
+        int | None, _threshold("The most passes; until one finds no block by default.")
+    ] = None,
+    preset: Annotated[
+        Literal["released"] | None,
+        typer.Option(
+            help="In place of thresholds: as the code that was released with the paper. Stores "
+            "more than the masks keep.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = None,
+    without_blocks: Annotated[
+        Literal["mask", "dense", "empty"],
+        typer.Option(
+            help="A layer in which they find no block keeps its mask, stays dense, or is empty.",
+            rich_help_panel=_THRESHOLDS,
+        ),
+    ] = "mask",
     partitioner: Annotated[
         Literal["kahypar", "mtkahypar", "spectral", "best"],
         typer.Option(help="regroup: what divides the rows into groups."),
@@ -128,6 +165,13 @@ def convert_command(
         "criterion": criterion,
         "target": target,
         "group_rows": group_rows,
+        "row_groups": row_groups,
+        "min_column_nonzeros": min_column_nonzeros,
+        "min_rows": min_rows,
+        "min_columns": min_columns,
+        "passes": passes,
+        "preset": preset,
+        "without_blocks": without_blocks,
         "partitioner": partitioner,
         "seed": seed,
     }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from masktools.checkpoint.inventory import StoredLayer
     from masktools.conversion.report import Figures, LayerReport, Report
     from masktools.importers import LayerSummary, MaskFile
+    from masktools.network.cost import Multiplications
 
 
 def conversion_table(report: Report) -> Table:
@@ -34,8 +35,8 @@ def conversion_table(report: Report) -> Table:
     table = _table("layer", heads + ["multi-\nplications"] * counted)
     for row, share in zip(report, report.budget_shares, strict=True):
         cells = [row.layer, f"{row.rows} × {row.columns}", *_cells(row, share, counted)]
-        if row.dense_because:
-            cells[2] = "dense"
+        if row.dense_because or row.without_blocks:
+            cells[2] = row.without_blocks or "dense"
         table.add_row(_name(row.layer), *cells[1:], style="dim" if row.dense_because else "")
     table.add_section()
     converted = sum(not row.dense_because for row in report)
@@ -50,18 +51,45 @@ def conversion_lines(report: Report) -> list[Text]:
     limit = report.total.limit
     if limit is not None:
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))
-    lines += dense_lines({row.layer: row.dense_because for row in report})
+    if report.cost is not None:
+        lines += _cost_lines(report.cost)
+    lines += dense_lines(report.excluded)
+    lines += _reasons(
+        "no block found", {row.layer: _WITHOUT_BLOCKS[row.without_blocks] for row in report}
+    )
     return lines + [Text(f"note: {printable(note)}", "yellow") for note in report.notes]
+
+
+def _cost_lines(cost: Mapping[str, Multiplications]) -> list[Text]:
+    """Return a heading, and a line for each convention of counting multiplications."""
+    lines = [Text("multiplications by live inputs, dense: before → after")]
+    for of, how in (("inside", "inside the image"), ("padded", "with padding")):
+        dense, before, after = (getattr(cost[case], of) for case in ("dense", "before", "after"))
+        lines.append(Text(f"  {how}, {dense:,}: {before:,} → {after:,}"))
+    return lines
+
+
+_WITHOUT_BLOCKS = {
+    "": "",
+    "mask": "the mask is kept, row by row",
+    "dense": "stays dense",
+    "empty": "nothing is stored",
+}
 
 
 def dense_lines(reasons: Mapping[str, str]) -> list[Text]:
     """Return a line for each reason why layers stay dense; an empty one is none."""
+    return _reasons("dense", reasons)
+
+
+def _reasons(what: str, reasons: Mapping[str, str]) -> list[Text]:
     by_reason: dict[str, list[str]] = {}
     for layer, why in reasons.items():
         if why:
             by_reason.setdefault(why, []).append(layer)
     return [
-        Text(printable(f"dense: {', '.join(who)} ({why})"), "dim") for why, who in by_reason.items()
+        Text(printable(f"{what}: {', '.join(who)} ({why})"), "dim")
+        for why, who in by_reason.items()
     ]
 
 
@@ -195,6 +223,8 @@ def checkpoint_lines(
         at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
         lines.append(Text(printable(f"multiplications are counted at {at}"), "dim"))
     left = sum(layer.multiplications_stored for layer in layers)
+    padded = sum(layer.padded_stored for layer in layers)
+    lines.append(Text(f"multiplications: {left:,} inside the image, {padded:,} with padding"))
     if left:
         limit = sum(layer.multiplications for layer in layers) / left
         lines.append(Text(f"limit {limit:.2f}×: dense / remaining multiplications", "bold"))

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masktools.checks import check_layers, listed
+from masktools.conversion.cost import cost_of
 from masktools.conversion.graphs import read_graph
-from masktools.conversion.methods import refill_layers, regroup_layers
+from masktools.conversion.methods import refill_layers, regroup_each, regroup_layers
 from masktools.conversion.options import Options
 from masktools.conversion.report import LayerReport, Report, layer_report, total
 from masktools.conversion.result import Conversion as Conversion
@@ -42,7 +43,7 @@ def convert(
     across: str = "log-share",
     graph: Graph | str | os.PathLike[str] | None = None,
     input_shapes: InputShapes | None = None,
-    extra: float = 0.0,
+    extra: float | None = None,
     criterion: str = "l1",
     scores: Mapping[str, ArrayLike] | None = None,
     saliency: str = "magnitude",
@@ -51,6 +52,13 @@ def convert(
     include: Iterable[str] = (),
     target: str = "cpu",
     group_rows: int | None = None,
+    row_groups: int | None = None,
+    min_column_nonzeros: int | None = None,
+    min_rows: int | None = None,
+    min_columns: int | None = None,
+    passes: int | None = None,
+    preset: str | None = None,
+    without_blocks: str = "mask",
     partitioner: str = "kahypar",
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
@@ -90,8 +98,9 @@ def convert(
     input_shapes : mapping of str to sequence of int, or one such sequence, default None
         Sizes that the file of `graph` leaves open, as `export.from_onnx` takes them: what
         multiplications are counted at.
-    extra : float, default 0.0
-        refill-plus: share of the dropped rows of a layer that come back on top of the density.
+    extra : float, default None
+        refill-plus: share of the dropped rows of a layer that come back on top of the density; 0.2
+        by default, which the paper's tables fit.
     criterion : str, default "l1"
         How refill ranks rows; see `refill`.
     scores : mapping of str to array_like of float, default None
@@ -110,6 +119,15 @@ def convert(
         of refill are the same for all three.
     group_rows : int, default None
         regroup: the height of row groups itself.
+    row_groups, min_column_nonzeros, min_rows, min_columns, passes : int, default None
+        regroup: the thresholds of Algorithm 3, the same for every layer, in place of a density;
+        see `regroup`.
+    preset : {"released"}, default None
+        regroup: as the code that was released with the paper, in place of a density; see
+        `regroup`.
+    without_blocks : {"mask", "dense", "empty"}
+        What becomes of a layer in which thresholds or a preset find no block: it keeps its mask,
+        row by row; it stays dense; nothing of it is stored. The report says so of each.
     partitioner : {"kahypar", "mtkahypar", "spectral", "best"}
         regroup: what divides the rows into groups.
     seed : int, default 0
@@ -138,10 +156,13 @@ def convert(
 
     Notes
     -----
-    Regrouping is Algorithm 3 of Chen et al. (ICML 2022) in its budgeted form, refilling is
-    Algorithm 2. Layers without a density of their own are not in the paper: with `density`, the
-    (row group, column) pairs of all layers, or their rows, compete for one budget by what they
-    add per weight or multiplication, that is, at one Lagrange price.
+    Regrouping is Algorithm 3 of Chen et al. (ICML 2022), in its budgeted form or with thresholds;
+    refilling is Algorithm 2. The paper prints no thresholds, and says nothing of layers without a
+    block: its code trains them under their masks (``"mask"``) and runs them dense (``"dense"``).
+
+    Densities of whole networks are not in the paper: with `density`, the (row group, column) pairs
+    of all layers, or their rows, compete for one budget by what they add per weight or
+    multiplication, that is, at one Lagrange price.
 
     What a candidate adds is settled by `across`. Magnitudes as they are (``"absolute"``) starve
     layers of small weights, up to nothing. A ticket for digits (98.6 % right), regrouped to half
@@ -161,17 +182,24 @@ def convert(
     0.5
     """
     options = Options(
-        method,
-        density,
-        by,
-        across,
-        saliency,
-        extra,
-        criterion,
-        target,
-        group_rows,
-        partitioner,
-        seed,
+        method=method,
+        density=density,
+        by=by,
+        across=across,
+        saliency=saliency,
+        extra=extra,
+        criterion=criterion,
+        target=target,
+        group_rows=group_rows,
+        row_groups=row_groups,
+        min_column_nonzeros=min_column_nonzeros,
+        min_rows=min_rows,
+        min_columns=min_columns,
+        passes=passes,
+        preset=preset,
+        without_blocks=without_blocks,
+        partitioner=partitioner,
+        seed=seed,
     )
     options.check(scores, graph)
     _check_norms(saliency, norms, weights)
@@ -195,12 +223,17 @@ def convert(
     if norms is not None:
         wanted = [_weighed(source, norms, saliency) for source in wanted]
     finished = _finished(resume)
-    if method == "regroup":
+    if method != "regroup":
+        back = options.taken_back
+        converted = refill_layers(wanted, density, by, across, back, criterion, scores)
+    elif options.form == "budget":
         converted = regroup_layers(
             wanted, density, by, across, options.of_row_groups(), executor, finished, progress
         )
     else:
-        converted = refill_layers(wanted, density, by, across, extra, criterion, scores)
+        converted = regroup_each(
+            wanted, options.of_regroup(), without_blocks, executor, finished, progress
+        )
     rows = {
         source.name: replace(layer_report(source, one.layout, one.seconds), **one.details)
         for source, one in zip(wanted, converted, strict=True)
@@ -210,11 +243,24 @@ def convert(
         reported,
         total(rows.values()),
         total(reported, _unmasked(known, masks)),
-        _plain(asdict(options)) | {k: list(v) for k, v in asdict(named).items()},
+        _plain(asdict(options) | {"extra": options.taken_back})
+        | {k: list(v) for k, v in asdict(named).items()},
         tuple(_notes(finished, rows)),
+        {row.layer: row.dense_because for row in reported if row.dense_because}
+        | {name: "it has no mask" for name in known or () if name not in masks},
     )
-    layouts = {name: one.layout for name, one in zip(rows, converted, strict=True)}
-    return Conversion(layouts, report)
+    layouts = {
+        name: one.layout
+        for name, one in zip(rows, converted, strict=True)
+        if one.layout is not None
+    }
+    result = Conversion(layouts, report)
+    if network is None or known is None:
+        return result
+    before = {source.name: source.mask for source in sources}
+    return replace(
+        result, report=replace(report, cost=cost_of(network, known, before, result.masks))
+    )
 
 
 def converted_layers(
@@ -258,7 +304,7 @@ def _notes(finished: Finished, rows: Mapping[str, LayerReport]) -> Iterator[str]
     for layer in finished.damaged:
         yield f"layer {layer!r}: the file of its row groups was damaged; they were found again"
     for layer, row in rows.items():
-        if row.kept and not row.stored:
+        if row.kept and not row.stored and not row.without_blocks:
             yield f"layer {layer!r}: nothing of it is left within the density"
 
 

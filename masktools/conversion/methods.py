@@ -1,4 +1,4 @@
-"""Regroup or refill the layers of a network within one budget."""
+"""Regroup or refill the layers of a network: within one budget, or each by itself."""
 
 from __future__ import annotations
 
@@ -21,15 +21,22 @@ from masktools.conversion.workers import Job, find_all
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout
 from masktools.partition.partitioners import group_heights
+from masktools.partition.row_groups import row_groups
 from masktools.transform.ranked_rows import RankedRows
 from masktools.transform.refill import GIVEN_CRITERIA, row_scores, rows_kept
+from masktools.transform.regroup import regroup
+
+WITHOUT_BLOCKS = ("mask", "dense", "empty")
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The layout of a layer, the seconds it took, and what else the report tells of it."""
+    """The layout of a layer, the seconds it took, and what else the report tells of it.
 
-    layout: BlockLayout
+    Where the layer is to stay dense, it has no layout.
+    """
+
+    layout: BlockLayout | None
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,33 +78,73 @@ def regroup_layers(
     jobs = [
         Job(
             source.name,
+            row_groups,
             source.mask,
             source.saliency,
-            cost,
             {**options, "groups": source.groups, "budget": share},
+            cost,
         )
         for source, cost, share in zip(sources, costs, shares, strict=True)
     ]
     by_layer = find_all(jobs, executor, finished, progress)
     found = [by_layer[source.name] for source in sources]
     offers = [
-        Offer(*f.groups.candidates(), source.shape, mine)
+        Offer(*f.result.candidates(), source.shape, mine)
         for f, source, mine in zip(found, sources, own, strict=True)
     ]
     chosen = spend(offers, budget, across)
     return [
         Converted(
-            f.groups.layout(which),
+            f.result.layout(which),
             f.seconds,
             {
-                "row_groups": len(f.groups.sums),
-                "partitioner": f.groups.partitioner,
-                "refinement": f.groups.refinement,
+                "row_groups": len(f.result.sums),
+                "partitioner": f.result.partitioner,
+                "refinement": f.result.refinement,
                 "resumed": f.resumed,
             },
         )
         for f, which in zip(found, chosen, strict=True)
     ]
+
+
+def regroup_each(
+    sources: Sequence[Source],
+    options: Mapping[str, Any],
+    without_blocks: str,
+    executor: Executor | None,
+    finished: Finished,
+    progress: bool,
+) -> list[Converted]:
+    """Turn each mask into the dense blocks that thresholds, or a preset, find in it.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    options : mapping
+        The other arguments of `regroup`.
+    without_blocks : {"mask", "dense", "empty"}
+        What becomes of a layer in which no block is found.
+    executor, finished, progress
+        As `find_all` takes them.
+    """
+    jobs = [
+        Job(s.name, regroup, s.mask, s.saliency, {**options, "groups": s.groups}) for s in sources
+    ]
+    found = find_all(jobs, executor, finished, progress)
+    converted = []
+    for source in sources:
+        one = found[source.name]
+        layout: BlockLayout | None = one.result
+        details: dict[str, Any] = {"partitioner": options["partitioner"], "resumed": one.resumed}
+        if not one.result.blocks:
+            details |= {"without_blocks": without_blocks, "blocks": 0}
+            if without_blocks == "mask":
+                layout = BlockLayout.from_mask(source.mask, groups=source.groups)
+            elif without_blocks == "dense":
+                layout = None
+        converted.append(Converted(layout, one.seconds, details))
+    return converted
 
 
 def refill_layers(

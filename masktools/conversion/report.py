@@ -12,6 +12,7 @@ import numpy as np
 from masktools.conversion.selection import Source
 from masktools.errors import FormatError
 from masktools.layout import BlockLayout
+from masktools.network.cost import Multiplications
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
@@ -39,7 +40,7 @@ class Figures:
         For one sample, taps inside the image only: dense, under the mask, now. None without a
         graph.
     blocks : int
-        Dense blocks; none in a layer left dense.
+        Dense blocks; none in a layer left dense, or in which none was found.
     seconds : float
         Of work; where layers ran side by side, theirs add up.
     """
@@ -118,6 +119,9 @@ class LayerReport(Figures):
         Convolution groups; row groups that columns were chosen for, 0 where there are none.
     dense_because : str
         Why the layer was left dense; empty where it was converted.
+    without_blocks : str
+        What became of a layer in which no block was found: ``"mask"``, ``"dense"`` or
+        ``"empty"``; empty where there are blocks, or none were looked for.
     partitioner, refinement : str
         What divided the rows, and what refined the groups; empty where nothing did.
     resumed : bool
@@ -131,6 +135,7 @@ class LayerReport(Figures):
     groups: int
     row_groups: int = 0
     dense_because: str = ""
+    without_blocks: str = ""
     partitioner: str = ""
     refinement: str = ""
     resumed: bool = False
@@ -151,12 +156,17 @@ class Report(Sequence[LayerReport]):
         Of the layers that were converted: what a network's density is counted over.
     total : Figures
         Of all layers that have a mask; its multiplications, and with them `limit`, are those of
-        the whole graph. The columns that read a dropped row are still counted: taking them out
-        is left to the export.
+        the whole graph. The columns that read a dropped row are counted; in `cost` they are not.
     options : dict
         The arguments of the conversion.
     notes : tuple of str
         What else a user should know.
+    excluded : dict of str to str
+        The layers that `converted`, and so the density of the network, leaves out, with the
+        reason: those that stay dense, and those of the graph that have no mask.
+    cost : dict of str to Multiplications, or None
+        Of the whole graph for one sample: ``"dense"``, under the masks ``"before"``, and
+        ``"after"``; see `masktools.network.cost.multiplications`. None without a graph.
     """
 
     layers: tuple[LayerReport, ...]
@@ -164,6 +174,8 @@ class Report(Sequence[LayerReport]):
     total: Figures
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    cost: Mapping[str, Multiplications] | None = None
 
     def __repr__(self) -> str:
         after = self.total
@@ -206,6 +218,8 @@ class Report(Sequence[LayerReport]):
             "converted": self.converted.as_dict(),
             "total": self.total.as_dict(),
             "notes": list(self.notes),
+            "excluded": dict(self.excluded),
+            "cost": self.cost and {case: asdict(part) for case, part in self.cost.items()},
         }
 
     @classmethod
@@ -227,6 +241,8 @@ class Report(Sequence[LayerReport]):
                 _read(Figures, data["total"]),
                 dict(data["options"]),
                 tuple(data["notes"]),
+                dict(data["excluded"]),
+                None if data["cost"] is None else _read_cost(data["cost"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"the report is not one of masktools: {error!r}") from error
@@ -251,6 +267,15 @@ def _read(kind: type[_Row], data: Mapping[str, Any]) -> _Row:
         if isinstance(values[f.name], int) and abs(values[f.name]) >= 2**63:
             raise ValueError(f"{f.name} has more than 64 bits")
     return kind(**values)
+
+
+def _read_cost(data: Mapping[str, Any]) -> dict[str, Multiplications]:
+    found = {case: Multiplications(**data[case]) for case in ("dense", "before", "after")}
+    for part in found.values():
+        for count in (part.inside, part.padded):
+            if type(count) is not int or not 0 <= count < 2**63:
+                raise TypeError(f"a count of multiplications is {count!r}")
+    return found
 
 
 def layer_report(source: Source, layout: BlockLayout | None, seconds: float = 0.0) -> LayerReport:

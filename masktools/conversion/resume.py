@@ -1,10 +1,11 @@
-"""Row groups that an interrupted conversion has already found, a file per layer."""
+"""Row groups and blocks that an interrupted conversion has already found, a file per layer."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from masktools.errors import FormatError
 from masktools.files import check_source, target_of, whole_file
+from masktools.layout import BlockLayout
 from masktools.partition.row_groups import RowGroups
 from masktools.tensor_file import TensorFile
 
@@ -33,8 +35,8 @@ class Finished:
     folder: Path | None
     damaged: list[str] = field(default_factory=list)
 
-    def load(self, key: str, layer: str) -> RowGroups | None:
-        """Return the row groups stored under a key; None if there is no file, or a damaged one.
+    def load(self, key: str, layer: str) -> RowGroups | BlockLayout | None:
+        """Return the result stored under a key; None if there is no file, or a damaged one.
 
         A file that is damaged counts as not there, and its layer is noted in `damaged`.
         """
@@ -49,8 +51,8 @@ class Finished:
             self.damaged.append(layer)
             return None
 
-    def store(self, key: str, found: RowGroups) -> None:
-        """Store row groups under a key; the file appears whole or not at all."""
+    def store(self, key: str, found: RowGroups | BlockLayout) -> None:
+        """Store a result under a key; the file appears whole or not at all."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,43 +89,49 @@ def key_of(options: dict[str, Any], *arrays: NDArray[Any] | None) -> str:
     return digest.hexdigest()
 
 
-def _render(found: RowGroups) -> bytes:
+def _render(found: RowGroups | BlockLayout) -> bytes:
     from safetensors.numpy import save
 
-    arrays: dict[str, NDArray[Any]] = {
-        "labels": found.labels,
-        "sums": found.sums,
-        "column_cost": found.column_cost,
-    }
-    header: dict[str, Any] = {
-        "shape": list(found.shape),
-        "groups": found.groups,
-        "partitioner": found.partitioner,
-        "refinement": found.refinement,
-    }
-    header["hash"] = key_of(header, *arrays.values())
+    header: dict[str, Any] = {"groups": found.groups}
+    if isinstance(found, BlockLayout):
+        arrays = found.to_arrays()
+    else:
+        arrays = {"labels": found.labels, "sums": found.sums, "column_cost": found.column_cost}
+        header |= {
+            "shape": list(found.shape),
+            "partitioner": found.partitioner,
+            "refinement": found.refinement,
+        }
+    header["hash"] = key_of(header, *_in_order(arrays))
     return save(arrays, {"masktools": json.dumps(header, sort_keys=True)})
 
 
-def _parse(path: Path) -> RowGroups:
+def _parse(path: Path) -> RowGroups | BlockLayout:
     from safetensors import SafetensorError
 
     check_source(path)
     try:
         with TensorFile(path) as file:
             header = dict(json.loads(file.metadata["masktools"]))
-            labels, sums, cost = map(file.read, ("labels", "sums", "column_cost"))
+            arrays = {name: file.read(name) for name in file.dtypes}
         expected = header.pop("hash")
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"a finished layer's file is damaged: {error}") from error
-    if key_of(header, labels, sums, cost) != expected:
+    if key_of(header, *_in_order(arrays)) != expected:
         raise FormatError("a finished layer's file does not have the content that was written")
+    if "labels" not in arrays:
+        return BlockLayout.from_arrays(arrays, header["groups"])
     return RowGroups(
         shape=tuple(header["shape"]),
         groups=header["groups"],
-        labels=labels,
-        sums=sums,
-        column_cost=cost,
+        labels=arrays["labels"],
+        sums=arrays["sums"],
+        column_cost=arrays["column_cost"],
         partitioner=header["partitioner"],
         refinement=header["refinement"],
     )
+
+
+def _in_order(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return arrays in the order of their names, which a file does not keep."""
+    return [arrays[name] for name in sorted(arrays)]

@@ -1,4 +1,4 @@
-"""Find the row groups of many layers at once, on any executor."""
+"""Find the row groups, or the blocks, of many layers at once, on any executor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,62 +18,67 @@ from numpy.typing import NDArray
 from masktools.checks import BoolArray
 from masktools.conversion.resume import Finished, key_of
 from masktools.errors import MasktoolsError
-from masktools.partition.row_groups import RowGroups, row_groups
+from masktools.layout import BlockLayout
+from masktools.partition.row_groups import RowGroups
+
+Result = TypeVar("Result", RowGroups, BlockLayout)
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A layer whose row groups are to be found; everything the result depends on.
+class Job(Generic[Result]):
+    """A layer whose row groups, or blocks, are to be found; everything the result depends on.
 
     Parameters
     ----------
     layer : str
+    work : callable
+        `row_groups` or `regroup`.
     mask : ndarray of bool
         In the weight's own shape.
     saliency : ndarray of float32, shape (rows, columns)
-    column_cost : ndarray of int64, shape (columns,), or None
-        What a weight of each column costs; None for 1.
     options : dict
-        The other arguments of `row_groups`; JSON can hold them.
+        The other arguments of `work`; JSON can hold them.
+    column_cost : ndarray of int64, shape (columns,), default None
+        For `row_groups`: what a weight of each column costs.
     """
 
     layer: str
+    work: Callable[..., Result]
     mask: BoolArray
     saliency: NDArray[np.float32] = field(repr=False)
-    column_cost: NDArray[np.int64] | None = field(repr=False)
     options: dict[str, Any]
+    column_cost: NDArray[np.int64] | None = field(default=None, repr=False)
 
     def key(self) -> str:
-        """Return the hash of all that the row groups depend on."""
-        return key_of(self.options, self.mask, self.saliency, self.column_cost)
+        """Return the hash of all that the result depends on."""
+        options = {"work": self.work.__name__, **self.options}
+        return key_of(options, self.mask, self.saliency, self.column_cost)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """The row groups of a layer, and the seconds that they took; 0 where they were there."""
+class Found(Generic[Result]):
+    """The result for a layer, and the seconds that it took; 0 where it was there."""
 
-    groups: RowGroups
+    result: Result
     seconds: float
     resumed: bool = False
 
 
-def find(job: Job) -> Found:
-    """Find the row groups of one layer; runs wherever the executor puts it."""
+def find(job: Job[Result]) -> Found[Result]:
+    """Do the work on one layer; runs wherever the executor puts it."""
     start = time.perf_counter()
+    arguments = dict(job.options)
+    if job.column_cost is not None:
+        arguments["column_cost"] = job.column_cost
     with _one_thread:
-        groups = row_groups(
-            job.mask,
-            job.saliency.reshape(job.mask.shape),
-            column_cost=job.column_cost,
-            **job.options,
-        )
-    return Found(groups, time.perf_counter() - start)
+        result = job.work(job.mask, job.saliency.reshape(job.mask.shape), **arguments)
+    return Found(result, time.perf_counter() - start)
 
 
 def find_all(
-    jobs: Sequence[Job], executor: Executor | None, finished: Finished, progress: bool
-) -> dict[str, Found]:
-    """Find the row groups of every layer, the largest first.
+    jobs: Sequence[Job[Result]], executor: Executor | None, finished: Finished, progress: bool
+) -> dict[str, Found[Result]]:
+    """Find the row groups, or the blocks, of every layer, the largest first.
 
     Parameters
     ----------
@@ -95,12 +100,13 @@ def find_all(
     MasktoolsError
         What a layer raised, with its name; layers that were done before are kept.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, Found[Result]] = {}
     keys = {job.layer: job.key() for job in jobs} if finished.folder else {}
     for job in jobs:
         before = finished.load(keys[job.layer], job.layer) if keys else None
         if before is not None:
-            found[job.layer] = Found(before, 0.0, resumed=True)
+            # Its key names the work, so that it is the result of the same.
+            found[job.layer] = Found(cast("Result", before), 0.0, resumed=True)
     todo = sorted(
         (job for job in jobs if job.layer not in found),
         key=lambda job: -int(np.count_nonzero(job.mask)),
@@ -112,7 +118,7 @@ def find_all(
         for job, result in results:
             found[job.layer] = result
             if keys:
-                finished.store(keys[job.layer], result.groups)
+                finished.store(keys[job.layer], result.result)
             advance(job.layer)
     return found
 
@@ -125,8 +131,8 @@ def cores() -> int:
 
 
 def _results(
-    jobs: Sequence[Job], executor: Executor | None
-) -> Generator[tuple[Job, Found], None, None]:
+    jobs: Sequence[Job[Result]], executor: Executor | None
+) -> Generator[tuple[Job[Result], Found[Result]], None, None]:
     """Yield each job with its result as it is done."""
     if executor is not None:
         futures = _submitted(jobs, executor)
@@ -161,11 +167,15 @@ def _results(
         pool.shutdown(wait=True, kill_workers=abandoned)
 
 
-def _submitted(jobs: Sequence[Job], executor: Executor) -> dict[Future[Found], Job]:
+def _submitted(
+    jobs: Sequence[Job[Result]], executor: Executor
+) -> dict[Future[Found[Result]], Job[Result]]:
     return {executor.submit(find, job): job for job in jobs}
 
 
-def _completed(futures: Mapping[Future[Found], Job]) -> Iterator[tuple[Job, Found]]:
+def _completed(
+    futures: Mapping[Future[Found[Result]], Job[Result]],
+) -> Iterator[tuple[Job[Result], Found[Result]]]:
     """Yield what comes back; raise a layer's error once those that were running are done."""
     failure: MasktoolsError | None = None
     for future in as_completed(futures):

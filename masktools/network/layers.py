@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ class Layer:
         How often a weight at each place of the window is multiplied, for one sample: the output
         pixels at which it lies on the image, added up over the nodes. Weights on padding are not
         counted.
+    pixels : int
+        Output pixels for one sample, added up over the nodes: how often each weight is multiplied,
+        on the image or on padding.
     weight : str
         The name of the constant.
     """
@@ -98,6 +102,7 @@ class Layer:
     role: str
     nodes: tuple[str, ...]
     taps: NDArray[np.int64]
+    pixels: int = 0
     weight: str = ""
 
     @property
@@ -105,13 +110,15 @@ class Layer:
         """Multiplications that a kept weight of each column costs, shape (columns,)."""
         return np.broadcast_to(self.taps, self.shape[1:]).ravel()
 
-    def multiplications(self, mask: ArrayLike | None = None) -> int:
+    def multiplications(self, mask: ArrayLike | None = None, padding: bool = False) -> int:
         """Return the multiplications for one sample, counting those inside the image.
 
         Parameters
         ----------
         mask : array_like of bool, shape `shape`, default None
             The weights that are kept; None for all.
+        padding : bool, default False
+            Count those by padding too, as the paper does.
 
         Raises
         ------
@@ -121,12 +128,14 @@ class Layer:
         if mask is None:
             # Not by column: a sparse weight may claim more of them than fit into memory.
             channels = self.shape[0] * self.shape[1]
-            return channels * int(self.taps.sum())
+            return channels * (self.pixels * self.taps.size if padding else int(self.taps.sum()))
         keep = as_mask(mask)
         if keep.shape != self.shape:
             raise MaskError(
                 f"layer {self.name!r}: expected a mask of shape {self.shape}, got {keep.shape}"
             )
+        if padding:
+            return int(np.count_nonzero(keep)) * self.pixels
         return int((keep.reshape(self.shape[0], -1).sum(axis=0) * self.column_cost).sum())
 
 
@@ -187,11 +196,13 @@ def layers_of(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Layer]:
             role = "classifier"
         elif any(node.inputs[0] in near_input for node in nodes):
             role = "first"
-        taps = np.zeros(shape[2:], np.int64)
+        taps, pixels = np.zeros(shape[2:], np.int64), 0
         for node in nodes:
-            taps += _taps(node, shapes[node.inputs[0]], shapes[node.outputs[0]], shape)
+            image, output = shapes[node.inputs[0]], shapes[node.outputs[0]]
+            taps += _taps(node, image, output, shape)
+            pixels += math.prod(map(int, image[1:-1] if node.op == "Gemm" else output[2:]))
         readers = tuple(node.name for node in nodes)
-        found[name] = Layer(name, shape, group, role, readers, taps, weight)
+        found[name] = Layer(name, shape, group, role, readers, taps, pixels, weight)
     return found
 
 

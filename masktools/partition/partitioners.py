@@ -80,21 +80,22 @@ def candidates(partitioner: str) -> tuple[str, ...]:
 def partition(
     saliency: FloatArray, heights: Heights, partitioner: str, seed: int = 0
 ) -> IndexArray:
-    """Divide rows into groups of given heights, without refinement.
+    """Divide rows into groups of given heights, or of at most these, without refinement.
 
     Parameters
     ----------
     saliency : ndarray of float, shape (rows, columns)
         Not negative; its nonzeros are the mask. Not changed.
     heights : ndarray of int64, shape (k,)
-        Rows of each group; their sum is the number of rows.
+        Rows of each group. Where their sum is more than the number of rows, the most rows of each
+        group: how many it gets is then the partitioner's choice.
     partitioner : {"kahypar", "mtkahypar", "spectral"}
     seed : int, default 0
 
     Returns
     -------
     ndarray of int32, shape (rows,)
-        Label `g` occurs ``heights[g]`` times. The same on every run.
+        Label `g` occurs ``heights[g]`` times, or at most so often. The same on every run.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def partition(
         If the partitioner is missing, fails, or returns groups of other heights.
     """
     (partitioner,) = candidates(partitioner)
-    in_order = np.repeat(np.arange(len(heights), dtype=np.int32), heights)
+    in_order = np.repeat(np.arange(len(heights), dtype=np.int32), heights)[: len(saliency)]
     if len(heights) < 2 or (heights == 1).all() or not saliency.any():
         return in_order
     if partitioner == "spectral":
@@ -119,7 +120,7 @@ def partition(
     except (RuntimeError, ValueError, TypeError, ImportError) as error:
         raise PartitionError(f"{partitioner} failed on {_size(graph, heights)}: {error}") from error
     got = np.bincount(found, minlength=len(heights))
-    if not np.array_equal(got, heights):
+    if got.shape != heights.shape or got.sum() != len(saliency) or (got > heights).any():
         raise PartitionError(
             f"{partitioner} returned groups of {got.tolist()} rows, not {heights.tolist()}, on "
             f"{_size(graph, heights)}"

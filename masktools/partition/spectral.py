@@ -19,14 +19,14 @@ def spectral_groups(saliency: FloatArray, heights: NDArray[np.int64], seed: int 
     saliency : ndarray of float, shape (rows, columns)
         Not negative, 0 where pruned. Not changed.
     heights : ndarray of int64, shape (k,)
-        Rows of each group; their sum is the number of rows.
+        Rows of each group, or the most of them, as in `partition`.
     seed : int, default 0
         Of the random subspace and of the first centres.
 
     Returns
     -------
     ndarray of int32, shape (rows,)
-        Label `g` occurs ``heights[g]`` times.
+        Label `g` occurs ``heights[g]`` times, or at most so often.
 
     Notes
     -----
@@ -40,7 +40,7 @@ def spectral_groups(saliency: FloatArray, heights: NDArray[np.int64], seed: int 
     for _ in range(_STEPS):
         centres = np.zeros_like(centres)
         np.add.at(centres, labels, points)
-        centres /= heights[:, None]
+        centres /= np.maximum(np.bincount(labels, minlength=len(heights)), 1)[:, None]
         nearer = points @ centres.T - (centres**2).sum(axis=1) / 2
         changed = assign(nearer, heights)
         if np.array_equal(changed, labels):
@@ -57,7 +57,7 @@ def assign(gain: FloatArray, heights: NDArray[np.int64]) -> IndexArray:
     gain : ndarray of float, shape (rows, k)
         What a row gains in each group. Not changed.
     heights : ndarray of int64, shape (k,)
-        Rows that each group takes; their sum is the number of rows.
+        The most rows that each group takes; their sum is at least the number of rows.
 
     Returns
     -------

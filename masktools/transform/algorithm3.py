@@ -27,26 +27,30 @@ class Thresholds:
         If a value is no whole number, or below 1.
     """
 
-    row_groups: int | None
-    min_column_nonzeros: int | None
-    min_rows: int | None
-    min_columns: int | None
-    passes: int | None
+    row_groups: int | None = None
+    min_column_nonzeros: int | None = None
+    min_rows: int | None = None
+    min_columns: int | None = None
+    passes: int | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                check_count(field.name, value, 1)
+        for name, value in self.given().items():
+            check_count(name, value, 1)
+
+    def given(self) -> dict[str, int]:
+        """Return those that restrict, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def find_blocks(
     keep: BoolArray,
     saliency: FloatArray,
-    group_rows: int,
-    thresholds: Thresholds,
     partitioner: str,
     seed: int,
+    *,
+    group_rows: int,
+    thresholds: Thresholds,
 ) -> list[DenseBlock]:
     """Return the blocks of all passes, in the order in which they were found.
 
@@ -56,11 +60,11 @@ def find_blocks(
         Not changed.
     saliency : ndarray of float, shape (rows, columns)
         For partitioners that heed it. Not changed.
+    partitioner : {"kahypar", "mtkahypar", "spectral"}
+    seed : int
     group_rows : int
         Groups are multiples of it where the rows allow.
     thresholds : Thresholds
-    partitioner : {"kahypar", "mtkahypar", "spectral"}
-    seed : int
     """
     heights = even_heights(len(keep), group_rows, thresholds.row_groups)
     stored = np.zeros_like(keep)
@@ -86,9 +90,7 @@ def _one_pass(
 ) -> list[DenseBlock]:
     """Partition the nonzeros that are left; mark what the blocks found store in `stored`."""
     left = keep & ~stored
-    # A kept weight of value 0 is a nonzero of the mask all the same.
-    visible = np.where(left, np.maximum(saliency, np.finfo(np.float32).tiny), np.float32(0))
-    labels = partition(visible, heights, partitioner, seed)
+    labels = partition(nonzeros(left, saliency), heights, partitioner, seed)
     blocks = []
     for group, height in enumerate(heights.tolist()):
         if height < (thresholds.min_rows or 1):
@@ -100,6 +102,11 @@ def _one_pass(
             blocks.append(DenseBlock(rows, columns))
             stored[np.ix_(rows, columns)] = True
     return blocks
+
+
+def nonzeros(keep: BoolArray, saliency: FloatArray) -> FloatArray:
+    """Return a saliency that is above 0 wherever a weight is kept, even one of value 0."""
+    return np.where(keep, np.maximum(saliency, np.finfo(np.float32).tiny), np.float32(0))
 
 
 def even_heights(rows: int, group_rows: int, groups: int | None) -> NDArray[np.int64]:

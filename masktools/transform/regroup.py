@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masktools.checks import as_mask, check_count, check_share
+from masktools.checks import BoolArray, FloatArray, as_mask, check_count, check_share
 from masktools.layout import BlockLayout, DenseBlock
 from masktools.partition.budget import choose
 from masktools.partition.partitioners import candidates
 from masktools.partition.row_groups import as_group_rows, as_layer
 from masktools.partition.row_groups import row_groups as divide_rows
 from masktools.transform.algorithm3 import Thresholds, find_blocks
+from masktools.transform.forms import form_of
+from masktools.transform.released import released_blocks
 
 
 def regroup(
@@ -27,6 +32,7 @@ def regroup(
     min_columns: int | None = None,
     min_column_nonzeros: int | None = None,
     passes: int | None = None,
+    preset: str | None = None,
     partitioner: str = "kahypar",
     refine: bool = True,
     seed: int = 0,
@@ -34,8 +40,9 @@ def regroup(
     """Return dense blocks for an unstructured mask: rows that share columns, stored together.
 
     With a threshold (`row_groups`, `min_rows`, `min_columns`, `min_column_nonzeros`), Algorithm 3
-    of the paper. Otherwise the budgeted form: groups of equal height, whose columns are chosen
-    over all groups to retain the most saliency within `density`.
+    of the paper; with ``preset="released"``, as the code that was released with it does. Otherwise
+    the budgeted form: groups of equal height, whose columns are chosen over all groups to retain
+    the most saliency within `density`.
 
     Parameters
     ----------
@@ -58,6 +65,10 @@ def regroup(
         is left out does not restrict: as many groups of `group_rows` rows as there are, and 1.
     passes : int, optional
         With thresholds, the most passes; until a pass finds no block by default.
+    preset : {"released"}, optional
+        Regroup as the released code does: in one pass, eight parts of the rows, not all equal; as
+        many columns for each as a rule of its own says, more than the mask keeps; parts of 16
+        rows and fewer dropped. See `masktools.transform.released.released_blocks`.
     partitioner : {"kahypar", "mtkahypar", "spectral", "best"}
         "best" runs all that are installed and keeps the one that retains most.
     refine : bool, default True
@@ -68,13 +79,15 @@ def regroup(
     Returns
     -------
     BlockLayout
-        Stores at most ``density`` of the weights, no position twice.
+        Stores no position twice; in the budgeted form at most ``density`` of the weights. With
+        thresholds or a preset it may have no block.
 
     Raises
     ------
     TypeError
-        If `density` or, with no threshold, `passes` stands beside the other form's arguments; if
-        `mask` or `weight` is no array of numbers, or another argument is of another kind.
+        If `density` or, with no threshold, `passes` stands beside the other form's arguments, or
+        one of these or `group_rows` beside a preset; if `mask` or `weight` is no array of
+        numbers, or another argument is of another kind.
     MaskError
         If shapes or values do not fit, or `weight` is NaN or infinite.
     PartitionError
@@ -109,15 +122,14 @@ def regroup(
     >>> layout.blocks[0].rows.tolist(), layout.blocks[0].columns.tolist()
     ([0, 1, 2], [1, 3, 6, 11])
     """
+    thresholds = Thresholds(row_groups, min_column_nonzeros, min_rows, min_columns, passes)
+    form = form_of(thresholds, preset, density, group_rows)
     height = as_group_rows(group_rows, target)
-    given = (row_groups, min_column_nonzeros, min_rows, min_columns)
-    if any(value is not None for value in given):
-        if density is not None:
-            raise TypeError("density and thresholds exclude each other: choose one form")
-        thresholds = Thresholds(*given, passes)
-        return _by_thresholds(mask, weight, groups, height, thresholds, partitioner, seed)
-    if passes is not None:
-        raise TypeError("passes belongs to the form with thresholds; give one of them")
+    if form == "released":
+        return _in_each_group(mask, weight, groups, released_blocks, partitioner, seed)
+    if form == "thresholds":
+        find = partial(find_blocks, group_rows=height, thresholds=thresholds)
+        return _in_each_group(mask, weight, groups, find, partitioner, seed)
     if density is not None:
         check_share("density", density)
     keep = as_mask(mask)
@@ -129,16 +141,15 @@ def regroup(
     return found.layout(choose(*found.candidates(), budget))
 
 
-def _by_thresholds(
+def _in_each_group(
     mask: ArrayLike,
     weight: ArrayLike | None,
     groups: int,
-    height: int,
-    thresholds: Thresholds,
+    find: Callable[[BoolArray, FloatArray, str, int], list[DenseBlock]],
     partitioner: str,
     seed: int,
 ) -> BlockLayout:
-    """Run Algorithm 3 on each convolution group; keep the partitioner that retains most."""
+    """Find the blocks of each convolution group; keep the partitioner that retains most."""
     check_count("seed", seed, 0)
     saliency, shape = as_layer(mask, weight, groups)
     keep = as_mask(mask).reshape(saliency.shape)
@@ -146,7 +157,7 @@ def _by_thresholds(
     for name in candidates(partitioner):
         blocks = []
         for rows in np.split(np.arange(len(keep)), groups):
-            found = find_blocks(keep[rows], saliency[rows], height, thresholds, name, int(seed))
+            found = find(keep[rows], saliency[rows], name, int(seed))
             blocks += [DenseBlock(rows[block.rows], block.columns) for block in found]
         layouts.append(BlockLayout(shape, blocks, groups))
     return max(layouts, key=lambda layout: layout.retained(saliency.reshape(shape)))

@@ -181,6 +181,13 @@ def test_a_graph_counts_multiplications_and_names_the_limit(ticket, tmp_path, we
     report = Conversion.load(tmp_path / "out").report
     assert 0.1 < report.converted.multiplication_density_after <= 0.2
     assert report.total.limit > 2
+    cost = report.cost
+    for how, of in (("inside the image", "inside"), ("with padding", "padded")):
+        dense, before, after = (getattr(cost[case], of) for case in ("dense", "before", "after"))
+        assert f"{how}, {dense:,}: {before:,} → {after:,}\n" in stdout
+    data = json.loads(run("inspect", tmp_path / "out", "--json")[0])
+    assert data["cost"]["after"] == {"inside": cost["after"].inside, "padded": cost["after"].padded}
+    assert data["excluded"] == {"stem": "the first layer", "fc": "the classifier"}
 
 
 def test_a_converted_network_is_exported_and_verified(ticket, tmp_path, weights):
@@ -199,11 +206,17 @@ def test_a_converted_network_is_exported_and_verified(ticket, tmp_path, weights)
     shown, _ = run("inspect", checkpoint)
     assert all(name in shown for name in SHAPES)
     assert "limit" in shown
+    assert "inside the image" in shown
     data = json.loads(run("inspect", checkpoint, "--json")[0])
     assert {layer["name"]: layer["stored"] for layer in data["layers"]} == {
         row.layer: row.stored for row in report
     }
     assert [layer["blocks"] > 0 for layer in data["layers"]] == [False, True, True, False]
+    pixels = {"stem": 64, "conv1": 64, "conv2": 64, "fc": 1}
+    for layer in data["layers"]:
+        assert layer["padded"] == layer["size"] * pixels[layer["name"]]
+        assert layer["padded_stored"] == layer["stored"] * pixels[layer["name"]]
+    assert f"{sum(layer['padded_stored'] for layer in data['layers']):,} with padding" in shown
 
 
 def test_masks_of_a_result_are_not_written_over(ticket, tmp_path):
@@ -275,3 +288,57 @@ def test_a_real_process_can_be_interrupted_and_resumed(tmp_path):
     assert process.returncode == 130
     assert stdout == ""
     assert "1 layer is done" in only_line(stderr)
+
+
+def test_thresholds_are_given_as_to_the_function(ticket, tmp_path):
+    given = {
+        "row_groups": 2,
+        "min_column_nonzeros": 3,
+        "min_rows": 4,
+        "min_columns": 5,
+        "passes": 1,
+        "without_blocks": "empty",
+    }
+    spelled = [word for name, n in given.items() for word in (f"--{name.replace('_', '-')}", n)]
+    run("convert", ticket, tmp_path / "out", *FAST, *spelled)
+    masks, weights = masktools.load_masks(ticket), masktools.load_weights(ticket)
+    same = masktools.convert(
+        masks, weights, method="regroup", partitioner="spectral", group_rows=4, **given
+    )
+    found = Conversion.load(tmp_path / "out")
+    assert found.layouts == same.layouts
+    assert found.report.options == same.report.options
+
+
+@pytest.mark.parametrize(
+    ("fate", "said"),
+    [
+        ("mask", "no block found: conv1, conv2 (the mask is kept, row by row)"),
+        ("dense", "no block found: conv1, conv2 (stays dense)"),
+        ("empty", "no block found: conv1, conv2 (nothing is stored)"),
+    ],
+)
+def test_layers_without_a_block_are_told_and_exported(ticket, tmp_path, weights, fate, said):
+    arguments = ("--method", "regroup", "--preset", "released", "--without-blocks", fate)
+    stdout, stderr = run("convert", ticket, tmp_path / "out", *arguments)
+    assert said in stdout
+    assert [line.split()[4] for line in stdout.splitlines() if line.startswith("conv")] == [
+        fate
+    ] * 2
+    assert stderr == ""
+    assert run("inspect", tmp_path / "out")[0] == stdout
+    write_onnx(tmp_path / "net.onnx", weights)
+    network = ("export", tmp_path / "net.onnx", tmp_path / "net.safetensors", "--json")
+    exported, _ = run(*network, "--layouts", tmp_path / "out", "--residual", "drop")
+    data = json.loads(exported)
+    assert data["difference"] < 1e-5
+    report = Conversion.load(tmp_path / "out").report
+    layers = json.loads(run("inspect", tmp_path / "net.safetensors", "--json")[0])["layers"]
+    if fate != "empty":  # what empty layers leave is a constant, and is cut
+        assert [layer["stored"] for layer in layers] == [row.stored for row in report]
+
+
+def test_thresholds_beside_a_density_are_a_usage_error(ticket, tmp_path):
+    arguments = ("convert", ticket, tmp_path / "out", *FAST, "--min-rows", "8", "--density", "0.2")
+    _, stderr = run(*arguments, status=2)
+    assert "density and thresholds exclude each other" in unboxed(stderr)

@@ -103,13 +103,23 @@ def test_without_a_density_each_layer_is_regrouped_as_alone():
         assert layout.blocks == alone.blocks
 
 
-@pytest.mark.parametrize(("method", "extra"), [("refill", 0.0), ("refill-plus", 0.3)])
-def test_without_a_density_each_layer_is_refilled_as_alone(method, extra):
+@pytest.mark.parametrize(
+    ("method", "given", "extra"),
+    [
+        ("refill", None, 0.0),
+        ("refill", 0.0, 0.0),
+        ("refill-plus", 0.3, 0.3),
+        ("refill-plus", 0.0, 0.0),
+        ("refill-plus", None, 0.2),
+    ],
+)
+def test_without_a_density_each_layer_is_refilled_as_alone(method, given, extra):
     masks, weights = network()
-    result = convert(masks, weights, method=method, extra=extra, criterion="count")
+    result = convert(masks, weights, method=method, extra=given, criterion="count")
     for name in result.layouts:
         alone = refill(masks[name], weights[name], extra=extra, criterion="count")
         assert np.array_equal(result.masks[name], alone)
+    assert result.report.options["extra"] == extra
 
 
 @pytest.mark.parametrize("method", ["regroup", "refill"])
@@ -307,6 +317,57 @@ def test_the_report_keeps_what_was_asked_for(tmp_path):
     result.save(tmp_path)
     options = Conversion.load(tmp_path).report.options
     assert (options["density"], options["seed"], options["skip"]) == (0.25, 3, ["conv2"])
+
+
+def test_the_report_names_what_its_density_leaves_out():
+    masks, weights = network()
+    del masks["conv3"]
+    result = convert(masks, weights, method="refill", graph=graph_of(weights), skip=["conv2"])
+    assert result.report.excluded == {
+        "stem": "the first layer",
+        "conv2": "named in skip",
+        "fc": "the classifier",
+        "conv3": "it has no mask",
+    }
+    assert result.report.converted.weights == masks["conv1"].size
+    alone = convert(masks, weights, method="refill", skip=["conv2"]).report.excluded
+    assert list(alone) == ["stem", "conv2", "fc"]
+
+
+@pytest.mark.parametrize("method", ["regroup", "refill"])
+def test_the_cost_of_a_network_is_counted_by_both_conventions(method, tmp_path):
+    masks, weights = network()
+    graph = graph_of(weights, strides={"conv2": 2})
+    options = FAST if method == "regroup" else {}
+    result = convert(masks, weights, method=method, density=0.2, graph=graph, **options)
+    cost = result.report.cost
+    pixels = {"stem": 64, "conv1": 64, "conv2": 16, "conv3": 16, "fc": 1}
+    assert cost["dense"].padded == sum(weights[name].size * n for name, n in pixels.items())
+    assert cost["dense"].inside == result.report.total.multiplications
+    assert cost["before"].padded == sum(masks[name].sum() * n for name, n in pixels.items())
+    assert cost["before"].inside == result.report.total.multiplications_kept
+    after = {name: mask.reshape(*mask.shape[:2], -1) for name, mask in result.masks.items()}
+    live, padded = np.ones(3, bool), 0
+    for name, mask in after.items():
+        padded += mask[:, live].sum() * pixels[name]
+        live = mask[:, live].any(axis=(1, 2))
+    assert cost["after"].padded == padded
+    assert cost["after"].inside <= result.report.total.multiplications_stored
+    if method == "refill":
+        assert padded < sum(mask.sum() * pixels[name] for name, mask in after.items())
+    result.save(tmp_path)
+    assert Conversion.load(tmp_path).report == result.report
+    assert convert(masks, weights, method=method, **options).report.cost is None
+
+
+def test_names_of_masks_need_not_be_those_of_the_graph():
+    masks, weights = network()
+    graph = graph_of(weights)
+    expected = convert(masks, weights, method="refill", graph=graph).report
+    other, held = ({f"model.{n}": a for n, a in given.items()} for given in (masks, weights))
+    found = convert(other, held, method="refill", graph=graph).report
+    assert found.cost == expected.cost
+    assert list(found.excluded) == ["model.stem", "model.fc"]
 
 
 # Saliency from inputs

@@ -104,6 +104,14 @@ def test_a_result_that_was_tampered_with_is_refused(tmp_path):
         (lambda data: data["layers"][1].update(kept="many"), "kept is 'many'"),
         (lambda data: data["layers"][1].update(layer="else"), "differ about layer 'conv1'"),
         (lambda data: data["layers"].append(3), "not one of masktools"),
+        (lambda data: data.update(excluded=3), "not one of masktools"),
+        (lambda data: data.update(cost={"dense": {"inside": 1, "padded": 1}}), "KeyError"),
+        (
+            lambda data: data.update(
+                cost={case: {"inside": 1, "padded": 1.5} for case in ("dense", "before", "after")}
+            ),
+            "a count of multiplications is 1.5",
+        ),
     ],
 )
 def test_a_report_that_is_not_one_is_refused(tmp_path, change, match):

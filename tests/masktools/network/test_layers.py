@@ -66,6 +66,9 @@ def test_multiplications_are_those_on_the_image(size, kernel, strides, dilations
     columns = mask.reshape(8, -1).sum(axis=0) @ layer.column_cost
     assert columns == count
     assert layer.multiplications() == layer.multiplications(np.ones(shape, bool))
+    pixels = len(list(itertools.product(*spans)))
+    assert layer.multiplications(mask, padding=True) == mask.sum() * pixels
+    assert layer.multiplications(padding=True) == mask.size * pixels
 
 
 def test_one_dimension_and_matrices():
@@ -78,6 +81,7 @@ def test_one_dimension_and_matrices():
     found = layers(graph)
     assert found["a"].taps.tolist() == [3, 4, 4]  # The first of four windows starts on padding.
     assert found["b"].multiplications() == 6 * 4 * 5  # A matrix of five rows for each sample.
+    assert [found[n].multiplications(padding=True) for n in "ab"] == [5 * 3 * 3 * 4, 6 * 4 * 5]
 
 
 def test_layers_that_share_weights_are_one():

@@ -43,6 +43,15 @@ def test_heights_are_exact(name, rows, height):
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("saliency", [planted(2, 60)[1], np.zeros((120, 4), np.float32)])
+def test_groups_of_at_most_so_many_rows(name, saliency):
+    for most in ([72, 72], [120, 30], [50, 50, 50]):
+        got = np.bincount(partition(saliency, np.array(most), name), minlength=len(most))
+        assert got.sum() == 120
+        assert (got <= most).all()
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_same_seed_same_groups(name):
     saliency = (np.random.default_rng(3).random((48, 200)) < 0.2).astype(np.float32)
     first, again, other = (partition(saliency, np.full(6, 8), name, seed=s) for s in (1, 1, 2))
@@ -117,6 +126,13 @@ def test_groups_of_other_heights_are_refused(monkeypatch):
     monkeypatch.setattr(module, "_kahypar", lambda graph, heights, seed: [0] * graph.vertices)
     with pytest.raises(PartitionError, match=r"groups of \[32, 0, 0, 0\] rows, not \[8, 8, 8, 8\]"):
         partition(planted()[1], np.full(4, 8), "kahypar")
+
+
+@pytest.mark.parametrize("labels", [[0] * 31, [0, 1, 2, 3] * 7 + [4] * 4, [0] * 12 + [1] * 20])
+def test_labels_that_are_none_are_refused(monkeypatch, labels):
+    monkeypatch.setattr(module, "_kahypar", lambda graph, heights, seed: labels)
+    with pytest.raises(PartitionError, match="kahypar returned groups of"):
+        partition(planted()[1], np.full(4, 16), "kahypar")
 
 
 @pytest.mark.parametrize("name", ["kahypar", "mtkahypar"])

@@ -30,7 +30,7 @@ def kept(masks):
 @given(st.integers(0, 999), st.sampled_from([None, 1, 3]), st.floats(0, 1), st.booleans())
 def test_counts_are_exact_and_pruned_weights_stay_pruned(seed, values, share, shuffled):
     state, masks = drawn(seed, values)
-    count = int(share * kept(masks))
+    count = max(int(share * kept(masks)), 1)
     for across in sources.ACROSS:
         source = sources.random(across) if shuffled else sources.magnitude(across)
         found = source(state, masks, count / SIZE, seed)

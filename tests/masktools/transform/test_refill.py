@@ -161,3 +161,18 @@ def test_what_does_not_fit_is_refused(arguments, error, match):
     given_arguments = {"mask": np.ones((4, 3)), "weight": np.ones((4, 3)), **arguments}
     with pytest.raises(error, match=match):
         refill(**given_arguments)
+
+
+@pytest.mark.parametrize("extra", [0.0, 0.2])
+def test_the_rows_of_the_released_code_can_be_had(extra):
+    random = np.random.default_rng(0)
+    for rows in (8, 64, 100):
+        mask = random.random((rows, 50)) < 0.3
+        mask[:, :10] = False
+        density = float(mask.mean())
+        released = math.floor(density * rows + (1 - density) * rows * extra) + 1
+        filled = refill(mask, None, density=released / rows)
+        assert filled.any(axis=1).sum() == released
+        assert abs(int(refill(mask, None, extra=extra).any(axis=1).sum()) - released) <= 1
+    # Where density * rows is whole, the released code fills one more.
+    assert refill(np.eye(8), None).any(axis=1).sum() == 1
