@@ -24,7 +24,3 @@ def accuracies(evaluate: Mapping[str, Evaluate], state: State) -> dict[str, floa
         if not math.isfinite(found[name]):
             raise TicketError(f"evaluate {name!r} returned {found[name]}")
     return found
-
-
-def _copy(state: State) -> State:
-    return {name: array.copy() for name, array in state.items()}

@@ -58,7 +58,7 @@ def refill(
     array([[1, 1, 1, 1],
            [0, 0, 0, 0]])
     """
-    options = {
+    options: dict[str, Any] = {
         "method": "refill-plus" if extra else "refill",
         "density": density,
         "by": by,
@@ -66,7 +66,7 @@ def refill(
         "extra": extra,
         "criterion": criterion,
     }
-    _check(graph, **options)
+    Options(**options).check(None, graph)  # a conversion would say it only after a training
     return _post(NamedLayers.of(skip), graph=graph, **options)
 
 
@@ -109,7 +109,7 @@ def regroup(
            [1, 0, 1, 0],
            [0, 1, 0, 0]])
     """
-    options = {
+    options: dict[str, Any] = {
         "method": "regroup",
         "density": density,
         "by": by,
@@ -119,22 +119,8 @@ def regroup(
         "partitioner": partitioner,
         "seed": seed,
     }
-    _check(graph, **options)
+    Options(**options).check(None, graph)  # a conversion would say it only after a training
     return _post(NamedLayers.of(skip), graph=graph, executor=executor, **options)
-
-
-def _check(graph: Graph | str | os.PathLike[str] | None, **options: Any) -> None:  # noqa: ANN401
-    """Raise unless options fit each other: a conversion would say so only after a training."""
-    defaults: dict[str, Any] = {
-        "saliency": "magnitude",
-        "extra": 0.0,
-        "criterion": "l1",
-        "target": "cpu",
-        "group_rows": None,
-        "partitioner": "kahypar",
-        "seed": 0,
-    }
-    Options(**(defaults | options)).check(None, graph)
 
 
 def _post(named: NamedLayers, **options: Any) -> Post:  # noqa: ANN401 - those of convert

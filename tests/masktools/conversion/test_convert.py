@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,7 @@ import pytest
 
 from masktools import convert, refill, regroup
 from masktools.conversion.convert import converted_layers
+from masktools.conversion.options import Options
 from masktools.conversion.result import Conversion
 from masktools.errors import GraphError, MaskError
 from masktools.network.graph import Graph, Node, Value
@@ -504,3 +507,10 @@ def test_a_weight_that_does_not_fit_names_its_layer():
         MaskError, match="layer 'conv2': weights must be finite in float32, got nan"
     ):
         convert(masks, weights, method="refill")
+
+
+def test_options_left_out_are_those_of_convert():
+    defaults = inspect.signature(convert).parameters
+    for field in dataclasses.fields(Options):
+        if field.name != "method":
+            assert field.default == defaults[field.name].default, field.name
