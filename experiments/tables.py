@@ -23,7 +23,10 @@ def rendered(page: str, folder: Path) -> str:
     """
 
     def written(found: re.Match[str]) -> str:
-        results = json.loads((folder / f"{found[2]}.json").read_text(encoding="utf-8"))
+        path = folder / f"{found[2]}.json"
+        if not path.exists():  # not run yet
+            return found[0]
+        results = json.loads(path.read_text(encoding="utf-8"))
         return found[1] + "\n".join(["", *table(results), "", ""]) + found[3]
 
     return MARKED.sub(written, page)
