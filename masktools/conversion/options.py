@@ -24,23 +24,23 @@ class Options:
     """The options of a conversion: method, budget, target, partitioner; checked together."""
 
     method: str
-    density: float | None
-    by: str
-    across: str
-    saliency: str
-    extra: float | None
-    criterion: str
-    target: str
-    group_rows: int | None
-    row_groups: int | None
-    min_column_nonzeros: int | None
-    min_rows: int | None
-    min_columns: int | None
-    passes: int | None
-    preset: str | None
-    without_blocks: str
-    partitioner: str
-    seed: int
+    density: float | None = None
+    by: str = "weights"
+    across: str = "log-share"
+    saliency: str = "magnitude"
+    extra: float | None = None
+    criterion: str = "l1"
+    target: str = "cpu"
+    group_rows: int | None = None
+    row_groups: int | None = None
+    min_column_nonzeros: int | None = None
+    min_rows: int | None = None
+    min_columns: int | None = None
+    passes: int | None = None
+    preset: str | None = None
+    without_blocks: str = "mask"
+    partitioner: str = "kahypar"
+    seed: int = 0
 
     @property
     def taken_back(self) -> float:

@@ -125,16 +125,7 @@ def regroup(
 
 def _check(graph: Graph | str | os.PathLike[str] | None, **options: Any) -> None:  # noqa: ANN401
     """Raise unless options fit each other: a conversion would say so only after a training."""
-    defaults: dict[str, Any] = {
-        "saliency": "magnitude",
-        "extra": 0.0,
-        "criterion": "l1",
-        "target": "cpu",
-        "group_rows": None,
-        "partitioner": "kahypar",
-        "seed": 0,
-    }
-    Options(**(defaults | options)).check(None, graph)
+    Options(**options).check(None, graph)
 
 
 def _post(named: NamedLayers, **options: Any) -> Post:  # noqa: ANN401 - those of convert
