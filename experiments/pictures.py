@@ -51,7 +51,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axis.yaxis.set_minor_locator(ticker.NullLocator())
     axes[0][0].invert_yaxis()  # all panels: they share it
     axes[0][0].set_ylabel("test error in %, upwards is better")
-    axes[0][-1].legend(fontsize=8, frameon=False)
+    named = axes[0][0].get_legend_handles_labels()
+    figure.legend(*named, fontsize=8, frameon=False, loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
