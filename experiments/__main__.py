@@ -1,7 +1,7 @@
 """Run experiments, and write their results, pictures and tables.
 
 python -m experiments experiments/configs/curves.toml
-python -m experiments                                   # only the tables, from the results
+python -m experiments                                   # only pictures and tables, of results
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments import tables
 from experiments.configuration import Configuration, ConfigurationError, read, rehearsal
+from experiments.pictures import draw
 
 DOCUMENTS, WORK = Path("docs/experiments"), Path("build/experiments")
 
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for path in sorted(out.glob("*.json")):
+        draw(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(".png"))
     page = out / "README.md"
     if page.exists():
         page.write_text(tables.rendered(page.read_text(encoding="utf-8"), out), encoding="utf-8")
@@ -61,7 +64,6 @@ def _run(name: str, configuration: Configuration, out: Path, work: Path) -> None
     import torch
 
     from benchmarks.record import environment
-    from experiments.pictures import draw
     from experiments.runner import run
 
     torch.use_deterministic_algorithms(True)
@@ -72,7 +74,6 @@ def _run(name: str, configuration: Configuration, out: Path, work: Path) -> None
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1) + "\n"
     (out / f"{name}.json").write_text(text, encoding="utf-8")
-    draw(results, out / f"{name}.png")
     print("\n".join(tables.table(results)))
 
 
