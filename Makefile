@@ -3,11 +3,11 @@ BIN := .venv/bin
 CXX_SOURCES := $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 NATIVE_CPU := $(sort $(shell find cpu -name '*.cpp' -o -name '*.h'))
 NATIVE := $(wildcard masktools/partition/*.cpp masktools/partition/*.h) $(NATIVE_CPU)
-PY_SOURCES := masktools runtime tests benchmarks examples setup.py
+PY_SOURCES := masktools runtime tests benchmarks examples experiments setup.py
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test format lint types unit sanitize sanitize-cuda exhaustive exhaustive-compiled \
+.PHONY: help venv demo experiments test format lint types unit sanitize sanitize-cuda exhaustive exhaustive-compiled \
   exhaustive-emulated networks native sanitize-native neon clean
 
 help:  ## What can be made
@@ -27,6 +27,10 @@ demo: .venv-demo/ready  ## A real ticket, from mask to running network, in about
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/pip install --quiet --constraint constraints.txt --editable '.[onnx,viz]'
 	touch $@
+
+EXPERIMENTS ?= $(wildcard experiments/configs/*.toml)
+experiments: venv  ## Train the tickets of all EXPERIMENTS on one core, and write their results
+	$(BIN)/python -m experiments $(EXPERIMENTS)
 
 test: venv lint types unit  ## Everything that CI checks
 

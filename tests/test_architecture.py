@@ -84,6 +84,8 @@ FOLDERS = {
     "runtime.cuda": ["runtime.backend", "runtime.tuning"],
     "runtime.model": ["runtime.backend"],
     "runtime.engines": ["runtime.cpu", "masktools.version"],
+    # beside both: data, training, tables and pictures around masktools.tickets
+    "experiments": ["masktools.tickets"],
     "runtime.__main__": ["runtime.model", "runtime.engines", "masktools.version"],
 }
 # The folders of `cpu/`, and those whose headers each may include besides its own.
@@ -95,7 +97,7 @@ CPU = {
     "binding": ["kernels", "steps", "program", "simd"],
 }
 # The faces of the packages: names that are loaded when they are first used.
-FACES = ("masktools", "runtime")
+FACES = ("masktools", "runtime", "experiments")
 HEAVY = ("scipy", "networkx", "kahypar", "mtkahypar", "loky", "threadpoolctl", "torch", "onnx")
 HEAVY += (
     "onnxruntime",

@@ -33,7 +33,7 @@ def riddles(text):
 def test_first_lines_are_plain():
     found = {
         path.relative_to(ROOT).as_posix(): lines
-        for folder in ("masktools", "runtime", "benchmarks", "examples")
+        for folder in ("masktools", "runtime", "benchmarks", "examples", "experiments")
         for path in sorted((ROOT / folder).rglob("*.py"))
         if (lines := riddles(path.read_text(encoding="utf-8")))
     }
