@@ -34,7 +34,8 @@ def with_head(state: Mapping[str, NDArray[Any]], head: Mapping[str, NDArray[Any]
         If an argument is no mapping of names to NumPy arrays of numbers.
     MaskError
         If a name is not in the state, or a shape differs in more than the number of outputs, or a
-        dtype differs, or the parts of the head have different numbers of outputs.
+        dtype differs, or the parts of the head have different numbers of outputs: those that are
+        given, or one of the same layer that is left out.
 
     Examples
     --------
@@ -59,4 +60,21 @@ def with_head(state: Mapping[str, NDArray[Any]], head: Mapping[str, NDArray[Any]
     outputs = {name: array.shape[0] for name, array in parts.items()}
     if len(set(outputs.values())) > 1:
         raise MaskError(f"head: its parts have different numbers of outputs: {outputs}")
+    _check_left_out(moved, parts)
     return {name: parts.get(name, array) for name, array in moved.items()}
+
+
+def _check_left_out(state: State, parts: State) -> None:
+    """Raise where a layer has other outputs, and a parameter of it is left as it was."""
+    changed = {
+        name.rpartition(".")[0]: (name, array.shape[0])
+        for name, array in parts.items()
+        if array.shape[0] != state[name].shape[0]
+    }
+    for name, array in state.items():
+        part, outputs = changed.get(name.rpartition(".")[0], ("", 0))
+        if part and name not in parts and array.ndim:
+            raise MaskError(
+                f"head: {part!r} has {outputs} outputs, and {name!r} of the same layer, which has "
+                f"{array.shape[0]}, is not given"
+            )

@@ -65,3 +65,12 @@ def test_kinds_are_checked():
         with_head(initial(), [])
     with pytest.raises(TypeError, match=r"'head\.bias' must be a NumPy array, got list"):
         with_head(initial(), {"head.bias": [0.0]})
+
+
+@pytest.mark.parametrize(("left", "out"), [("weight", "bias"), ("bias", "weight")])
+def test_a_layer_of_the_head_is_given_whole(left, out):
+    given = {f"head.{left}": head(62)[f"head.{left}"]}
+    with pytest.raises(MaskError, match=rf"'head.{left}' has 62 outputs, and 'head.{out}' .* 5"):
+        with_head(initial(), given)
+    same_size = {f"head.{left}": head(5)[f"head.{left}"]}
+    assert same({f"head.{left}": with_head(initial(), same_size)[f"head.{left}"]}, same_size)
