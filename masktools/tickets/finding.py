@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from masktools.calibration.progress import shown
 from masktools.checks import check_count
 from masktools.tickets import states
+from masktools.tickets.callables import EVALUATE, POST, SOURCE, TRAIN, check_callable
 from masktools.tickets.evaluation import Evaluate
 from masktools.tickets.loop import Loop
 from masktools.tickets.plan import Plan
@@ -157,8 +158,12 @@ def find_ticket(
         raise TypeError("group_aware goes on from the masks of a round: leave prune_from out")
     posts: Mapping[str, Post] = {} if post is None else post
     evaluations: Mapping[str, Evaluate] = {} if evaluate is None else evaluate
-    check_names("post", posts)
-    check_names("evaluate", evaluations)
+    check_callable("train", train, TRAIN)
+    check_callable("source", source, SOURCE)
+    check_names("post", posts, POST)
+    check_names("evaluate", evaluations, EVALUATE)
+    if group_aware is not None:
+        check_callable("group_aware", group_aware, POST)
     steps = plan.snapshots(snapshots)
     initial = states.check_state(state, "state")
     layers = states.pruned_layers(initial, skip, include)

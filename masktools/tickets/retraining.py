@@ -17,6 +17,7 @@ from masktools.calibration.progress import shown
 from masktools.checks import check_count, listed
 from masktools.errors import FormatError, MaskError, TicketError
 from masktools.tickets import states
+from masktools.tickets.callables import EVALUATE, TRAIN, check_callable
 from masktools.tickets.evaluation import Evaluate, accuracies
 from masktools.tickets.plan import check_schedule, first_step
 from masktools.tickets.search import MASKS, TRAINED, check_names
@@ -184,7 +185,10 @@ def retrain(
             f"step {step} of {total} leaves nothing to train: take schedule='full', which trains "
             "all steps"
         )
-    check_names("evaluate", evaluate)
+    check_callable("train", train, TRAIN)
+    check_names("evaluate", evaluate, EVALUATE)
+    if callable(start):
+        check_callable("start", start, ("seed",))
     asked = _seeds(seeds)
     makes = start if callable(start) else (lambda seed: start)
     first = states.check_state(makes(asked[0]), "start")

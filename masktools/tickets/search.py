@@ -11,6 +11,7 @@ from typing import Any
 
 from masktools.checks import listed
 from masktools.errors import FormatError, MaskError, TicketError
+from masktools.tickets.callables import check_callable
 from masktools.tickets.states import Masks, State
 from masktools.tickets.store import Store
 
@@ -189,8 +190,8 @@ def stored_rounds(store: Store) -> list[Round]:
     return rounds
 
 
-def check_names(argument: str, names: Mapping[str, object]) -> None:
-    """Raise unless an argument maps names that can be parts of file names to callables."""
+def check_names(argument: str, names: Mapping[str, object], takes: tuple[str, ...]) -> None:
+    """Raise unless an argument maps names that can be parts of file names to such callables."""
     if not isinstance(names, Mapping):
         raise TypeError(f"{argument} must map names to callables, got {type(names).__name__}")
     lower = [MASKS, TRAINED, STATE]
@@ -200,6 +201,5 @@ def check_names(argument: str, names: Mapping[str, object]) -> None:
                 f"{argument}: the name {name!r} is taken, or cannot be a part of a file's name: "
                 "use letters, digits, +, - and ."
             )
-        if not callable(called):
-            raise TypeError(f"{argument}: {name!r} must be callable, got {type(called).__name__}")
+        check_callable(f"{argument}: {name!r}", called, takes)
         lower.append(name.lower())

@@ -205,6 +205,30 @@ def test_what_evaluate_returns_is_checked(tmp_path, given, error, message):
         ({"post": {"p": "refill"}}, TypeError, "post: 'p' must be callable, got str"),
         ({"post": posts.refill()}, TypeError, "post must map names to callables, got function"),
         ({"evaluate": spread}, TypeError, "evaluate must map names to callables"),
+        ({"source": "magnitude"}, TypeError, "source must be callable, got str"),
+        (
+            {"source": sources.magnitude},
+            TypeError,
+            r"source must take \(state, masks, density, seed\), and magnitude\(across='global'\)",
+        ),
+        (
+            {"post": {"p": posts.refill}},
+            TypeError,
+            r"post: 'p' must take \(masks, state\), and ref",
+        ),
+        (
+            {"group_aware": posts.regroup},
+            TypeError,
+            r"group_aware must take .*and regroup\(\*, den",
+        ),
+        ({"group_aware": "regroup"}, TypeError, "group_aware must be callable, got str"),
+        ({"training": None}, TypeError, "train must be callable, got NoneType"),
+        (
+            {"training": lambda state, masks: state},
+            TypeError,
+            r"train must take \(state, masks, sta",
+        ),
+        ({"evaluate": {"e": lambda: 0.5}}, TypeError, r"evaluate: 'e' must take \(state\), and"),
         ({"group_aware": posts.refill(), "prune_from": "dense"}, TypeError, "leave prune_from out"),
         ({"skip": ["nowhere"]}, MaskError, "skip: there is no layer 'nowhere'; there are 'stem'"),
         ({"skip": ["stem", "conv", "last"]}, MaskError, "there is no layer to prune"),
@@ -221,5 +245,5 @@ def test_arguments_are_checked_before_anything_is_trained(tmp_path, options, err
 
     folder = tmp_path / "search"
     with pytest.raises(error, match=message):
-        find(folder, never, **options)
+        find(folder, **{"training": never, **options})
     assert not folder.exists()
