@@ -27,6 +27,7 @@ from masktools.tickets.training import Train, train_under
 
 Start = Mapping[str, NDArray[Any]] | Callable[[int], Mapping[str, NDArray[Any]]]
 SEEDS_TO_WIN = 3
+_IMAGES = 1_000_000  # up to as many images, means of accuracies are exact
 _TICKET = "ticket"
 
 logger = logging.getLogger("masktools.tickets")
@@ -111,7 +112,8 @@ class Retraining:
         return Store(self.folder).read(_entry(seed), TRAINED)
 
     def _mean(self, name: str) -> Fraction:
-        found = [Fraction(one) for one in self.accuracies(name)]
+        # The share of right answers that a float stands for: equal means must not differ by a bit.
+        found = [Fraction(one).limit_denominator(_IMAGES) for one in self.accuracies(name)]
         return sum(found, Fraction(0)) / len(found)
 
 

@@ -195,6 +195,12 @@ def test_the_mean_of_equal_numbers_is_equal_in_any_order(tmp_path):
     assert other.wins(one, "test")
 
 
+def test_as_many_right_answers_win_however_they_are_spread(tmp_path):
+    """The floats nearest to 234, 237 and 240 of 240 add up to less than three times 237 of 240."""
+    one = scored(tmp_path / "one", [n / 240 for n in (234, 237, 240)])
+    assert one.wins(scored(tmp_path / "other", [237 / 240] * 3), "test")
+
+
 def test_too_few_seeds_win_nothing(tmp_path):
     dense = scored(tmp_path / "dense", [0.5, 0.5, 0.5], 1.0)
     two = scored(tmp_path / "two", [0.9, 0.9])
