@@ -26,6 +26,7 @@ FOLDERS = {
     "masktools.named_layers": ["masktools.checks"],
     "masktools.row_patterns": [],
     "masktools.shares": [],
+    "masktools.progress": [],
     "masktools.layout": [
         "masktools.checks",
         "masktools.files",
@@ -41,6 +42,7 @@ FOLDERS = {
     "masktools.conversion": [
         "masktools.transform",
         "masktools.calibration",
+        "masktools.progress",
         "masktools.roles",
         "masktools.shares",
     ],

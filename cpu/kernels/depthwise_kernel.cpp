@@ -7,6 +7,7 @@
 
 #include "simd/bfloat16_vector.h"
 #include "simd/repeat.h"
+#include "simd/shuffle.h"
 #include "simd/vector.h"
 
 namespace masktools {
@@ -42,12 +43,8 @@ struct EverySecond {
 
   template <class V, int... kIndex>
   static V chosen(V a, V b, std::integer_sequence<int, kIndex...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-    return __builtin_shufflevector(a, b, (kIndex / kPixel * 2 * kPixel + kIndex % kPixel)...);
-#else
-    using Mask = decltype(a == b);
-    return __builtin_shuffle(a, b, Mask{(kIndex / kPixel * 2 * kPixel + kIndex % kPixel)...});
-#endif
+    return pick(a, b,
+                std::integer_sequence<int, (kIndex / kPixel * 2 * kPixel + kIndex % kPixel)...>());
   }
 };
 

@@ -7,13 +7,14 @@
 
 namespace masktools {
 
-// The lanes of a and then of b that have these numbers.
-template <int... kLane>
-inline Vector pick(Vector a, Vector b, std::integer_sequence<int, kLane...>) {
-#if defined(__clang__)
+// The lanes of a and then of b that have these numbers, for vectors of any type.
+template <class V, int... kLane>
+inline V pick(V a, V b, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
   return __builtin_shufflevector(a, b, kLane...);
 #else
-  return __builtin_shuffle(a, b, IntVector{kLane...});
+  using Mask = decltype(a == b);
+  return __builtin_shuffle(a, b, Mask{kLane...});
 #endif
 }
 

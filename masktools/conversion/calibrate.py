@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
 from masktools.calibration.network import calibrate_graph
-from masktools.calibration.progress import bar
 from masktools.calibration.report import Calibration
 from masktools.calibration.walk import Run
 from masktools.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from masktools.conversion.result import Conversion, load_layouts
 from masktools.errors import MaskError
 from masktools.layout import BlockLayout
 from masktools.network.graph import Graph
+from masktools.progress import bar
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -140,7 +141,7 @@ def calibrate(
     graph = read_graph(network, input_shapes)
     return calibrate_graph(
         graph, _layouts(layouts), inputs, run, labels=labels, method=method, residual=residual,
-        skip=skip, progress=bar if progress else None,
+        skip=skip, progress=partial(bar, title="calibration") if progress else None,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from masktools.conversion.resume import Finished, key_of
 from masktools.errors import MasktoolsError
 from masktools.layout import BlockLayout
 from masktools.partition.row_groups import RowGroups
+from masktools.progress import bar
 
 Result = TypeVar("Result", RowGroups, BlockLayout)
 
@@ -112,7 +113,7 @@ def find_all(
         key=lambda job: -int(np.count_nonzero(job.mask)),
     )
     with (
-        _bar(len(jobs), len(found), progress) as advance,
+        bar(len(jobs), "row groups", done=len(found), wanted=progress) as advance,
         closing(_results(todo, executor)) as results,
     ):
         for job, result in results:
@@ -265,18 +266,3 @@ def _begin_anew() -> None:
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork.
     os.register_at_fork(after_in_child=_begin_anew)
-
-
-@contextmanager
-def _bar(total: int, done: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Show how many layers are done; yield what to call after each."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
-    quiet = not shown or not (console.is_terminal or console.is_jupyter)
-    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        task = progress.add_task("row groups", total=total, completed=done)
-        yield lambda layer: progress.update(task, advance=1, description=layer)

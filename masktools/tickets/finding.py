@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masktools.calibration.progress import shown
 from masktools.checks import check_count
+from masktools.progress import bar
 from masktools.tickets import states
 from masktools.tickets.callables import EVALUATE, POST, SOURCE, TRAIN, check_callable
 from masktools.tickets.evaluation import Evaluate
@@ -178,7 +178,7 @@ def find_ticket(
     }
     store = Store.open(Path(folder), "search", settings)
     trainings = len({*steps, plan.rewind} - {0, plan.total}) + 1 + rounds
-    with shown(trainings, "tickets", progress) as step:
+    with bar(trainings, "tickets", wanted=progress) as step:
         loop = Loop(plan, train, source, posts, group_aware, evaluations, store, full, step)
         loop.dense(initial, steps)
         for index in range(1, rounds + 1):

@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from masktools.calibration.progress import Step
 from masktools.errors import MaskError, TicketError
+from masktools.progress import Step
 from masktools.prune.counts import number_kept
 from masktools.tickets import states
 from masktools.tickets.evaluation import Evaluate, accuracies

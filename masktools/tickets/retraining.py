@@ -13,9 +13,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from masktools.calibration.progress import shown
 from masktools.checks import check_count, listed
 from masktools.errors import FormatError, MaskError, TicketError
+from masktools.progress import bar
 from masktools.tickets import states
 from masktools.tickets.callables import EVALUATE, TRAIN, check_callable
 from masktools.tickets.evaluation import Evaluate, accuracies
@@ -206,7 +206,7 @@ def retrain(
     kept = states.density(checked) if checked else 1.0
     if not store.has(_TICKET):
         store.write(_TICKET, {"density": kept}, {MASKS: checked})
-    with shown(len(asked), "retraining", progress) as advance:
+    with bar(len(asked), "retraining", wanted=progress) as advance:
         runs = []
         for seed in asked:
             begin = states.check_state(makes(seed), "start")

@@ -20,7 +20,7 @@ from masktools.prune.gradients.losses import (
     steady,
 )
 from masktools.prune.gradients.preserved import preserved
-from masktools.prune.gradients.prunable import GraphOrPath, Masks, Prunable, check_empty
+from masktools.prune.gradients.prunable import GraphOrPath, Masks, Prunable
 
 
 def grasp(
@@ -85,12 +85,11 @@ def grasp(
     ----------
     Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
     """
-    check_empty(empty)
     if batch is not None:
         check_count("batch", batch, 1)
     if not temperature > 0:
         raise MaskError(f"temperature must be above 0, got {temperature}")
-    layers = Prunable.of(module, graph, skip, include, masks)
+    layers = Prunable.of(module, graph, skip, include, masks=masks, empty=empty)
     count = layers.count(density)
     with preserved(module):
         steady(module)
@@ -110,7 +109,7 @@ def grasp(
             name: (weights[name].detach().double() * one.double()).cpu().numpy()
             for name, one in _hessian_times_gradient(losses, weights).items()
         }
-    return layers.finished(layers.best(scores, count), empty)
+    return layers.finished(layers.best(scores, count))
 
 
 def _hessian_times_gradient(

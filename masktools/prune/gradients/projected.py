@@ -18,7 +18,6 @@ from masktools.prune.gradients.prunable import (
     GraphOrPath,
     Masks,
     Prunable,
-    check_empty,
     check_finite,
     on_device,
 )
@@ -107,7 +106,6 @@ def admm(
     Zhang et al., "A systematic DNN weight pruning framework using alternating direction method of
     multipliers", ECCV 2018.
     """
-    check_empty(empty)
     check_batches(batches)
     for name, number in (("steps", steps), ("epochs", epochs)):
         check_count(name, number, 1)
@@ -115,13 +113,13 @@ def admm(
         raise MaskError(f"penalty must be from 0 to {_STRONGEST}, got {penalty}")
     if across not in ACROSS:
         raise MaskError(f"across must be one of {', '.join(ACROSS)}, got {across!r}")
-    layers = Prunable.of(module, graph, skip, include, masks)
+    layers = Prunable.of(module, graph, skip, include, masks=masks, empty=empty)
     count = layers.count(density)
     with preserved(module, seed):
         module.train()
         layers.hold()
         pull = Splitting(layers, layer_counts(layers, count, across))
-        layers.finished(pull.masks(), empty)  # before anything is trained
+        layers.finished(pull.masks())  # before anything is trained
         for weight in layers.weights.values():
             weight.requires_grad_(True)
         sgd = (optimizer or _sgd)([p for p in module.parameters() if p.requires_grad])
@@ -137,7 +135,7 @@ def admm(
                 )
             pull.update()
         kept = pull.masks()
-    return layers.finished(kept, empty)
+    return layers.finished(kept)
 
 
 class Splitting:

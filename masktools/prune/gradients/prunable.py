@@ -43,11 +43,14 @@ class Prunable:
         Of the layers that are pruned.
     earlier : mapping of str to ndarray of bool
         Of these layers, the masks of an earlier round: pruned weights stay pruned.
+    empty : {"refuse", "report"}
+        Whether a layer may be left without a weight.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     weights: Mapping[str, nn.Parameter]
     earlier: Mapping[str, BoolArray]
+    empty: str
 
     @classmethod
     def of(
@@ -56,16 +59,21 @@ class Prunable:
         graph: GraphOrPath,
         skip: Iterable[str],
         include: Iterable[str],
+        *,
         masks: Mapping[str, ArrayLike] | None = None,
+        empty: str = "refuse",
     ) -> Prunable:
         """Return the layers of a module, by the rules of `masktools.prune.magnitude`.
 
         Raises
         ------
         TypeError, MaskError
-            If there is no layer to prune, a name is not there, a weight is not finite or is made
-            of other parameters, or a mask does not fit: naming the layer.
+            If `empty` is neither of the two, there is no layer to prune, a name is not there, a
+            weight is not finite or is made of other parameters, or a mask does not fit: naming
+            the layer.
         """
+        if empty not in EMPTY:
+            raise MaskError(f"empty must be one of {', '.join(EMPTY)}, got {empty!r}")
         found = layers_of(module)
         shapes = {name: tuple(part.weight.shape) for name, part in found.items()}
         blank = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
@@ -76,7 +84,7 @@ class Prunable:
             earlier = {name: np.ones(shape, np.bool_) for name, shape in wanted.items()}
         else:
             earlier = masks_of("masks", masks, wanted)
-        return cls(shapes, weights, earlier)
+        return cls(shapes, weights, earlier, empty)
 
     @property
     def total(self) -> int:
@@ -152,15 +160,13 @@ class Prunable:
             first += size
         return kept
 
-    def finished(self, kept: Mapping[str, BoolArray], empty: str) -> Masks:
+    def finished(self, kept: Mapping[str, BoolArray]) -> Masks:
         """Return a mask of every layer, all True where a layer is not pruned.
 
         Parameters
         ----------
         kept : mapping of str to ndarray of bool
             Of the pruned layers.
-        empty : {"refuse", "report"}
-            Whether a layer may be left without a weight.
 
         Raises
         ------
@@ -174,21 +180,13 @@ class Prunable:
         ]
         if emptied:
             said = f"nothing is left of {', '.join(emptied)}"
-            if empty == "refuse":
-                raise MaskError(
-                    f"{said}: ask for a larger density, name it in skip, or give empty='report'"
-                )
+            if self.empty == "refuse":
+                raise MaskError(f"{said}: keep more, name it in skip, or give empty='report'")
             logger.warning("%s", said)
         return {
             name: kept[name] if name in kept else np.ones(shape, np.bool_)
             for name, shape in self.shapes.items()
         }
-
-
-def check_empty(empty: str) -> None:
-    """Raise unless the argument is one of those that say what becomes of emptied layers."""
-    if empty not in EMPTY:
-        raise MaskError(f"empty must be one of {', '.join(EMPTY)}, got {empty!r}")
 
 
 def layers_of(module: nn.Module) -> dict[str, Any]:

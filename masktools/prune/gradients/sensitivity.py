@@ -17,7 +17,7 @@ from masktools.prune.gradients.losses import (
     steady,
 )
 from masktools.prune.gradients.preserved import preserved
-from masktools.prune.gradients.prunable import GraphOrPath, Masks, Prunable, check_empty
+from masktools.prune.gradients.prunable import GraphOrPath, Masks, Prunable
 
 
 def snip(
@@ -86,8 +86,7 @@ def snip(
     ----------
     Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
     """
-    check_empty(empty)
-    layers = Prunable.of(module, graph, skip, include, masks)
+    layers = Prunable.of(module, graph, skip, include, masks=masks, empty=empty)
     count = layers.count(density)
     with preserved(module):
         steady(module)
@@ -98,4 +97,4 @@ def snip(
             name: (weight.detach().double() * slopes[name].double()).abs().cpu().numpy()
             for name, weight in weights.items()
         }
-    return layers.finished(layers.best(scores, count), empty)
+    return layers.finished(layers.best(scores, count))

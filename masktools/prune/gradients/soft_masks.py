@@ -20,7 +20,6 @@ from masktools.prune.gradients.prunable import (
     GraphOrPath,
     Masks,
     Prunable,
-    check_empty,
     check_finite,
     on_device,
     parameter,
@@ -105,7 +104,6 @@ def continuous_sparsification(
     ----------
     Savarese et al., "Winning the lottery with continuous sparsification", NeurIPS 2020.
     """
-    check_empty(empty)
     check_batches(batches)
     for name, number in (("rounds", rounds), ("epochs", epochs)):
         check_count(name, number, 1)
@@ -113,7 +111,7 @@ def continuous_sparsification(
         raise MaskError(f"hardness must be at least 1, got {hardness}")
     if not math.isfinite(start):
         raise MaskError(f"start must be finite, got {start}")
-    layers = Prunable.of(module, graph, skip, include, masks)
+    layers = Prunable.of(module, graph, skip, include, masks=masks, empty=empty)
     with preserved(module, seed):
         module.train()
         for weight in layers.weights.values():
@@ -140,7 +138,7 @@ def continuous_sparsification(
 
                 train_epoch(batches, module, loss_of, optimizers)
         kept = soft.masks()
-    return layers.finished(kept, empty)
+    return layers.finished(kept)
 
 
 class SoftMasks:

@@ -21,7 +21,6 @@ from masktools.prune.gradients.prunable import (
     Masks,
     Prunable,
     Scores,
-    check_empty,
     parameter,
 )
 
@@ -85,11 +84,10 @@ def synflow(
     Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
     flow", NeurIPS 2020.
     """
-    check_empty(empty)
     check_count("rounds", rounds, 1)
     for size in shape:
         check_count("shape", size, 1)
-    layers = Prunable.of(module, graph, skip, include, masks)
+    layers = Prunable.of(module, graph, skip, include, masks=masks, empty=empty)
     count = layers.count(density)
     start = layers.remaining / layers.total
     with preserved(module), _normalising_nothing(module):
@@ -100,7 +98,7 @@ def synflow(
             left_count = max(min(int(left * layers.total + 0.5), layers.remaining), count)
             kept = layers.best(flow(module, layers, shape), left_count)
             layers = replace(layers, earlier=kept)
-    return layers.finished(layers.earlier, empty)
+    return layers.finished(layers.earlier)
 
 
 def flow(module: nn.Module, layers: Prunable, shape: Sequence[int]) -> dict[str, Scores]:

@@ -22,7 +22,6 @@ from masktools.prune.gradients.prunable import (
     GraphOrPath,
     Masks,
     Prunable,
-    check_empty,
     check_finite,
     layers_of,
 )
@@ -104,7 +103,6 @@ def channels(
     (gamma).
     Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019.
     """
-    check_empty(empty)
     check_count("seed", seed, 0)
     if criterion not in CRITERIA:
         raise MaskError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
@@ -113,7 +111,7 @@ def channels(
         raise MaskError(f"across must be one of {', '.join(ACROSS)}, got {across!r}")
     if inputs is None and criterion in ("gamma", "molchanov"):
         raise TypeError(f"criterion {criterion!r} runs the module: give inputs")
-    layers = Prunable.of(module, graph, skip, include)
+    layers = Prunable.of(module, graph, skip, include, empty=empty)
     count = layers.count(density)
     if criterion == "molchanov":
         found = channel_scores(module, inputs, targets, criterion=criterion, loss=loss)
@@ -137,7 +135,7 @@ def channels(
         name: np.repeat(kept, math.prod(layers.shapes[name][1:])).reshape(layers.shapes[name])
         for name, kept in rows.items()
     }
-    return layers.finished(masks, empty)
+    return layers.finished(masks)
 
 
 def _best(layers: Prunable, scores: RowScores, count: int) -> dict[str, BoolArray]:

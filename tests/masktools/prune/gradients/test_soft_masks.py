@@ -25,7 +25,7 @@ def nothing(outputs, targets):
 
 
 def soft(module, start=0.0, masks=None):
-    return SoftMasks(Prunable.of(module, None, (), (), masks), start)
+    return SoftMasks(Prunable.of(module, None, (), (), masks=masks), start)
 
 
 def objective(module, masks, b, penalty):

@@ -34,7 +34,7 @@ def deep_chain():
 
 
 def flows(module, shape, masks=None):
-    layers = Prunable.of(module, None, (), names(module), masks)
+    layers = Prunable.of(module, None, (), names(module), masks=masks)
     with _normalising_nothing(module):
         module.eval()
         return flow(module, layers, shape)

@@ -9,15 +9,19 @@ Step = Callable[[str], None]
 
 
 @contextmanager
-def bar(total: int, title: str = "calibration") -> Iterator[Step]:
+def bar(total: int, title: str, *, done: int = 0, wanted: bool = True) -> Iterator[Step]:
     """Show a bar on standard error, where that is a terminal; yield what to call after a step.
 
     Parameters
     ----------
     total : int
-        How many steps there are: of a calibration, layers.
+        How many steps there are: layers, or trainings.
     title : str
         Stands beside the bar until the first step is done, whose name takes its place.
+    done : int, default 0
+        Steps that were done before.
+    wanted : bool, default True
+        False shows nothing.
     """
     from rich.console import Console
     from rich.progress import (
@@ -35,17 +39,7 @@ def bar(total: int, title: str = "calibration") -> Iterator[Step]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    quiet = not (console.is_terminal or console.is_jupyter)
+    quiet = not wanted or not (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(title, total=total, completed=done)
         yield lambda name: progress.update(task, advance=1, description=name)
-
-
-@contextmanager
-def shown(total: int, title: str, wanted: bool) -> Iterator[Step]:
-    """Show a bar as `bar` does, or nothing where none is wanted."""
-    if not wanted:
-        yield lambda name: None
-        return
-    with bar(total, title) as step:
-        yield step
