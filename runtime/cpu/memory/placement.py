@@ -7,6 +7,7 @@ operand, that nothing reads again is written over.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from math import prod
 
@@ -55,6 +56,8 @@ class Placement:
         # Of all samples: values that sliced steps make and others read. A slice lies in `views`.
         self.wholes: dict[str, View] = {}
         self._plan = plan
+        self._kept = frozenset(plan.results.values())
+        self._read_until: dict[int, int] = defaultdict(lambda: START)  # of each buffer
         self._slices = slices
         made = slices.made(plan)
         self._whole_shapes = shapes
@@ -119,12 +122,13 @@ class Placement:
 
     def _read_from(self, name: str, at: int) -> bool:
         """Return whether a value is read by a step from the given one on, or is a result."""
-        return name in self._plan.results.values() or any(i >= at for i in self._plan.readers[name])
+        return name in self._kept or any(i >= at for i in self._plan.readers[name])
 
     def _make_whole(self, name: str, at: int) -> None:
         """Give all samples of a value memory, beside that of a slice, which a step copies there."""
         self.buffers.touch(self.views[name].buffer, at)
         self.wholes[name] = self.memory(self._whole_shapes[name], 0)
+        self._read_until[self.wholes[name].buffer] = self._last_reader(name)
         self._touch_all_slices(self.wholes[name])
 
     def _make(self, step: s.Step, at: int) -> None:
@@ -132,7 +136,7 @@ class Placement:
         if view is None:
             self._place(step.output, at)
         else:
-            self.views[step.output] = view
+            self._see(step.output, view)
         self._touch(step.output, at)
 
     def _place(self, name: str, at: int) -> None:
@@ -141,9 +145,10 @@ class Placement:
             whole, start = self.parents[name]
             if whole not in self.views:
                 self._place(whole, at)
-            self.views[name] = self.views[whole].sliced(1, start, start + self._shapes[name][1])
+            view = self.views[whole].sliced(1, start, start + self._shapes[name][1])
+            self._see(name, view)
         else:
-            self.views[name] = self._fresh(name, at)
+            self._see(name, self._fresh(name, at))
         self._touch(name, at)
 
     def _over_input(self, step: s.Step, at: int) -> View | None:
@@ -174,19 +179,24 @@ class Placement:
 
     def _is_last_read(self, candidate: str, step: s.Step, at: int) -> bool:
         """Return whether nothing but this input of a step reads its buffer from there on."""
-        view = self.views[candidate]
-        names = [
+        buffer = self.views[candidate].buffer
+        reads = [
             name
-            for name, seen in self.views.items()
-            if view.buffer in (seen.buffer, self._of_all(name).buffer)
+            for name in step.inputs
+            if name in self.views and buffer in (self.views[name].buffer, self._of_all(name).buffer)
         ]
-        read_on = any(
-            self._plan.steps[i].inputs.count(name) > (i == at and name == candidate)
-            for name in names
-            for i in self._plan.readers[name]
-            if i >= at
-        )
-        return not read_on and not any(name in self._plan.results.values() for name in names)
+        return reads == [candidate] and self._read_until[buffer] <= at
+
+    def _see(self, name: str, view: View) -> None:
+        """Give a value its view, and remember until when its buffer is read."""
+        self.views[name] = view
+        self._read_until[view.buffer] = max(self._last_reader(name), self._read_until[view.buffer])
+
+    def _last_reader(self, name: str) -> int:
+        """Return the last step that reads a value; the number of all where it is a result."""
+        if name in self._kept:
+            return len(self._plan.steps)
+        return max(self._plan.readers[name], default=START)
 
     def _fresh(self, name: str, at: int) -> View:
         shape = self._shapes[name]
@@ -215,7 +225,7 @@ class Placement:
         products = all(
             isinstance(self._plan.steps[at], s.Product) for at in self._plan.readers[step.output]
         )
-        kept = step.output in self._plan.results.values()
+        kept = step.output in self._kept
         return before if flat and products and not kept else before.reshaped(shape)
 
 

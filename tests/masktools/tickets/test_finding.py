@@ -321,12 +321,12 @@ def test_the_bar_counts_every_training(tmp_path, monkeypatch, options):
     bars = []
 
     @contextmanager
-    def shown(total, title, wanted):
+    def counted(total, title, *, wanted):
         names = []
         bars.append((total, wanted, names))
         yield names.append
 
-    monkeypatch.setattr(finding, "shown", shown)
+    monkeypatch.setattr(finding, "bar", counted)
     training = Recorded()
     for rounds in (1, 3, 3):
         find(tmp_path, training, rounds=rounds, progress=True, evaluate={"t": spread}, **options)
