@@ -49,16 +49,12 @@ class Winograd:
     def cost(self, problem: Problem, machine: Machine) -> float:
         """Return what products and transforms of all tiles cost; infinite for other windows."""
         shape, window = problem.shape, problem.window
-        tiles = _tiles(problem.height, problem.width)
         fits = window is not None and window.kernel == (3, 3) and problem.is_plain
-        if (
-            not fits
-            or shape.groups > 1
-            or min(shape.channels, shape.rows) < WINOGRAD_CHANNELS
-            or tiles * problem.lanes < machine.vector
-        ):
+        few = min(shape.channels, shape.rows) < WINOGRAD_CHANNELS
+        if not fits or shape.groups > 1 or few:
             return float("inf")
-        cut = _cut(shape.channels, shape.rows, tiles * problem.lanes, machine)
+        tiles = _tiles(problem.height, problem.width) * problem.lanes
+        cut = _cut(shape.channels, shape.rows, tiles, machine)
         rounds = -(-cut.items // machine.threads)  # Threads that have no item wait.
         computed = rounds * machine.threads * cut.vectors * machine.vector / problem.lanes
         more = self.weight_bytes(problem, machine) - problem.dense_bytes

@@ -62,9 +62,16 @@ def moved_network(b):
     return added, b.conv(every, 3), flat, b.conv(a, 4)
 
 
+def changed_network(b):
+    """What is seen of a value that slices made is not written over while others read the value."""
+    a = b.conv(b.act("Relu", b.conv("x", 8)), 8)
+    flat = b.act("HardSwish", b.add("Reshape", [a], 8, shape=(0, 8, -1)))
+    return flat, b.conv(a, 4)
+
+
 ALL = (
     *NETWORKS, *(lambda b, n=n: n(b)[0] for n in SKIPPED), kept_network, strided_network,
-    moved_network,
+    moved_network, changed_network,
 )  # fmt: skip
 
 
